@@ -1,0 +1,35 @@
+# Each target works from a fresh clone with nothing but Python: the virtual environment is made and filled as needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_QUIET ?= -q
+
+.PHONY: demo test check docs clean
+
+demo: $(VENV)/.run
+	$(BIN)/feataug demo --output runs/demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --doctest-modules feataug -q
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+
+$(VENV)/.run: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_QUIET) -e .
+	touch $@
+
+$(VENV)/.%: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install $(PIP_QUIET) -e ".[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist build docs/_build

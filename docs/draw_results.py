@@ -1,0 +1,105 @@
+"""Write docs/results.md from studies/results/*.json: ``python docs/draw_results.py`` (``--check`` only compares)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "studies" / "results"
+TITLES = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
+
+
+def camvid(r: dict) -> str:
+    s = r["settings"]
+    rows, columns = s["size"]
+    n = len(r["seeds"])
+    lines = [
+        "## CamVid: control against feataug",
+        "",
+        f"{s['model']}; {s['data']}, measured on {s['eval_split']} at {rows} x {columns}; cut at `{s['at']}`; {s['device']}, torch {s['torch']}. "
+        f"Both arms start from the same base, take {s['further']['num_steps']} steps at lr {s['further']['lr']} and see the same real batches of "
+        f"{s['batch']}; feataug's hold {s['mixer']['ratio']:.0%} synthetic samples besides. Means over {n} paired seeds, in percent.",
+        "",
+        "| | " + " | ".join(TITLES.values()) + " |",
+        "|---|" + "---|" * len(TITLES),
+    ]
+    lines += [f"| {name} | " + " | ".join(f"{r[name][m]:.2f}" for m in TITLES) + " |" for name in ("base", "control", "feataug")]
+
+    def interval(d: dict) -> str:
+        return f"{d['mean']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]" if d["low"] is not None else f"{d['mean']:+.2f}"
+
+    lines.append("| feataug - control, 95 % interval | " + " | ".join(interval(r["difference"][m]) for m in TITLES) + " |")
+    lines += ["", verdict(r["difference"]), "", "Every seed:", ""]
+    lines += ["| seed | arm | " + " | ".join(TITLES.values()) + " |", "|---|---|" + "---|" * len(TITLES)]
+    for entry in r["seeds"]:
+        for arm in ("control", "feataug"):
+            lines.append(f"| {entry['seed']} | {arm} | " + " | ".join(f"{entry[arm][m]:.2f}" for m in TITLES) + " |")
+    score, seen = r["recognition"], r["recognition"]["on_training_masks"]
+    split = s["eval_split"]
+    lines += [
+        "",
+        "## CamVid: the generator",
+        "",
+        f"{s['generator']['num_images']:,} images of {s['batch']} a batch; loss weights: "
+        + ", ".join(f"{k.removesuffix('_weight')} {v:g}" for k, v in s["generator"].items() if k.endswith("_weight"))
+        + ".",
+        "",
+        "| masks of | real features, mIoU | synthetic features, mIoU | ratio | diversity ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for name, x in ((f"{split} (never seen by the generator)", score), ("train", seen)):
+        lines.append(f"| {name} | {x['real']:.2f} | {x['synthetic']:.2f} | {x['ratio']:.3f} | {x['diversity']:.3f} |")
+    lines += ["", "The paper's PSPNet-score is 74.33 against 86.15 (0.863), on training masks of Cityscapes.", ""]
+    lines += ["| images seen | ratio | diversity ratio |", "|---|---|---|"]
+    lines += [f"| {c['images']:,} | {c['ratio']:.3f} | {c['diversity']:.3f} |" for c in score["curve"]]
+    lines += ["", "## CamVid: per class", "", "IoU (and accuracy), means over the seeds.", ""]
+    lines += ["| class | base | control | feataug | synthetic features, base decoder |", "|---|---|---|---|---|"]
+    synthetic = score["measures"]["synthetic"]["per_class"]
+
+    def cell(x: dict) -> str:
+        return " ".join(["-" if x["iou"] is None else f"{x['iou']:.1f}", "(-)" if x["acc"] is None else f"({x['acc']:.1f})"])
+
+    for name in r["base"]["per_class"]:
+        cells = [r[arm]["per_class"][name] for arm in ("base", "control", "feataug")] + [synthetic[name]]
+        lines.append(f"| {name} | " + " | ".join(map(cell, cells)) + " |")
+    lines += ["", "## CamVid: the base model", "", "mIoU while it trained (poly schedule):", ""]
+    lines += ["| step | " + " | ".join(str(c["step"]) for c in r["base_curve"]) + " |"]
+    lines += ["|---|" + "---|" * len(r["base_curve"])]
+    lines += ["| mIoU | " + " | ".join(f"{c['miou']:.1f}" for c in r["base_curve"]) + " |"]
+    return "\n".join(lines)
+
+
+def verdict(d: dict) -> str:
+    """What the intervals allow to be said, in words."""
+    up = [TITLES[m] for m in TITLES if d[m]["low"] is not None and d[m]["low"] > 0]
+    down = [TITLES[m] for m in TITLES if d[m]["high"] is not None and d[m]["high"] < 0]
+    unclear = [TITLES[m] for m in TITLES if TITLES[m] not in up + down]
+    parts = []
+    if up:
+        parts.append(f"feataug is ahead in {', '.join(up)}: the interval lies above zero.")
+    if down:
+        parts.append(f"feataug is behind in {', '.join(down)}: the interval lies below zero.")
+    if unclear:
+        parts.append(f"No difference is shown in {', '.join(unclear)}: the interval holds zero.")
+    return " ".join(parts)
+
+
+def page() -> str:
+    head = "# Results\n\n<!-- Drawn by docs/draw_results.py from studies/results/*.json; do not edit. -->\n"
+    how = (
+        "`python studies/camvid.py --data CamVid` writes [camvid.json](../studies/results/camvid.json). The control is the same model *trained "
+        "further* on real images only, which the paper does not report.\n"
+    )
+    file = RESULTS / "camvid.json"
+    return "\n".join([head, how, camvid(json.loads(file.read_text()))]) + "\n"
+
+
+if __name__ == "__main__":
+    text, target = page(), HERE / "results.md"
+    if "--check" in sys.argv:
+        sys.exit(
+            0 if target.read_text() == text else "docs/results.md is not what studies/results/*.json give: run docs/draw_results.py"
+        )
+    target.write_text(text)

@@ -1,0 +1,74 @@
+"""Better semantic segmentation by training the decoder on features generated from label masks."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from feataug.generator import FeatureGenerator
+    from feataug.masks import DatasetMasks, HardNegativeSampler, MaskMixture
+    from feataug.metrics import SegmentationMetrics, evaluate, recognition
+    from feataug.mixing import FeatureMixer, synthetic_loss
+    from feataug.specs import FeatureSpec, LevelSpec, MixedBatch
+    from feataug.splitting import Cut, split
+    from feataug.training.config import FinetuneConfig, GeneratorConfig
+    from feataug.training.finetune import Finetuner
+    from feataug.training.generator import GeneratorTrainer
+
+# Loaded when first asked for, so that `import feataug` costs no more than `import torch` and needs neither accelerate nor timm.
+_HOME = {
+    "Cut": "splitting",
+    "DatasetMasks": "masks",
+    "FeatureGenerator": "generator",
+    "FeatureMixer": "mixing",
+    "FeatureSpec": "specs",
+    "FinetuneConfig": "training.config",
+    "Finetuner": "training.finetune",
+    "GeneratorConfig": "training.config",
+    "GeneratorTrainer": "training.generator",
+    "HardNegativeSampler": "masks",
+    "LevelSpec": "specs",
+    "MaskMixture": "masks",
+    "MixedBatch": "specs",
+    "SegmentationMetrics": "metrics",
+    "evaluate": "metrics",
+    "recognition": "metrics",
+    "split": "splitting",
+    "synthetic_loss": "mixing",
+}
+
+__all__ = [
+    "Cut",
+    "DatasetMasks",
+    "FeatureGenerator",
+    "FeatureMixer",
+    "FeatureSpec",
+    "FinetuneConfig",
+    "Finetuner",
+    "GeneratorConfig",
+    "GeneratorTrainer",
+    "HardNegativeSampler",
+    "LevelSpec",
+    "MaskMixture",
+    "MixedBatch",
+    "SegmentationMetrics",
+    "evaluate",
+    "recognition",
+    "split",
+    "synthetic_loss",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'feataug' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"feataug.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

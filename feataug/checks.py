@@ -1,0 +1,158 @@
+"""The one place that looks at shapes, dtypes and labels, and words what is wrong with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feataug.errors import ConfigError, DtypeError, LabelError, ShapeError, message
+from feataug.specs import FeatureSpec
+
+INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def describe(value: Any) -> str:
+    """Shape, dtype and device of a tensor, or the type of anything else.
+
+    Example:
+        >>> describe(torch.zeros(2, 3))
+        '[2, 3] float32 on cpu'
+    """
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')} on {value.device}"
+    return f"{type(value).__name__} {value!r}"[:200]
+
+
+def check_number(
+    who: str,
+    name: str,
+    value: Any,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    integer: bool = False,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    """Raise ``ConfigError`` unless ``value`` is a number within the bounds (``open_*``: the bound itself is not allowed)."""
+    kinds = int if integer else (int, float)
+    good = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    if good:
+        good = (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
+    if not good:
+        kind = "an integer" if integer else "a number"
+        bounds = f"{'(' if open_low or low == -math.inf else '['}{low:g}, {high:g}{')' if open_high or high == math.inf else ']'}"
+        raise ConfigError(message(f"{who}: {name} is out of range.", given=repr(value), needed=f"{kind} in {bounds}"))
+
+
+def check_masks(who: str, masks: Any, num_classes: int, ignore_index: int) -> Tensor:
+    """Return ``masks`` as int64 after checking shape, dtype and labels.
+
+    Raises:
+        DtypeError: not an integer tensor.
+        ShapeError: not ``(B, H, W)`` with at least one pixel.
+        LabelError: a value that is neither ``0 .. num_classes - 1`` nor ``ignore_index``.
+    """
+    check_mask_form(who, masks)
+    masks = masks.long()
+    # One synchronisation on a GPU: the table look-ups that follow would end in an unreadable device-side assert instead.
+    wrong = (masks < 0) | (masks >= num_classes)
+    wrong &= masks != ignore_index
+    if bool(wrong.any()):
+        values = masks[wrong].unique()
+        sample, row, column = (int(x) for x in wrong.nonzero()[0])
+        raise LabelError(
+            message(
+                f"{who}: a mask holds labels that are no class.",
+                given=f"{values[:8].tolist()} in {describe(masks)}, first at sample {sample}, row {row}, column {column}",
+                needed=f"0 .. {num_classes - 1}, or ignore_index ({ignore_index}) for void",
+                advice="Map the data set's own ids to 0 .. num_classes - 1 first, or raise num_classes if these are classes.",
+            )
+        )
+    return masks
+
+
+def check_mask_form(who: str, masks: Any) -> None:
+    """Raise unless ``masks`` is an integer ``(B, H, W)`` tensor with at least one pixel; labels are not looked at."""
+    if not isinstance(masks, Tensor) or masks.dtype not in INTEGER_DTYPES:
+        raise DtypeError(
+            message(
+                f"{who}: masks must be integer label maps.",
+                given=describe(masks),
+                needed="(B, H, W) int64, the class of every pixel",
+                advice="For one-hot or probability maps of shape (B, K, H, W), pass masks.argmax(1).",
+            )
+        )
+    if masks.ndim != 3 or 0 in masks.shape:
+        raise ShapeError(
+            message(
+                f"{who}: masks have the wrong shape.",
+                given=describe(masks),
+                needed="(B, H, W), none of them zero",
+                advice="For a single mask pass mask[None]; for (B, 1, H, W) pass masks[:, 0].",
+            )
+        )
+
+
+def check_features(who: str, features: Any, spec: FeatureSpec, image_size: tuple[int, int] | None = None) -> tuple[Tensor, ...]:
+    """Return ``features`` as a tuple after checking each level against ``spec``.
+
+    Raises:
+        ShapeError: the number of levels, the channels, or (where ``image_size`` is given) rows and columns differ, or
+            the levels' batch sizes do.
+        DtypeError: a level is not a floating point tensor.
+    """
+    if isinstance(features, Tensor):
+        features = (features,)
+    if not isinstance(features, Sequence) or len(features) != len(spec):
+        given = f"{len(features)} tensors" if isinstance(features, Sequence) else describe(features)
+        raise ShapeError(
+            message(
+                f"{who}: the features do not fit the spec.",
+                given=given,
+                needed=f"{len(spec)} tensors, one each for {', '.join(repr(level.name) for level in spec)}",
+                advice=_OTHER_CUT,
+            )
+        )
+    for feature, level in zip(features, spec, strict=True):
+        if not isinstance(feature, Tensor) or not feature.is_floating_point():
+            raise DtypeError(
+                message(
+                    f'{who}: level "{level.name}" is no floating point tensor.',
+                    given=describe(feature),
+                    needed=f"(B, {level.channels}, h, w) float",
+                )
+            )
+        rows, columns = level.size(image_size) if image_size else ("h", "w")
+        wrong = feature.ndim != 4 or feature.shape[1] != level.channels or 0 in feature.shape
+        wrong = wrong or (image_size is not None and tuple(feature.shape[-2:]) != (rows, columns))
+        if wrong:
+            where = f", for masks of {image_size[0]} x {image_size[1]}" if image_size else ""
+            raise ShapeError(
+                message(
+                    f"{who}: the features do not fit the spec.",
+                    given=f'{describe(feature)}   at level "{level.name}"',
+                    needed=f"[B, {level.channels}, {rows}, {columns}]   "
+                    f"(channels {level.channels}, reduction {level.reduction}{where})",
+                    advice=_OTHER_CUT,
+                )
+            )
+    if len({len(feature) for feature in features}) > 1:
+        raise ShapeError(
+            message(
+                f"{who}: the levels hold different numbers of samples.",
+                given=str([len(feature) for feature in features]),
+                needed="the same batch size at every level",
+            )
+        )
+    return tuple(features)
+
+
+_OTHER_CUT = (
+    "The model seems to be cut at another layer, or to be given images of another size, than the one the spec was made for:\n"
+    "cut it there, or train a generator for this cut with GeneratorTrainer."
+)

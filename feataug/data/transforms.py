@@ -1,0 +1,143 @@
+"""Joint transforms of images and masks (torchvision v2) and a loader whose every draw follows from one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from feataug.checks import check_number
+from feataug.seeds import derive_seed, generator_for
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def train_transforms(
+    size: tuple[int, int],
+    *,
+    scale: tuple[float, float] = (0.5, 2.0),
+    flip: float = 0.5,
+    color: float = 0.3,
+    ignore_index: int = 255,
+) -> v2.Compose:
+    """Scale jitter, crop to ``size`` with void padding, horizontal flip, colour jitter, ImageNet normalisation.
+
+    The result takes ``(image, mask)`` or a mask alone and returns the same kind: a float32 image ``(3, *size)`` and an int64
+    mask ``size``.
+
+    Args:
+        size: Rows and columns of the crop. Scale 1 is the largest image of the same shape that fits into it.
+        scale: Range of the factor by which rows and columns are multiplied.
+        flip: Probability of a mirror image.
+        color: Strength of the jitter of brightness, contrast and saturation; 0 for none.
+        ignore_index: Label of padded pixels.
+
+    Source:
+        PSPNet's training recipe (scale 0.5 to 2, mirror, crop), built of torchvision's parts.
+    """
+    steps: list[Any] = [_ScaleJitter(size, scale)]
+    fill: dict[Any, Any] = {tv_tensors.Image: [round(255 * x) for x in IMAGENET_MEAN], tv_tensors.Mask: ignore_index}
+    steps.append(v2.RandomCrop(size, pad_if_needed=True, fill=fill))
+    if flip:
+        steps.append(v2.RandomHorizontalFlip(flip))
+    if color:
+        steps.append(v2.ColorJitter(color, color, color))
+    return v2.Compose([*steps, *_to_model()])
+
+
+def eval_transforms(size: tuple[int, int] | None = None) -> v2.Compose:
+    """Resize to ``size`` (rows, columns; masks by nearest neighbour), or keep the size, and normalise as in training."""
+    return v2.Compose([*([v2.Resize(size, antialias=True)] if size else []), *_to_model()])
+
+
+def _to_model() -> list[Any]:
+    dtypes: dict[Any, Any] = {tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64, "others": None}
+    return [v2.ToDtype(dtypes, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD), v2.ToPureTensor()]
+
+
+class _ScaleJitter(nn.Module):
+    """Resize to a random multiple of the largest size that fits; torchvision's takes rows for columns (0.29: ``target_size[1] / rows``)."""
+
+    def __init__(self, size: tuple[int, int], scale: tuple[float, float]) -> None:
+        super().__init__()
+        self.size, self.scale = size, scale
+
+    def forward(self, *items: Tensor) -> Any:
+        rows, columns = items[-1].shape[-2:]
+        low, high = self.scale
+        factor = min(self.size[0] / rows, self.size[1] / columns) * (low + float(torch.rand(())) * (high - low))
+        size = [max(1, round(rows * factor)), max(1, round(columns * factor))]
+        resized = [v2.functional.resize(item, size, antialias=True) for item in items]
+        return resized[0] if len(resized) == 1 else tuple(resized)
+
+
+class SeededBatches(Sampler):
+    """Batches of ``(epoch, index)`` keys: order and transforms follow from the seed and the epoch alone."""
+
+    def __init__(self, num_items: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool) -> None:
+        self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.epoch = 0
+        # Batches to leave out at the beginning of the next pass: how a trainer starts in the middle of an epoch.
+        self.first = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order that the next iteration takes; trainers call it before every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.num_items // self.batch_size if self.drop_last else -(-self.num_items // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = torch.arange(self.num_items)
+        if self.shuffle:
+            order = torch.randperm(self.num_items, generator=generator_for(self.seed, "order", self.epoch))
+        first, self.first = self.first, 0
+        for batch in range(first, len(self)):
+            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield [(self.epoch, int(index)) for index in chosen]
+
+
+class _SeededItems(Dataset):
+    """Items by ``(epoch, index)``, with torch's global generator set from them: v2's transforms take no other."""
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self.dataset, self.seed = dataset, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        epoch, index = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(self.seed, "item", epoch, index))
+            return self.dataset[index]
+
+
+def seeded_loader(dataset: Any, batch_size: int, *, seed: int = 0, shuffle: bool = True, num_workers: int = 0) -> DataLoader:
+    """A ``DataLoader`` that gives the same batches for the same seed and epoch, whatever ran before and with any workers.
+
+    Args:
+        dataset: Items ``(image, mask)``, after transforms, all of one size.
+        batch_size: Samples in a batch; while shuffling, an incomplete last batch is left out.
+        seed: Decides the order and every random transform.
+        shuffle: False for evaluation: items in their order, the last batch included.
+        num_workers: As in ``DataLoader``.
+
+    Source:
+        ours. Order and noise depend on ``(seed, epoch, index)`` so that paired runs see equal data.
+    """
+    check_number("seeded_loader", "batch_size", batch_size, low=1, integer=True)
+    batches = SeededBatches(len(dataset), min(batch_size, len(dataset)), seed, shuffle, drop_last=shuffle)
+    items = _SeededItems(dataset, seed)
+    return DataLoader(
+        items,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        # DataLoader draws a seed for its workers at every pass, from the global generator if it is given none.
+        generator=generator_for(seed, "workers"),
+    )

@@ -1,0 +1,175 @@
+"""Masks and noise to features."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+from feataug.checks import check_features, check_masks, check_number, describe
+from feataug.errors import ConfigError, ShapeError, message
+from feataug.layers.aspp import MaskEncoder
+from feataug.layers.unet import UNet
+from feataug.specs import FeatureSpec
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"mask_widths": (96, 192, 384), "depth": 3, "modulate": False},
+    "default": {"mask_widths": (48, 96, 192), "depth": 2, "modulate": True},
+}
+
+
+class FeatureGenerator(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="feataug",
+    tags=["semantic-segmentation", "feature-synthesis"],
+):
+    """Generates what an encoder would have made of an image with a given label mask.
+
+    Args:
+        num_classes: Number of classes in the masks.
+        spec: What crosses the cut: ``cut.spec``.
+        preset: ``"default"``, or ``"paper"``: mask encoder of 96, 192, 384 maps, ``z`` beside the encoded mask only, a deeper U-Net.
+        latent_dim: Size of the noise ``z``.
+        mask_widths: Maps of the mask encoder's stages, instead of the preset's; the last is repeated as the reduction needs.
+        width: Maps of the U-Net's first level; by default half of the largest number of channels to generate, at least 128.
+        depth: Levels of the U-Net below the features' resolution, instead of the preset's.
+        ignore_index: Label of void.
+
+    Raises:
+        ConfigError: a number is out of range, or the preset is unknown.
+
+    Example:
+        >>> from feataug.specs import LevelSpec
+        >>> spec = FeatureSpec((LevelSpec("layer3", channels=32, reduction=8),))
+        >>> generator = FeatureGenerator(num_classes=11, spec=spec)
+        >>> (features,) = generator(torch.zeros(2, 60, 91, dtype=torch.long))
+        >>> features.shape
+        torch.Size([2, 32, 8, 12])
+
+    Source:
+        Sec. 3.1, Fig. 2. Ours: linear output in standardised units, modulation by ``z``, several levels from one mask.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        spec: FeatureSpec,
+        preset: str = "default",
+        *,
+        latent_dim: int = 8,
+        mask_widths: Sequence[int] | None = None,
+        width: int | None = None,
+        depth: int | None = None,
+        ignore_index: int = 255,
+    ) -> None:
+        super().__init__()
+        if preset not in PRESETS:
+            raise ConfigError(
+                message("FeatureGenerator: no such preset.", given=repr(preset), needed=" or ".join(map(repr, PRESETS)))
+            )
+        chosen = PRESETS[preset]
+        mask_widths = chosen["mask_widths"] if mask_widths is None else tuple(mask_widths)
+        depth = chosen["depth"] if depth is None else depth
+        width = max(128, max(spec.channels) // 2) if width is None else width
+        check_number("FeatureGenerator", "num_classes", num_classes, low=1, integer=True)
+        check_number("FeatureGenerator", "latent_dim", latent_dim, low=1, integer=True)
+        check_number("FeatureGenerator", "width", width, low=1, integer=True)
+        check_number("FeatureGenerator", "depth", depth, low=0, integer=True)
+        if not mask_widths:
+            raise ConfigError(message("FeatureGenerator: mask_widths is empty.", given="()", needed="at least one width"))
+        self.num_classes, self.spec, self.ignore_index, self.latent_dim = num_classes, spec, ignore_index, latent_dim
+        finest = min(spec.reductions)
+        self.finest = finest
+        self.mask_encoder = MaskEncoder(num_classes, mask_widths, finest)
+        self.unet = UNet(
+            self.mask_encoder.out_channels,
+            spec.channels,
+            [round(math.log2(reduction / finest)) for reduction in spec.reductions],
+            width=width,
+            depth=depth,
+            latent_dim=latent_dim,
+            modulate=chosen["modulate"],
+        )
+        for number, channels in enumerate(spec.channels):
+            self.register_buffer(f"mean_{number}", torch.zeros(channels))
+            self.register_buffer(f"std_{number}", torch.ones(channels))
+        self.fitted: Tensor
+        self.register_buffer("fitted", torch.tensor(False))
+
+    def forward(
+        self, masks: Tensor, z: Tensor | None = None, *, samples: int = 1, standardized: bool = False
+    ) -> tuple[Tensor, ...]:
+        """Generate features for masks.
+
+        Args:
+            masks: ``(B, H, W)`` int64 at image resolution, classes or ``ignore_index``; any size.
+            z: ``(samples * B, latent_dim)``; drawn from torch's global generator if ``None``. ``draw_z`` draws from one of yours.
+            samples: Features per mask: the mask is encoded once. The result holds the first sample of every mask, then the
+                second of every mask, and so on.
+            standardized: Return standardised units (each channel of the real features has mean 0 and variance 1) instead of the
+                encoder's.
+
+        Returns:
+            One ``(samples * B, channels, ceil(H / reduction), ceil(W / reduction))`` tensor per level of the spec.
+
+        Raises:
+            DtypeError, ShapeError: masks are no integer ``(B, H, W)``; ``z`` has another shape.
+            LabelError: a mask holds a value that is neither a class nor ``ignore_index``.
+        """
+        masks = check_masks("FeatureGenerator", masks, self.num_classes, self.ignore_index)
+        batch = samples * len(masks)
+        if z is None:
+            z = torch.randn(batch, self.latent_dim, device=masks.device)
+        if z.shape != (batch, self.latent_dim):
+            raise ShapeError(
+                message("FeatureGenerator: z has the wrong shape.", given=describe(z), needed=f"[{batch}, {self.latent_dim}]")
+            )
+        size = (int(masks.shape[-2]), int(masks.shape[-1]))
+        code = self.mask_encoder(masks)
+        finest = (-(-size[0] // self.finest), -(-size[1] // self.finest))
+        if tuple(code.shape[-2:]) != finest:
+            code = F.interpolate(code, finest, mode="bilinear", align_corners=False)
+        levels = self.unet(code.repeat(samples, 1, 1, 1), z.to(code.dtype))
+        levels = [
+            # Only where reductions are no powers of two of each other.
+            x if x.shape[-2:] == level.size(size) else F.interpolate(x, level.size(size), mode="bilinear", align_corners=False)
+            for x, level in zip(levels, self.spec, strict=True)
+        ]
+        return tuple(levels) if standardized else self.destandardize(levels)
+
+    def draw_z(self, count: int, rng: torch.Generator | None = None) -> Tensor:
+        """Noise ``(count, latent_dim)`` from a CPU generator, on the generator's device."""
+        return torch.randn(count, self.latent_dim, generator=rng).to(self.fitted.device)
+
+    def set_statistics(self, means: Sequence[Tensor], stds: Sequence[Tensor]) -> None:
+        """Keep the real features' mean and standard deviation per channel, one ``(channels,)`` pair per level.
+
+        A channel that is constant keeps its unit: dividing by zero would make noise of it.
+        """
+        for number, (mean, std) in enumerate(zip(means, stds, strict=True)):
+            getattr(self, f"mean_{number}").copy_(mean)
+            getattr(self, f"std_{number}").copy_(torch.where(std > 1e-8, std, torch.ones_like(std)))
+        self.fitted.fill_(True)
+
+    def standardize(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """From the encoder's units to mean 0 and variance 1 per channel.
+
+        Raises:
+            ShapeError: the features do not fit the spec.
+        """
+        features = check_features("FeatureGenerator", features, self.spec)
+        return tuple((x - self._mean(i)) / self._std(i) for i, x in enumerate(features))
+
+    def destandardize(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The inverse of ``standardize``."""
+        return tuple(x * self._std(i) + self._mean(i) for i, x in enumerate(features))
+
+    def _mean(self, level: int) -> Tensor:
+        return getattr(self, f"mean_{level}")[:, None, None]
+
+    def _std(self, level: int) -> Tensor:
+        return getattr(self, f"std_{level}")[:, None, None]

@@ -1,0 +1,90 @@
+"""The U-Net that turns an encoded mask and noise into features."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from feataug.layers.norm import ModulatedNorm
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside an identity, each after a (modulated) norm and a leaky ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, latent_dim: int) -> None:
+        super().__init__()
+        self.norm1 = ModulatedNorm(in_channels, latent_dim)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = ModulatedNorm(out_channels, latent_dim)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.identity = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, inputs: Tensor, z: Tensor) -> Tensor:
+        """``(B, in_channels, h, w)`` to ``(B, out_channels, h, w)``."""
+        hidden = self.conv1(F.leaky_relu(self.norm1(inputs, z), 0.2))
+        hidden = self.conv2(F.leaky_relu(self.norm2(hidden, z), 0.2))
+        return self.identity(inputs) + hidden
+
+
+class UNet(nn.Module):
+    """An encoder-decoder with skips, any input size, and one output for each scale that is asked for.
+
+    Args:
+        in_channels: Maps of the encoded mask.
+        out_channels: Channels of each output.
+        scales: Scale of each output: 0 is the input's resolution, ``i`` is ``ceil`` of half of ``i - 1``.
+        width: Maps at scale 0; twice as many at all others.
+        depth: Scales below the coarsest output.
+        latent_dim: Size of ``z``.
+        modulate: Let ``z`` into every norm; otherwise it enters once, as maps beside the encoded mask (the paper).
+
+    Source:
+        Sec. 3.1: "encoded semantic layout and a latent code into a U-Net". Ours: linear outputs, skips of any size, modulation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: Sequence[int],
+        scales: Sequence[int],
+        *,
+        width: int,
+        depth: int,
+        latent_dim: int,
+        modulate: bool,
+    ) -> None:
+        super().__init__()
+        inner = latent_dim if modulate else 0
+        widths = [width] + [2 * width] * (max(scales) + depth)
+        self.scales = tuple(scales)
+        self.enter = nn.Conv2d(in_channels + latent_dim, width, 3, padding=1)
+        self.down = nn.ModuleList(ResidualBlock(w, w, inner) for w in widths)
+        self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
+        self.up = nn.ModuleList(ResidualBlock(a + b, a, inner) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(ModulatedNorm(widths[scale], inner) for scale in scales)
+        self.heads = nn.ModuleList(
+            nn.Conv2d(widths[scale], channels, 3, padding=1) for scale, channels in zip(scales, out_channels, strict=True)
+        )
+
+    def forward(self, code: Tensor, z: Tensor) -> list[Tensor]:
+        """Encoded mask ``(B, in_channels, h, w)`` and ``z`` ``(B, latent_dim)`` to one map per scale asked for."""
+        maps = z[:, :, None, None].expand(-1, -1, *code.shape[-2:])
+        hidden = self.enter(torch.cat([code, maps], dim=1))
+        skips = []
+        for number, block in enumerate(self.down):
+            hidden = block(hidden, z)
+            skips.append(hidden)
+            if number < len(self.shrink):
+                hidden = self.shrink[number](hidden)
+        at_scale = {len(skips) - 1: skips[-1]}
+        for number in reversed(range(len(self.up))):
+            grown = F.interpolate(at_scale[number + 1], skips[number].shape[-2:])
+            at_scale[number] = self.up[number](torch.cat([skips[number], grown], dim=1), z)
+        return [
+            head(F.leaky_relu(norm(at_scale[scale], z), 0.2))
+            for head, norm, scale in zip(self.heads, self.norms, self.scales, strict=True)
+        ]

@@ -1,0 +1,156 @@
+"""The losses, as pure functions: Eq. (2) and (3) for the segmentation model, BicycleGAN's for the generator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from feataug.checks import describe
+from feataug.errors import ShapeError, message
+
+
+def split_outputs(out: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """A model's output as its logits and those of its auxiliary heads.
+
+    Understands a tensor, a dictionary (torchvision's ``"out"`` and ``"aux"``, transformers' ``"logits"``), and a sequence that
+    starts with the logits.
+
+    Raises:
+        ShapeError: no logits there.
+    """
+    if isinstance(out, Tensor):
+        return out, ()
+    if isinstance(out, Mapping):
+        for key in ("out", "logits"):
+            if key in out:
+                return out[key], tuple(out[name] for name in ("aux",) if isinstance(out.get(name), Tensor))
+    elif isinstance(out, Sequence) and len(out) and all(isinstance(item, Tensor) for item in out):
+        return out[0], tuple(out[1:])
+    raise ShapeError(
+        message(
+            "feataug: cannot find the logits in the model's output.",
+            given=describe(out),
+            needed='a tensor, a dictionary with "out" or "logits", or a sequence of tensors that starts with the logits',
+            advice="Pass the logits themselves, (B, K, h, w).",
+        )
+    )
+
+
+def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits ``(B, K, h, w)`` at ``size`` rows and columns, by bilinear interpolation with corners not aligned."""
+    if tuple(logits.shape[-2:]) == tuple(size):
+        return logits
+    return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
+
+
+def smoothed_cross_entropy(logits: Tensor, masks: Tensor, label_smoothing: float = 0.0, ignore_index: int = 255) -> Tensor:
+    """Eq. (3) at every pixel: ``-sum_k log p(k) q(k)`` with ``q(y) = 1 - eps (K - 1) / K`` and ``q(k) = eps / K`` elsewhere.
+
+    Args:
+        logits: ``(B, K, H, W)``.
+        masks: ``(B, H, W)``.
+        label_smoothing: epsilon; equals torch's ``label_smoothing``.
+        ignore_index: Label of void.
+
+    Returns:
+        ``(B, H, W)``, zero at void pixels.
+    """
+    return F.cross_entropy(logits.float(), masks, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing)
+
+
+def per_sample_loss(logits: Tensor, masks: Tensor, ignore_index: int = 255) -> Tensor:
+    """Mean cross entropy over the valid pixels of each sample, ``(B,)``; 0 where a sample is void only.
+
+    Source:
+        Sec. 3.3 ranks patches by it.
+    """
+    pixels = smoothed_cross_entropy(resize_logits(logits, masks.shape[-2:]), masks, 0.0, ignore_index)
+    valid = (masks != ignore_index).flatten(1).sum(1)
+    return pixels.flatten(1).sum(1) / valid.clamp(min=1)
+
+
+def segmentation_loss(
+    out: Any,
+    masks: Tensor,
+    num_real: int | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    synthetic_weight: float | Literal["sum"] = 1.0,
+    aux_weight: float = 0.4,
+    ignore_index: int = 255,
+) -> Tensor:
+    """Eq. (2): cross entropy on real samples, label-smoothed cross entropy on synthetic ones.
+
+    Args:
+        out: The model's output on the mixed batch; see ``split_outputs``. Logits smaller than the masks are resized.
+        masks: ``(B, H, W)``.
+        num_real: How many samples at the front are real; all of them if ``None``.
+        label_smoothing: epsilon of Eq. (3), for the synthetic samples alone.
+        synthetic_weight: Factor of the synthetic pixels' terms in the mean over all valid pixels; or ``"sum"``, which adds the
+            mean over the synthetic pixels to the mean over the real ones, as Eq. (1) is written. (For a weight ``w`` equal to
+            real over synthetic pixels, the first is ``real / (real + synthetic)`` times the second.)
+        aux_weight: Factor of each auxiliary head's loss, 0.4 in PSPNet.
+        ignore_index: Label of void.
+
+    Returns:
+        A scalar; 0 (with a gradient of 0) if no pixel is valid.
+    """
+    logits, auxiliary = split_outputs(out)
+    num_real = len(masks) if num_real is None else num_real
+
+    def one(head: Tensor) -> Tensor:
+        head = resize_logits(head, masks.shape[-2:])
+        if len(head) != len(masks):
+            raise ShapeError(
+                message(
+                    "segmentation_loss: logits and masks hold different numbers of samples.",
+                    given=f"logits {describe(head)}, masks {describe(masks)}",
+                    needed="one mask for each sample that the decoder saw",
+                    advice="Call the model inside `with mixer.on(...)`, or decode batch.features, not the real features alone.",
+                )
+            )
+        sums, counts = [], []
+        for part, smoothing in ((slice(None, num_real), 0.0), (slice(num_real, None), label_smoothing)):
+            sums.append(smoothed_cross_entropy(head[part], masks[part], smoothing, ignore_index).sum())
+            counts.append((masks[part] != ignore_index).sum())
+        if synthetic_weight == "sum":
+            return sums[0] / counts[0].clamp(min=1) + sums[1] / counts[1].clamp(min=1)
+        return (sums[0] + synthetic_weight * sums[1]) / (counts[0] + counts[1]).clamp(min=1)
+
+    return one(logits) + aux_weight * sum((one(head) for head in auxiliary), logits.new_zeros(()))
+
+
+def lsgan(scores: Sequence[Tensor], target: float) -> Tensor:
+    """Least-squares GAN loss, summed over the critic's scales: ``sum_s mean((D_s - target)^2)``.
+
+    Source:
+        Mao et al. (2017); BicycleGAN's multi-scale critics.
+    """
+    return torch.stack([(score.float() - target).square().mean() for score in scores]).sum()
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL of ``N(mean, exp(log_variance))`` from ``N(0, 1)``: summed over the latent, mean over the batch.
+
+    BicycleGAN sums over the batch, too, so that its weight grows with the batch size; ours does not.
+    """
+    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()
+
+
+def reconstruction(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
+    """Mean absolute difference in standardised units, mean over the levels."""
+    return torch.stack([(s.float() - r.float()).abs().mean() for s, r in zip(synthetic, real, strict=True)]).mean()
+
+
+def mode_seeking(first: Sequence[Tensor], second: Sequence[Tensor], z1: Tensor, z2: Tensor) -> Tensor:
+    """``|z1 - z2| / |f1 - f2|``, small when different noise gives different features.
+
+    Source:
+        Mao et al. (2019), MSGAN, Eq. (4), as a ratio of means over each sample.
+    """
+    apart = torch.stack([(a.float() - b.float()).abs().flatten(1).mean(1) for a, b in zip(first, second, strict=True)]).mean(0)
+    return ((z1 - z2).abs().mean(1) / (apart + 1e-5)).mean()

@@ -1,0 +1,106 @@
+"""Online hard negative mining: masks on which the decoder fails are drawn again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feataug.checks import check_number, describe
+from feataug.errors import ConfigError, FeatAugWarning, ShapeError, message
+from feataug.masks.sources import as_source
+
+
+class HardNegativeSampler:
+    """A mask source that keeps the masks with the highest loss for the next draws, then mines again.
+
+    Args:
+        masks: Where candidates come from: a mask source, or whatever ``DatasetMasks`` takes.
+        candidates: Masks that are drawn at random and scored at each refresh.
+        keep: How many of them, those with the highest loss, serve the next draws.
+        refresh_every: Draws (that is, training steps) between refreshes.
+        score: Masks ``(n, H, W)`` to one loss each, ``(n,)``. Left out, a ``FeatureMixer`` that knows the cut puts in the loss of the
+            current decoder on features generated from the masks.
+        enabled: False draws evenly from ``masks``: the same run without mining.
+
+    Raises:
+        ConfigError: a number is out of range, or ``keep`` exceeds ``candidates``.
+
+    Source:
+        Sec. 3.3: "randomly sample some patches and compute their loss; the top ranking ones generate the features for the next
+        several iterations".
+    """
+
+    def __init__(
+        self,
+        masks: Any,
+        candidates: int = 64,
+        keep: int = 16,
+        refresh_every: int = 50,
+        *,
+        score: Callable[[Tensor], Tensor] | None = None,
+        enabled: bool = True,
+    ) -> None:
+        who = "HardNegativeSampler"
+        check_number(who, "candidates", candidates, low=1, integer=True)
+        check_number(who, "keep", keep, low=1, integer=True)
+        check_number(who, "refresh_every", refresh_every, low=1, integer=True)
+        if keep > candidates:
+            raise ConfigError(
+                message(f"{who}: keep exceeds candidates.", given=f"{keep} > {candidates}", needed="keep <= candidates")
+            )
+        self.source = as_source(masks)
+        self.candidates, self.keep, self.refresh_every = candidates, keep, refresh_every
+        self.score, self.enabled = score, enabled
+        self.pool: Tensor | None = None
+        self.pool_losses: Tensor | None = None
+        self.candidate_losses: Tensor | None = None
+        self._draws = 0
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """``n`` masks of the pool, without repetition while it lasts; mines first when it is time. ``(n, H, W)`` int64."""
+        if not self.enabled:
+            return self.source.draw(n, generator)
+        if self.score is not None and self._draws % self.refresh_every == 0:
+            self.refresh(self.score, generator)
+        self._draws += 1
+        if self.pool is None:
+            warnings.warn(
+                "HardNegativeSampler: nothing to score masks with, so they are drawn at random. Pass cut= to FeatureMixer, score= here, "
+                "or call refresh(score).",
+                FeatAugWarning,
+                stacklevel=2,
+            )
+            return self.source.draw(n, generator)
+        rounds = [torch.randperm(len(self.pool), generator=generator) for _ in range(-(-n // len(self.pool)))]
+        return self.pool[torch.cat(rounds)[:n]] if rounds else self.pool[:0]
+
+    def refresh(self, score: Callable[[Tensor], Tensor], generator: torch.Generator) -> None:
+        """Draw candidates, score them, keep the hardest.
+
+        Raises:
+            ShapeError: ``score`` does not return one loss for each mask.
+        """
+        masks = self.source.draw(self.candidates, generator)
+        losses = torch.as_tensor(score(masks)).detach().float().cpu()
+        if losses.shape != (len(masks),):
+            raise ShapeError(
+                message(
+                    "HardNegativeSampler: score must return one loss for each mask.",
+                    given=describe(losses),
+                    needed=f"[{len(masks)}]",
+                )
+            )
+        hardest = losses.nan_to_num(nan=-torch.inf).topk(self.keep).indices
+        self.pool, self.pool_losses, self.candidate_losses = masks[hardest], losses[hardest], losses
+
+    def state_dict(self) -> dict[str, Any]:
+        """The pool and where in its life it is, for checkpoints."""
+        return {"draws": self._draws, "pool": self.pool, "pool_losses": self.pool_losses}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        self._draws, self.pool, self.pool_losses = state["draws"], state["pool"], state["pool_losses"]

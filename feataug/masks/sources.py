@@ -1,0 +1,142 @@
+"""Plain mask sources: the masks of a data set, and several sources in fixed proportions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from feataug.checks import check_mask_form, check_number, describe
+from feataug.errors import ConfigError, DataError, ShapeError, message
+
+
+@runtime_checkable
+class MaskSource(Protocol):
+    """Anything that can draw masks."""
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """``n`` masks, ``(n, H, W)`` int64, chosen by ``generator`` (on the CPU) and by nothing else that is random."""
+        ...
+
+
+class DatasetMasks:
+    """Masks drawn evenly from a data set.
+
+    Args:
+        dataset: A tensor ``(N, H, W)``; a sequence of masks ``(H, W)``; or a data set of ``(image, mask)``. Where the data set has
+            a method ``mask(index)``, as ours have, images are not read.
+        transforms: Applied to each mask, such as the random crop that training uses. By default the data set's own
+            ``transforms``, if it has them and ``mask(index)``, called with the mask alone. Random transforms take torch's global
+            generator; it is seeded for each draw and put back.
+
+    Raises:
+        DataError: the data set is empty.
+
+    Source:
+        Sec. 3: masks from the training set.
+    """
+
+    def __init__(self, dataset: Any, transforms: Callable[[Tensor], Tensor] | None = None) -> None:
+        if len(dataset) == 0:
+            raise DataError(
+                message("DatasetMasks: the data set is empty.", given=type(dataset).__name__, needed="one mask or more")
+            )
+        self.dataset = dataset
+        self.transforms = transforms
+        self._mask = getattr(dataset, "mask", None)
+        if transforms is None and callable(self._mask):
+            self.transforms = getattr(dataset, "transforms", None)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """``n`` masks, with replacement; ``(n, H, W)`` int64.
+
+        Raises:
+            ShapeError: the masks differ in size.
+            DtypeError: an item is no integer ``(H, W)`` mask.
+        """
+        indices = torch.randint(len(self.dataset), (n,), generator=generator).tolist()
+        if isinstance(self.dataset, Tensor) and self.transforms is None:
+            check_mask_form("DatasetMasks", self.dataset)
+            return self.dataset[indices].long()
+        seeds = torch.randint(2**62, (n,), generator=generator).tolist()
+        with torch.random.fork_rng(devices=[]):
+            masks = [self._item(index, seed) for index, seed in zip(indices, seeds, strict=True)]
+        sizes = {tuple(mask.shape) for mask in masks}
+        if len(sizes) > 1:
+            raise ShapeError(
+                message(
+                    "DatasetMasks: the masks differ in size.",
+                    given=", ".join(map(str, sorted(sizes)[:4])),
+                    needed="one size",
+                    advice="Pass transforms= that crop or resize to the size of the training images.",
+                )
+            )
+        return torch.stack(masks) if masks else torch.zeros(0, *self._item(0, 0).shape, dtype=torch.long)
+
+    def _item(self, index: int, seed: int) -> Tensor:
+        # The CPU's generator alone: torch.manual_seed would reset those of all devices, too, and nobody puts them back.
+        torch.default_generator.manual_seed(seed)
+        mask = self._mask(index) if callable(self._mask) else self.dataset[index]
+        if isinstance(mask, (tuple, list)) and len(mask) == 2:
+            mask = mask[1]
+        if self.transforms is not None:
+            mask = self.transforms(mask)
+        mask = torch.as_tensor(mask)
+        if mask.ndim == 2:
+            check_mask_form("DatasetMasks", mask[None])
+        else:
+            raise ShapeError(message("DatasetMasks: an item is no mask.", given=describe(mask), needed="(H, W) integers"))
+        return mask.long()
+
+
+class MaskMixture:
+    """Several sources in fixed proportions in every draw.
+
+    Args:
+        sources: Mask sources, or whatever ``DatasetMasks`` takes.
+        weights: One for each source: ``(3, 1)`` for three masks of the first to one of the second.
+
+    A share that is not whole is rounded at random, so that its mean over draws is exact.
+
+    Raises:
+        ConfigError: the numbers of sources and weights differ, or a weight is not positive.
+
+    Source:
+        Sec. 4.5 (training masks to additional masks 3 : 1 in each sampled batch).
+    """
+
+    def __init__(self, sources: Sequence[Any], weights: Sequence[float]) -> None:
+        if len(sources) != len(weights) or not sources:
+            raise ConfigError(
+                message(
+                    "MaskMixture: one weight is needed for each source.",
+                    given=f"{len(sources)} sources, {len(weights)} weights",
+                    needed="as many weights as sources, at least one",
+                )
+            )
+        for number, weight in enumerate(weights):
+            check_number("MaskMixture", f"weights[{number}]", weight, low=0, open_low=True)
+        self.sources = [as_source(source) for source in sources]
+        self.weights = torch.tensor(weights, dtype=torch.float64)
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """``n`` masks in random order; ``(n, H, W)`` int64."""
+        edges = (self.weights.cumsum(0) / self.weights.sum()) * n
+        # Systematic sampling: points one apart, shifted at random, fall into each share floor or ceil of its length times.
+        points = torch.rand((), generator=generator, dtype=torch.float64) + torch.arange(n)
+        chosen = torch.searchsorted(edges, points, right=True).clamp(max=len(self.sources) - 1)
+        counts = torch.bincount(chosen, minlength=len(self.sources)).tolist()
+        drawn = [s.draw(count, generator) for s, count in zip(self.sources, counts, strict=True) if count]
+        # Of no masks, the first source still knows the size.
+        masks = torch.cat(drawn or [self.sources[0].draw(0, generator)])
+        return masks[torch.randperm(n, generator=generator)]
+
+
+def as_source(masks: Any) -> MaskSource:
+    """``masks`` itself if it can ``draw``, else ``DatasetMasks(masks)``."""
+    return masks if isinstance(masks, MaskSource) else DatasetMasks(masks)

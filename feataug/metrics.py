@@ -1,0 +1,210 @@
+"""The paper's four measures over a whole set, and the recognition score of synthetic features."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from feataug.checks import check_masks, check_number, describe
+from feataug.errors import LabelError, ShapeError, message
+from feataug.losses import reconstruction, resize_logits, split_outputs
+from feataug.recording import eval_mode
+
+MEASURES = ("pixel_acc", "class_acc", "miou", "fw_iou")
+
+
+def scores(confusion: Tensor) -> dict[str, Any]:
+    """The four measures, in percent, from a confusion matrix.
+
+    Args:
+        confusion: ``(K, K)`` counts; rows are the true classes, columns the predicted ones.
+
+    Returns:
+        ``pixel_acc``, ``class_acc``, ``miou``, ``fw_iou``, and ``per_class`` with the lists ``acc`` and ``iou`` (``None`` for a
+        class where the measure is not defined). ``class_acc`` averages over the classes that occur in the masks, ``miou`` over
+        those that occur in masks or predictions. NaN where no pixel was counted.
+
+    Source:
+        Sec. 4.1; Long, Shelhamer, Darrell (2015), Sec. 5.
+    """
+    counts = confusion.double()
+    hits, true, predicted = counts.diag(), counts.sum(1), counts.sum(0)
+    union = true + predicted - hits
+    acc, iou = hits / true, hits / union
+    named = {
+        "pixel_acc": hits.sum() / counts.sum(),
+        "class_acc": acc.nanmean(),
+        "miou": iou.nanmean(),
+        "fw_iou": (true * iou).nansum() / counts.sum(),
+    }
+
+    def listed(values: Tensor) -> list[float | None]:
+        return [None if value != value else 100 * value for value in values.tolist()]
+
+    return {name: 100 * float(value) for name, value in named.items()} | {"per_class": {"acc": listed(acc), "iou": listed(iou)}}
+
+
+class SegmentationMetrics(Metric):
+    """PixelAcc, ClassAcc, mIoU and fwIoU over all pixels of a set, in percent; void is not counted.
+
+    Args:
+        num_classes: Number of classes ``K``.
+        ignore_index: Label of void.
+
+    Example:
+        >>> metrics = SegmentationMetrics(num_classes=2)
+        >>> metrics.update(torch.tensor([[[0, 1, 1, 1]]]), torch.tensor([[[0, 0, 1, 255]]]))
+        >>> round(metrics.compute()["miou"], 1)
+        50.0
+
+    Source:
+        Sec. 4.1, on torchmetrics' confusion matrix (and so with its gathering over processes).
+    """
+
+    full_state_update = False
+    confusion: Tensor
+
+    def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_number("SegmentationMetrics", "num_classes", num_classes, low=1, integer=True)
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, masks: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            predictions: Logits ``(B, K, h, w)``, resized to the masks by bilinear interpolation if they are smaller, or
+                classes ``(B, H, W)``.
+            masks: ``(B, H, W)`` classes or ``ignore_index``.
+
+        Raises:
+            ShapeError: predictions and masks do not fit each other.
+            LabelError: a mask holds a value that is neither a class nor ``ignore_index``, or a valid pixel is predicted to be no
+                class.
+        """
+        masks = check_masks("SegmentationMetrics", masks, self.num_classes, self.ignore_index)
+        given_classes = predictions.ndim == 3
+        if predictions.ndim == 4 and predictions.shape[1] == self.num_classes:
+            predictions = resize_logits(predictions, masks.shape[-2:]).argmax(1)
+        if predictions.shape != masks.shape:
+            raise ShapeError(
+                message(
+                    "SegmentationMetrics: predictions do not fit the masks.",
+                    given=f"{describe(predictions)} for masks {list(masks.shape)}",
+                    needed=f"logits [B, {self.num_classes}, h, w] or classes {list(masks.shape)}",
+                )
+            )
+        if given_classes:
+            wrong = ((predictions < 0) | (predictions >= self.num_classes)) & (masks != self.ignore_index)
+            if bool(wrong.any()):
+                # They would be counted in another row of the matrix.
+                raise LabelError(
+                    message(
+                        "SegmentationMetrics: predictions hold labels that are no class.",
+                        given=f"{predictions[wrong].unique()[:8].tolist()} in {describe(predictions)}",
+                        needed=f"0 .. {self.num_classes - 1}",
+                    )
+                )
+        if self.num_classes == 1:
+            # torchmetrics' multiclass matrix starts at two classes.
+            self.confusion += (masks != self.ignore_index).sum()
+            return
+        self.confusion += multiclass_confusion_matrix(
+            predictions, masks, self.num_classes, ignore_index=self.ignore_index, validate_args=False
+        )
+
+    def compute(self) -> dict[str, Any]:
+        """The measures of everything counted since the last ``reset``; see ``scores``."""
+        return scores(self.confusion)
+
+
+@torch.no_grad()
+def evaluate(
+    predict: Callable[[Tensor], Any],
+    loader: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    *,
+    ignore_index: int = 255,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """The four measures of ``predict`` over ``loader``; see ``scores``.
+
+    Args:
+        predict: Images ``(B, 3, H, W)`` to logits or to any output that ``losses.split_outputs`` understands. A module is put into eval
+            mode, and each of its parts back into the mode that it had.
+        loader: Yields ``(images, masks)``.
+        num_classes: Number of classes.
+        ignore_index: Label of void.
+        device: Where images and masks are sent.
+    """
+    metrics = SegmentationMetrics(num_classes, ignore_index).to(device)
+    with eval_mode(predict) if isinstance(predict, torch.nn.Module) else nullcontext():
+        for images, masks in loader:
+            images = images.to(device, memory_format=torch.channels_last)
+            metrics.update(split_outputs(predict(images))[0], masks.to(device))
+    return metrics.compute()
+
+
+@torch.no_grad()
+def recognition(
+    cut: Any,
+    generator: Any,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    *,
+    ignore_index: int = 255,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """How well the frozen decoder recognises synthetic features, and how much they vary.
+
+    Args:
+        cut: A cut of the trained model.
+        generator: A ``FeatureGenerator`` for it.
+        loader: Yields ``(images, masks)``: the masks to generate from, and the images whose features to compare with.
+        ignore_index: Label of void.
+        seed: Of the noise.
+        device: Where the model is.
+
+    Returns:
+        ``real`` and ``synthetic``: the four measures (``scores``) of the decoder on features of the images and on features
+        generated from the masks; ``ratio``: synthetic over real mIoU; ``diversity``: ``E|G(y, z1) - G(y, z2)| / E|f - G(y, z1)|`` in
+        standardised units: 1 where samples differ among themselves as much as real features differ from them, 0 where ``z``
+        is ignored.
+
+    Source:
+        Sec. 4.4, the paper's PSPNet-score. Ours: the diversity ratio.
+    """
+    real, synthetic = (SegmentationMetrics(generator.num_classes, ignore_index).to(device) for _ in range(2))
+    rng = torch.Generator().manual_seed(seed)
+    within = across = 0.0
+    modes = [(module, module.training) for root in (cut.model, generator) for module in root.modules()]
+    try:
+        cut.model.eval()
+        generator.eval()
+        for images, masks in loader:
+            images, masks = images.to(device, memory_format=torch.channels_last), masks.to(device)
+            size = masks.shape[-2:]
+            features = cut.encode(images)
+            first, second = zip(
+                *(x.chunk(2) for x in generator(masks, generator.draw_z(2 * len(masks), rng), samples=2)), strict=True
+            )
+            real.update(split_outputs(cut.decode(features, size))[0], masks)
+            synthetic.update(split_outputs(cut.decode(first, size))[0], masks)
+            a, b, f = (generator.standardize(x) for x in (first, second, features))
+            within += float(reconstruction(a, b)) * len(masks)
+            across += float(reconstruction(a, f)) * len(masks)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    results = {"real": real.compute(), "synthetic": synthetic.compute()}
+    return results | {
+        "ratio": results["synthetic"]["miou"] / max(results["real"]["miou"], 1e-9),
+        "diversity": within / max(across, 1e-9),
+    }

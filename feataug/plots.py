@@ -1,0 +1,69 @@
+"""Pictures of masks, features and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from feataug.checks import describe
+from feataug.errors import ShapeError, message
+
+
+def color_masks(masks: Tensor, palette: Sequence[tuple[int, int, int]]) -> Tensor:
+    """Label maps ``(B, H, W)`` to uint8 ``(B, H, W, 3)``; whatever is no class is black."""
+    table = torch.zeros(len(palette) + 1, 3, dtype=torch.uint8)
+    table[:-1] = torch.tensor(palette, dtype=torch.uint8)
+    return table[torch.where((masks >= 0) & (masks < len(palette)), masks, len(palette)).cpu()]
+
+
+def feature_colors(features: Sequence[Tensor]) -> list[Tensor]:
+    """Feature maps ``(B, C, h, w)`` of one kind to colours ``(B, h, w, 3)`` in 0 .. 1, comparable with one another.
+
+    The three principal directions of the first become red, green and blue, for all of them.
+    """
+    first = features[0].detach().float().cpu()
+    pixels = first.movedim(1, -1).reshape(-1, first.shape[1])
+    center = pixels.mean(0)
+    directions = torch.linalg.svd(pixels - center, full_matrices=False).Vh[:3]
+    shown = (pixels - center) @ directions.T
+    low, high = shown.quantile(0.02, dim=0), shown.quantile(0.98, dim=0)
+    return [
+        (((f.detach().float().cpu().movedim(1, -1) - center) @ directions.T - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+        for f in features
+    ]
+
+
+def save_grid(path: str | Path, columns: dict[str, Tensor]) -> Path:
+    """Write a PNG with one column for each entry and one row for each sample.
+
+    Args:
+        path: Where to write.
+        columns: Title to pictures ``(B, H, W, 3)``, uint8 or float in 0 .. 1, all with the same ``B``.
+
+    Raises:
+        ShapeError: a column is no batch of colour pictures, or the numbers of rows differ.
+    """
+    from matplotlib.figure import Figure  # not pyplot: no window, no global state
+
+    rows = {len(pictures) for pictures in columns.values()}
+    wrong = [f"{title}: {describe(p)}" for title, p in columns.items() if p.ndim != 4 or p.shape[-1] != 3]
+    if wrong or len(rows) != 1:
+        raise ShapeError(
+            message(
+                "save_grid: columns do not fit.", given="; ".join(wrong) or f"{sorted(rows)} rows", needed="(B, H, W, 3), equal B"
+            )
+        )
+    count = rows.pop()
+    height, width = next(iter(columns.values())).shape[1:3]
+    figure = Figure(figsize=(2.2 * len(columns), 2.2 * count * height / width + 0.3), layout="constrained")
+    axes = figure.subplots(count, len(columns), squeeze=False)
+    for column, (title, pictures) in enumerate(columns.items()):
+        axes[0][column].set_title(title, fontsize=9)
+        for row in range(count):
+            axes[row][column].imshow(pictures[row].cpu().numpy(), interpolation="nearest", aspect="auto")
+            axes[row][column].set_axis_off()
+    figure.savefig(path, dpi=110)
+    return Path(path)

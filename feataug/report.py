@@ -1,0 +1,60 @@
+"""Figures of a run as text and as ``result.json``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from feataug.metrics import MEASURES
+
+TITLES = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
+
+
+def by_class(result: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """Measures as ``metrics.scores`` gives them, with ``per_class`` by the classes' names: ``{"acc", "iou"}`` each."""
+    lists = result["per_class"]
+    named = {name: {"acc": acc, "iou": iou} for name, acc, iou in zip(classes, lists["acc"], lists["iou"], strict=True)}
+    return {name: result[name] for name in MEASURES} | {"per_class": named}
+
+
+def recognition_summary(result: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """What ``metrics.recognition`` returns, with the two scores (mIoU) first and all measures below them."""
+    return {
+        "real": result["real"]["miou"],
+        "synthetic": result["synthetic"]["miou"],
+        "ratio": result["ratio"],
+        "diversity": result["diversity"],
+        "measures": {name: by_class(result[name], classes) for name in ("real", "synthetic")},
+    }
+
+
+def write_result(folder: str | Path, result: Mapping[str, Any]) -> Path:
+    """Write ``result.json``, whole or not at all."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "result.json"
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    os.replace(temporary, path)
+    return path
+
+
+def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Measures in percent, one line for each of ``rows``, and IoU per class below.
+
+    Args:
+        rows: Name to what ``by_class`` returns.
+    """
+    width = max(map(len, rows), default=0) + 2
+    lines = [" " * width + "".join(f"{TITLES[name]:>10}" for name in MEASURES)]
+    lines += [f"{name:<{width}}" + "".join(f"{row[m]:>10.2f}" for m in MEASURES) for name, row in rows.items()]
+    names = list(next(iter(rows.values()))["per_class"])
+    first = max(map(len, names)) + 2
+    lines += ["", f"{'IoU':<{first}}" + "".join(f"{name:>10}" for name in rows)]
+    for name in names:
+        cells = (row["per_class"][name]["iou"] for row in rows.values())
+        lines.append(f"{name:<{first}}" + "".join("         -" if cell is None else f"{cell:>10.2f}" for cell in cells))
+    return "\n".join(lines)

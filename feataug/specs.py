@@ -1,0 +1,128 @@
+"""The nouns that travel between the parts: what crosses a cut, and a batch of real and synthetic samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import Tensor
+
+from feataug.errors import ConfigError, message
+
+
+@dataclass(frozen=True)
+class LevelSpec:
+    """One tensor that crosses the cut.
+
+    Args:
+        name: Where it is made, for messages: the layer's name in the model.
+        channels: Size of its dimension 1.
+        reduction: Its stride: an image of ``H`` rows gives ``ceil(H / reduction)`` rows (timm's ``FeatureInfo`` term).
+    """
+
+    name: str
+    channels: int
+    reduction: int
+
+    def __post_init__(self) -> None:
+        for field, value in (("channels", self.channels), ("reduction", self.reduction)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(
+                    message(f"LevelSpec: {field} is out of range.", given=repr(value), needed="an integer of at least 1")
+                )
+
+    def size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of this tensor for an image of ``image_size`` (rows, columns); strides round up."""
+        return -(-image_size[0] // self.reduction), -(-image_size[1] // self.reduction)
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Everything that crosses a cut: one level for each tensor, in the order in which ``cut.encode`` returns them.
+
+    Example:
+        >>> spec = FeatureSpec((LevelSpec("layer3", channels=256, reduction=16),))
+        >>> spec[0].size((713, 713))
+        (45, 45)
+        >>> FeatureSpec.from_dict(spec.to_dict()) == spec
+        True
+    """
+
+    levels: tuple[LevelSpec, ...]
+
+    def __post_init__(self) -> None:
+        # Dictionaries come from files: huggingface_hub's mixin rebuilds a dataclass from its fields alone.
+        levels = tuple(LevelSpec(**level) if isinstance(level, Mapping) else level for level in self.levels)
+        if not all(isinstance(level, LevelSpec) for level in levels):
+            raise ConfigError(
+                message("FeatureSpec: a level is no LevelSpec.", given=repr(levels), needed="LevelSpec(name, channels, reduction)")
+            )
+        object.__setattr__(self, "levels", levels)
+        if not self.levels:
+            raise ConfigError(message("FeatureSpec: no level.", given="()", needed="at least one LevelSpec"))
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def __iter__(self) -> Iterator[LevelSpec]:
+        return iter(self.levels)
+
+    def __getitem__(self, index: int) -> LevelSpec:
+        return self.levels[index]
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of every level."""
+        return tuple(level.channels for level in self.levels)
+
+    @property
+    def reductions(self) -> tuple[int, ...]:
+        """Stride of every level."""
+        return tuple(level.reduction for level in self.levels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and lists, for JSON."""
+        return {"levels": [asdict(level) for level in self.levels]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> FeatureSpec:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            ConfigError: a key is missing or unknown, or a number is out of range.
+        """
+        try:
+            return cls(tuple(data["levels"]))
+        except (KeyError, TypeError) as error:
+            raise ConfigError(
+                message(
+                    "FeatureSpec: cannot be read.",
+                    given=repr(data),
+                    needed='{"levels": [{"name": str, "channels": int, "reduction": int}, ...]}',
+                )
+            ) from error
+
+
+@dataclass(frozen=True)
+class MixedBatch:
+    """Real samples first, synthetic ones after them.
+
+    Args:
+        features: One ``(real + synthetic, channels, h, w)`` tensor per level. Empty where the user's own forward does the
+            joining (``mixer.on``): the features then never leave the model.
+        masks: ``(real + synthetic, H, W)`` int64.
+        is_synthetic: ``(real + synthetic,)`` bool.
+        num_real: How many samples come from images; kept as a number, so that asking for it never waits for a GPU.
+    """
+
+    features: tuple[Tensor, ...]
+    masks: Tensor
+    is_synthetic: Tensor
+
+    num_real: int
+
+    @property
+    def num_synthetic(self) -> int:
+        """How many samples were generated."""
+        return len(self.is_synthetic) - self.num_real

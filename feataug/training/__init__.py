@@ -1,0 +1,1 @@
+"""Training loops on accelerate: the generator's and the segmentation model's."""

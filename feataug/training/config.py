@@ -1,0 +1,160 @@
+"""Settings of the training loops: frozen dataclasses whose ranges are checked when they are made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from feataug.checks import check_number
+from feataug.errors import ConfigError, message
+
+MIXED_PRECISION = ("no", "bf16", "fp16")
+
+
+class _Config:
+    """To and from dictionaries, for JSON and for result files."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Every setting by name."""
+        return asdict(self)  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of ``to_dict``; settings that are left out take their defaults.
+
+        Raises:
+            ConfigError: a name is unknown, or a value is out of range.
+        """
+        known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
+        unknown = sorted(set(data) - set(known))
+        if unknown:
+            raise ConfigError(message(f"{cls.__name__}: unknown settings.", given=", ".join(unknown), needed=", ".join(known)))
+        return cls(**data)
+
+    def _check_precision(self, value: str) -> None:
+        if value not in MIXED_PRECISION:
+            raise ConfigError(
+                message(
+                    f"{type(self).__name__}: mixed_precision is not offered.",
+                    given=repr(value),
+                    needed=", ".join(map(repr, MIXED_PRECISION)),
+                )
+            )
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(_Config):
+    """How the segmentation model is trained further.
+
+    The defaults are the paper's (Sec. 4.1), except ``num_steps``, which it does not give. Its learning rates, 1e-6 on Cityscapes
+    and 1e-7 on ADE20K, belong to a loss summed over pixels in Caffe; for a mean loss start at 1e-3.
+
+    Args:
+        num_steps: Optimiser steps. Steps, not images: two runs whose batches hold different shares of real images are
+            comparable at equal steps.
+        lr: First learning rate.
+        power: Of the poly policy ``lr (1 - step / num_steps)^power``.
+        momentum, weight_decay: Of SGD.
+        lr_scale: Factors of ``lr`` by the beginning of parameters' names, such as ``{"encoder": 0.1}``.
+        aux_weight: Weight of auxiliary heads' losses.
+        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as accelerate's.
+        channels_last: Memory format of model and images; several times faster on CPU for depthwise convolutions.
+        eval_every: Steps between evaluations; 0 for one at the end.
+        save_every: Steps between checkpoints; 0 for one at the end.
+        seed: Of everything random in the loop. Data order and transforms are the loader's.
+    """
+
+    num_steps: int = 1000
+    lr: float = 1e-6
+    power: float = 0.9
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    lr_scale: Mapping[str, float] = field(default_factory=dict)
+    aux_weight: float = 0.4
+    mixed_precision: str = "no"
+    channels_last: bool = True
+    eval_every: int = 0
+    save_every: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        who = type(self).__name__
+        check_number(who, "num_steps", self.num_steps, low=1, integer=True)
+        check_number(who, "lr", self.lr, low=0)
+        check_number(who, "power", self.power, low=0)
+        check_number(who, "momentum", self.momentum, low=0, high=1, open_high=True)
+        check_number(who, "weight_decay", self.weight_decay, low=0)
+        check_number(who, "aux_weight", self.aux_weight, low=0)
+        check_number(who, "eval_every", self.eval_every, low=0, integer=True)
+        check_number(who, "save_every", self.save_every, low=0, integer=True)
+        check_number(who, "seed", self.seed, low=0, integer=True)
+        for name, scale in self.lr_scale.items():
+            check_number(who, f"lr_scale[{name!r}]", scale, low=0)
+        self._check_precision(self.mixed_precision)
+
+
+@dataclass(frozen=True)
+class GeneratorConfig(_Config):
+    """How the generator is trained. Weights of 0 switch a term off; what it would cost is then not computed.
+
+    Args:
+        num_images: Length of training, counted in images. (The paper: 60 epochs of 3,000 patches, 20 of 40,000.)
+        lr: Of Adam, for generator, latent encoder and critics; constant for the first half, then linear to zero.
+        beta1, beta2: Of Adam.
+        gan_weight: LSGAN, on the reconstructed and on the random branch.
+        l1_weight: L1 between ``G(y, E(f))`` and ``f``, in standardised units.
+        latent_weight: L1 between ``z`` and what the latent encoder finds in ``G(y, z)``.
+        kl_weight: KL of the latent code from ``N(0, 1)``.
+        task_weight: Cross entropy of the frozen decoder on synthetic features (ours; 0 is the paper).
+        diversity_weight: Mode-seeking ratio ``|z1 - z2| / |f1 - f2|`` (ours; 0 is the paper).
+        ema_images: Images after which a weight's share in the moving average has halved; 0 to use the weights themselves.
+        stats_images: Images from which the features' channel statistics are measured before training.
+        critic_width: Channels of the first layer of the critics.
+        critic_scales: Resolutions at which features are judged.
+        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as accelerate's.
+        log_images: Images between lines of ``stats.jsonl``.
+        eval_images: Images between measurements of the recognition score and the diversity ratio; 0 for one at the end.
+        snapshot_images: Images between checkpoints; 0 for one at the end.
+        trackers: Names of accelerate's trackers, such as ``("tensorboard",)``; they write below the output folder.
+        seed: Of the critics' first weights and all noise. Data order and transforms are the loader's.
+    """
+
+    num_images: int = 20_000
+    lr: float = 2e-4
+    beta1: float = 0.5
+    beta2: float = 0.999
+    gan_weight: float = 1.0
+    l1_weight: float = 10.0
+    latent_weight: float = 0.5
+    kl_weight: float = 0.01
+    task_weight: float = 1.0
+    diversity_weight: float = 0.0
+    ema_images: int = 2_000
+    stats_images: int = 200
+    critic_width: int = 64
+    critic_scales: int = 2
+    mixed_precision: str = "no"
+    log_images: int = 200
+    eval_images: int = 0
+    snapshot_images: int = 0
+    trackers: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        who = type(self).__name__
+        object.__setattr__(self, "trackers", tuple(self.trackers))
+        for name in ("num_images", "stats_images", "critic_width", "critic_scales", "log_images"):
+            check_number(who, name, getattr(self, name), low=1, integer=True)
+        for name in ("ema_images", "eval_images", "snapshot_images", "seed"):
+            check_number(who, name, getattr(self, name), low=0, integer=True)
+        for name in ("lr", "gan_weight", "l1_weight", "latent_weight", "kl_weight", "task_weight", "diversity_weight"):
+            check_number(who, name, getattr(self, name), low=0)
+        for name in ("beta1", "beta2"):
+            check_number(who, name, getattr(self, name), low=0, high=1, open_high=True)
+        self._check_precision(self.mixed_precision)
+
+    @classmethod
+    def paper(cls, **changes: Any) -> GeneratorConfig:
+        """The paper's objective: no task loss, no diversity term, no moving average; ``changes`` go on top."""
+        return cls(**{"task_weight": 0.0, "diversity_weight": 0.0, "ema_images": 0} | changes)

@@ -1,0 +1,180 @@
+"""Train a segmentation model on real batches, or on batches that a mixer extends by synthetic features."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from feataug.errors import ConfigError, message
+from feataug.losses import segmentation_loss
+from feataug.metrics import evaluate
+from feataug.training.config import FinetuneConfig
+from feataug.training.run import RunFolder, check_finite, endless, make_accelerator
+
+if TYPE_CHECKING:
+    from feataug.mixing import FeatureMixer
+
+
+class Finetuner:
+    """SGD with the poly policy on ``(images, masks)``, with or without synthetic features.
+
+    Args:
+        model: The whole segmentation model, images to logits.
+        config: See ``FinetuneConfig``; its defaults are the paper's.
+        mixer: Extends every batch at the cut; without one, training sees real samples only (the control).
+        cut: Where the mixer's features enter ``model``; needed with ``mixer``.
+        output: Folder for ``stats.jsonl`` and checkpoints. A run that finds its own checkpoint there goes on from it.
+        device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        progress: Show a progress bar; its text, if a string.
+
+    Raises:
+        ConfigError: a mixer without a cut, or a cut of another model.
+
+    Source:
+        Sec. 4.1 (SGD, poly); E is updated by real samples only, D by both (Sec. 3).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: FinetuneConfig | None = None,
+        *,
+        mixer: FeatureMixer | None = None,
+        cut: Any = None,
+        output: str | Path | None = None,
+        device: str | None = "auto",
+        progress: bool | str = True,
+    ) -> None:
+        if mixer is not None and (cut is None or cut.model is not model):
+            raise ConfigError(
+                message(
+                    "Finetuner: the cut does not belong to the model.",
+                    given="no cut" if cut is None else f"a cut of another {type(cut.model).__name__}",
+                    needed="Finetuner(cut.model, mixer=mixer, cut=cut)",
+                )
+            )
+        self.model, self.mixer, self.cut = model, mixer, cut
+        self.config = config or FinetuneConfig()
+        self.run = RunFolder(output, self.config.to_dict() | {"mixed": mixer is not None})
+        self.accelerator = make_accelerator(device, self.config.mixed_precision)
+        self.progress = progress
+
+    def fit(
+        self,
+        loader: Iterable[tuple[Tensor, Tensor]],
+        validate: Callable[[nn.Module], dict[str, Any]] | Iterable[tuple[Tensor, Tensor]] | None = None,
+        *,
+        num_classes: int | None = None,
+        ignore_index: int = 255,
+    ) -> list[dict[str, Any]]:
+        """Train for ``config.num_steps`` steps.
+
+        Args:
+            loader: Yields ``(images, masks)``, real samples; read as often as needed.
+            validate: A loader to measure on (then ``num_classes`` is needed), or a function of the model that returns figures
+                to log.
+            num_classes: For ``validate``.
+            ignore_index: Label of void.
+
+        Returns:
+            One dictionary for each evaluation: ``progress`` (steps), and the measures of ``metrics.scores``.
+
+        Raises:
+            TrainingError: the loader yields nothing, or the loss is not finite.
+            CheckpointError: ``output`` holds a run with other settings.
+        """
+        config, accelerator = self.config, self.accelerator
+        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model.to(accelerator.device, memory_format=memory_format)  # type: ignore[call-overload]
+        optimizer = torch.optim.SGD(self._groups(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        model, optimizer = accelerator.prepare(self.model, optimizer)
+        if self.mixer is not None:
+            self.mixer.to(accelerator.device)
+            self.mixer.train()
+        step, results, running = 0, [], 0.0
+        if found := self.run.resume():
+            step, state = found
+            self.model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            results, running = state["results"], state.get("running", 0.0)
+            if self.mixer is not None:
+                self.mixer.load_plan_state(state["mixer"])
+        batches = endless(loader, step)
+        model.train()
+        began = time.monotonic()
+        text = self.progress if isinstance(self.progress, str) else "finetune"
+        bar = tqdm(total=config.num_steps, initial=step, desc=text, disable=not (self.progress and accelerator.is_main_process))
+        with bar:
+            while step < config.num_steps:
+                images, masks = next(batches)
+                images = images.to(accelerator.device, memory_format=memory_format, non_blocking=True)
+                masks = masks.to(accelerator.device, non_blocking=True)
+                for group in optimizer.param_groups:
+                    group["lr"] = config.lr * group["scale"] * (1 - step / config.num_steps) ** config.power
+                with torch.random.fork_rng():
+                    # Dropout then depends on the step alone: arms see equal noise, and a resumed run repeats it.
+                    torch.manual_seed(config.seed * 1_000_003 + step)
+                    loss = self._loss(model, images, masks, ignore_index)
+                optimizer.zero_grad()
+                accelerator.backward(loss)
+                optimizer.step()
+                step += 1
+                running = float(loss.detach()) if step == 1 else 0.95 * running + 0.05 * float(loss.detach())
+                check_finite("the loss", running, step)
+                bar.update()
+                bar.set_postfix_str(f"loss {running:.3f}", refresh=False)
+                last = step == config.num_steps
+                if validate is not None and (last or (config.eval_every and step % config.eval_every == 0)):
+                    result = {"progress": step} | self._validate(validate, num_classes, ignore_index)
+                    results.append(result)
+                    self.run.log(step, result | {"loss": running, "seconds": round(time.monotonic() - began, 1)})
+                if last or (config.save_every and step % config.save_every == 0):
+                    self._save(step, optimizer, results, running)
+        return results
+
+    def _loss(self, model: nn.Module, images: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
+        with self.accelerator.autocast():
+            if self.mixer is None:
+                return segmentation_loss(model(images), masks, aux_weight=self.config.aux_weight, ignore_index=ignore_index)
+            with self.mixer.on(self.cut, masks) as batch:
+                out = model(images)
+            return self.mixer.loss(out, batch)
+
+    def _validate(self, validate: Any, num_classes: int | None, ignore_index: int) -> dict[str, Any]:
+        if not callable(validate):
+            if num_classes is None:
+                raise ConfigError(message("Finetuner: num_classes is missing.", given="a validation loader", needed="num_classes="))
+            return evaluate(self.model, validate, num_classes, ignore_index=ignore_index, device=self.accelerator.device)
+        try:
+            return validate(self.model.eval())
+        finally:
+            self.model.train()
+
+    def _save(self, step: int, optimizer: Any, results: list[dict[str, Any]], running: float) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "results": results,
+            "running": running,
+        }
+        if self.mixer is not None:
+            state["mixer"] = self.mixer.plan_state()
+        if self.accelerator.is_main_process:
+            self.run.save(step, state)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters by their learning rate's factor."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                scales = [scale for prefix, scale in self.config.lr_scale.items() if name.startswith(prefix)]
+                groups.setdefault(scales[0] if scales else 1.0, []).append(parameter)
+        if not groups:
+            raise ConfigError(message("Finetuner: nothing to train.", given="no parameter requires a gradient", needed="one"))
+        return [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]

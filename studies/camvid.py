@@ -1,0 +1,196 @@
+"""Does feataug help on CamVid? A base model, a generator, then control against feataug on paired seeds.
+
+    python studies/camvid.py --data DIR [--eval-split val|test] [--seeds 0 1 2] [--device cpu] [--output runs/camvid]
+
+Stages that are done are not done again, and one that was stopped goes on from its last checkpoint. The figures go to
+``studies/results/camvid.json`` (``--result``); ``docs/results.md`` is drawn from it by ``python docs/draw_results.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lite0 import load_imagenet_weights
+
+from feataug import (
+    DatasetMasks,
+    FeatureGenerator,
+    FinetuneConfig,
+    Finetuner,
+    GeneratorConfig,
+    GeneratorTrainer,
+    HardNegativeSampler,
+    evaluate,
+    recognition,
+    split,
+)
+from feataug.data import CamVid, eval_transforms, seeded_loader, train_transforms
+from feataug.evaluation import differences, train_arm
+from feataug.models import PSPNet
+from feataug.report import by_class, recognition_summary, table
+from feataug.training.run import keep_freed_memory
+
+SIZE = (240, 320)
+BATCH = 16
+SCALE = (0.525, 1.5)
+AT = "encoder.blocks.4"
+CLASSES = 11
+# 22 steps are an epoch.
+BASE = FinetuneConfig(num_steps=36 * 22, lr=0.05, lr_scale={"encoder": 0.3}, eval_every=66, save_every=22, seed=0)
+GENERATOR = GeneratorConfig(
+    num_images=8_000, lr=5e-4, diversity_weight=0.3, eval_images=1_600, snapshot_images=800, log_images=160, seed=0
+)
+FURTHER = FinetuneConfig(num_steps=5 * 22, lr=0.01, lr_scale={"encoder": 0.3}, save_every=22)
+ARMS = ("control", "feataug")
+
+
+class Study:
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.output = args, args.output
+        transforms = train_transforms(SIZE, scale=SCALE)
+        self.train = CamVid(args.data, "train", transforms=transforms)
+        self.val = CamVid(args.data, args.eval_split, transforms=eval_transforms(SIZE))
+        self.val_loader = seeded_loader(self.val, BATCH, shuffle=False)
+        self.seconds: dict[str, float] = {}
+
+    def stage(self, name: str, run: Any) -> dict[str, Any]:
+        """Run a stage, or read what it left: its figures are written only when it is through."""
+        done = self.output / f"{name}.json"
+        if not done.exists():
+            began = time.monotonic()
+            figures = run()
+            # A stage that was stopped and went on counts its last part only; said so in the file.
+            figures["seconds"] = round(time.monotonic() - began, 1)
+            done.parent.mkdir(parents=True, exist_ok=True)
+            done.with_suffix(".partial").write_text(json.dumps(figures, indent=1))
+            done.with_suffix(".partial").replace(done)
+        figures = json.loads(done.read_text())
+        self.seconds[name] = figures.pop("seconds")
+        return figures
+
+    def base(self) -> dict[str, Any]:
+        model = self.model()
+        tuner = Finetuner(model, BASE, output=self.output / "base", device=self.args.device, progress="base")
+        history = tuner.fit(seeded_loader(self.train, BATCH, seed=0), self.val_loader, num_classes=CLASSES)
+        model.save_pretrained(self.output / "base-model")
+        curve = [{"step": entry["progress"], "miou": entry["miou"]} for entry in history]
+        return by_class(history[-1], self.train.classes) | {"curve": curve}
+
+    def generator(self) -> dict[str, Any]:
+        cut = self.cut()
+        torch.manual_seed(0)
+        generator = FeatureGenerator(CLASSES, cut.spec)
+        trainer = GeneratorTrainer(
+            generator, cut, GENERATOR, output=self.output / "generator", device=self.args.device, progress="generator"
+        )
+        history = trainer.fit(seeded_loader(self.train, BATCH, seed=1), self.val_loader)
+        generator.save_pretrained(self.output / "generator-model")
+        on_train = CamVid(self.args.data, "train", transforms=eval_transforms(SIZE))
+        device = trainer.accelerator.device
+        seen = recognition(cut, generator, seeded_loader(on_train, BATCH, shuffle=False), device=device)
+        curve = [{"images": e["progress"], "ratio": e["ratio"], "diversity": e["diversity"]} for e in history]
+        return {
+            self.args.eval_split: recognition_summary(history[-1], self.train.classes),
+            "train": recognition_summary(seen, self.train.classes),
+            "curve": curve,
+        }
+
+    def arm(self, name: str, seed: int) -> dict[str, Any]:
+        config = FinetuneConfig.from_dict(FURTHER.to_dict() | {"seed": seed})
+        mixed: dict[str, Any] = {}
+        if name == "feataug":
+            generator = FeatureGenerator.from_pretrained(self.output / "generator-model")
+            masks = HardNegativeSampler(DatasetMasks(self.train), candidates=64, keep=16, refresh_every=22)
+            mixed = {"generator": generator, "masks": masks}
+        folder = self.output / f"seed-{seed}" / name
+        base = PSPNet.from_pretrained(self.output / "base-model")
+
+        def validate(model: torch.nn.Module) -> dict[str, Any]:
+            device = next(model.parameters()).device
+            return evaluate(model, self.val_loader, CLASSES, device=device)
+
+        loader = seeded_loader(self.train, BATCH, seed=100 + seed)
+        device, text = self.args.device, f"{name} {seed}"
+        _, figures = train_arm(base, AT, loader, validate, config, output=folder, device=device, progress=text, **mixed)
+        return by_class(figures, self.train.classes)
+
+    def model(self) -> PSPNet:
+        torch.manual_seed(0)
+        model = PSPNet("tf_efficientnet_lite0", CLASSES, output_stride=16, width=128)
+        load_imagenet_weights(model.encoder)
+        return model
+
+    def cut(self) -> Any:
+        return split(PSPNet.from_pretrained(self.output / "base-model"), at=AT)
+
+    def run(self) -> dict[str, Any]:
+        base = self.stage("base", self.base)
+        curve = base.pop("curve")
+        recognised = self.stage("generator", self.generator)
+        seeds: list[dict[str, Any]] = []
+        for seed in self.args.seeds:
+            arms = {arm: self.stage(f"seed-{seed}/{arm}", lambda a=arm, s=seed: self.arm(a, s)) for arm in ARMS}
+            seeds.append({"seed": seed, **arms})
+            result = self.result(base, curve, recognised, seeds)
+            # Written after every seed, so that nothing that is finished can be lost.
+            self.args.result.parent.mkdir(parents=True, exist_ok=True)
+            self.args.result.write_text(json.dumps(result, indent=1) + "\n")
+        return result
+
+    def result(
+        self, base: dict[str, Any], curve: list[Any], recognised: dict[str, Any], seeds: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        arms = {name: [entry[name] for entry in seeds] for name in ARMS}
+        score = recognised[self.args.eval_split]
+        return {
+            "base": base,
+            **{name: _mean(runs, self.train.classes) for name, runs in arms.items()},
+            "recognition": score | {"on_training_masks": recognised["train"], "curve": recognised["curve"]},
+            "difference": differences(arms["control"], arms["feataug"]),
+            "seconds": self.seconds | {"total": round(sum(self.seconds.values()), 1)},
+            "seeds": seeds,
+            "base_curve": curve,
+            "settings": {
+                "data": "CamVid, train (367 images)", "eval_split": self.args.eval_split, "size": SIZE, "scale": SCALE, "batch": BATCH,
+                "model": "PSPNet, tf_efficientnet_lite0 (ImageNet), output stride 16, head 128", "at": AT,
+                "base": BASE.to_dict(), "generator": GENERATOR.to_dict(), "further": FURTHER.to_dict(),
+                "mixer": {"ratio": 0.3, "label_smoothing": 1e-4, "masks": "HardNegativeSampler(64, 16, 22)"},
+                "device": self.args.device, "torch": torch.__version__, "threads": torch.get_num_threads(),
+            },
+        }  # fmt: skip
+
+
+def _mean(runs: list[dict[str, Any]], classes: tuple[str, ...]) -> dict[str, Any]:
+    """Means over the seeds of every measure, per class, too."""
+
+    def mean(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    measures = {name: mean([run[name] for run in runs]) for name in runs[0] if name != "per_class"}
+    per_class = {c: {m: mean([run["per_class"][c][m] for run in runs]) for m in ("acc", "iou")} for c in classes}
+    return measures | {"per_class": per_class}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="CamVid's folder, with train/ trainannot/ val/ valannot/")
+    parser.add_argument("--eval-split", choices=("val", "test"), default="val")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--output", type=Path, default=Path("runs/camvid"), help="checkpoints and finished stages")
+    parser.add_argument("--result", type=Path, default=Path("studies/results/camvid.json"))
+    args = parser.parse_args()
+    keep_freed_memory()
+    result = Study(args).run()
+    print(table({name: result[name] for name in ("base", *ARMS)}))
+    print(json.dumps(result["difference"], indent=1))
+
+
+if __name__ == "__main__":
+    main()

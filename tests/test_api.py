@@ -1,0 +1,43 @@
+"""The public surface: names, what importing costs, what every error is."""
+
+import subprocess
+import sys
+
+import pytest
+
+import feataug
+
+NAMES = [
+    "Cut", "DatasetMasks", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner", "GeneratorConfig",
+    "GeneratorTrainer", "HardNegativeSampler", "LevelSpec", "MaskMixture", "MixedBatch", "SegmentationMetrics", "evaluate",
+    "recognition", "split", "synthetic_loss",
+]  # fmt: skip
+
+
+def test_the_public_names_are_these():
+    assert feataug.__all__ == NAMES
+    assert all(getattr(feataug, name).__doc__ for name in NAMES)
+    with pytest.raises(AttributeError, match="module 'feataug' has no attribute 'nothing'"):
+        _ = feataug.nothing
+
+
+def test_split_stays_a_function_after_every_module_was_imported():
+    code = "import feataug.training.generator, feataug.evaluation, feataug.cli, feataug; assert callable(feataug.split)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_importing_needs_none_of_the_heavy_packages():
+    heavy = ["timm", "accelerate", "matplotlib", "torchmetrics", "transformers", "huggingface_hub", "torchvision"]
+    code = f"import sys, feataug; print([m for m in {heavy} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
+    assert out.stdout.strip() == "[]"
+    assert out.stderr == ""
+
+
+def test_the_core_needs_neither_timm_nor_matplotlib():
+    code = (
+        "import sys; from feataug import split, FeatureMixer, HardNegativeSampler, FeatureGenerator\n"
+        "print([m for m in ('timm', 'matplotlib', 'accelerate') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
+    assert out.stdout.strip() == "[]"
