@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from feataug.checks import describe
 from feataug.errors import ShapeError, message
@@ -16,7 +16,8 @@ def color_masks(masks: Tensor, palette: Sequence[tuple[int, int, int]]) -> Tenso
     """Label maps ``(B, H, W)`` to uint8 ``(B, H, W, 3)``; whatever is no class is black."""
     table = torch.zeros(len(palette) + 1, 3, dtype=torch.uint8)
     table[:-1] = torch.tensor(palette, dtype=torch.uint8)
-    return table[torch.where((masks >= 0) & (masks < len(palette)), masks, len(palette)).cpu()]
+    labels = masks.long().cpu()  # an index of bytes would be a mask
+    return table[torch.where((labels >= 0) & (labels < len(palette)), labels, len(palette))]
 
 
 def feature_colors(features: Sequence[Tensor]) -> list[Tensor]:
@@ -28,6 +29,7 @@ def feature_colors(features: Sequence[Tensor]) -> list[Tensor]:
     pixels = first.movedim(1, -1).reshape(-1, first.shape[1])
     center = pixels.mean(0)
     directions = torch.linalg.svd(pixels - center, full_matrices=False).Vh[:3]
+    directions = nn.functional.pad(directions, (0, 0, 0, 3 - len(directions)))  # of one or two channels
     shown = (pixels - center) @ directions.T
     low, high = shown.quantile(0.02, dim=0), shown.quantile(0.98, dim=0)
     return [

@@ -303,7 +303,7 @@ class Cut:
         """Take the hook off the model; the cut cannot be used afterwards. Happens by itself when the cut is deleted."""
         for hooks in (self._module._forward_hooks, self._module._forward_pre_hooks):
             for key in [key for key, hook in hooks.items() if hook is self._port]:
-                del hooks[key]  # type: ignore[attr-defined]
+                del hooks[key]
 
     def _plan(self, image_size: tuple[int, int], like: Tensor) -> list[Call]:
         """Calls that are over before the cut, outermost ones only, and last one whose output is what crosses it.

@@ -73,11 +73,16 @@ def test_the_pool_repeats_only_when_it_is_used_up(n):
 
 
 def test_it_mines_at_the_first_draw_and_then_every_so_often():
-    times = []
-    sampler = HardNegativeSampler(Plain(), candidates=4, keep=2, refresh_every=3)
-    sampler.score = lambda masks: (times.append(step), first_value(masks))[1]
+    times, steps = [], []
+
+    def score(masks):
+        times.append(len(steps))
+        return first_value(masks)
+
+    sampler = HardNegativeSampler(Plain(), candidates=4, keep=2, refresh_every=3, score=score)
     for step in range(8):
         sampler.draw(2, seeded())
+        steps.append(step)
     assert times == [0, 3, 6]
 
 
@@ -138,7 +143,7 @@ def test_a_mixer_that_knows_the_cut_mines_by_the_decoder(cut, scenes):
     sampler = HardNegativeSampler(scenes, candidates=30, keep=6, refresh_every=2)
     torch.manual_seed(0)
     mixer = make_mixer(sampler, spec=cut.spec, cut=cut)
-    cut.model.head.eval()
+    cut.model.stem.eval()
     modes = [m.training for m in cut.model.modules()]
     state = {key: value.clone() for key, value in cut.model.state_dict().items()}
     plan = mixer.plan(10)

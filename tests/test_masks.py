@@ -65,7 +65,9 @@ def test_masks_of_a_data_set_are_drawn_evenly_by_the_generator_alone(form):
     torch.manual_seed(77)
     assert torch.equal(source.draw(2000, seeded()), drawn)
     assert not torch.equal(source.draw(2000, seeded(1)), drawn)
+    before = torch.get_rng_state()
     assert source.draw(0, seeded()).shape == (0, 2, 3)
+    assert torch.equal(torch.get_rng_state(), before)
     if form == "mask()":
         assert 0.4 < (drawn[:, 0, 0] >= 100).float().mean() < 0.6
 

@@ -113,7 +113,8 @@ class _SeededItems(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, index = key
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(self.seed, "item", epoch, index))
+            # Not torch.manual_seed, which seeds every GPU as well: a training loop's dropout would follow from the data.
+            torch.default_generator.manual_seed(derive_seed(self.seed, "item", epoch, index))
             return self.dataset[index]
 
 

@@ -20,7 +20,8 @@ from feataug.splitting import split
 from feataug.training.config import FinetuneConfig
 from feataug.training.finetune import Finetuner
 
-# Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom; beyond the table the normal's.
+# Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom; beyond the table the first terms of
+# its expansion around the normal's (Fisher, Cornish 1960).
 _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
 
 
@@ -97,7 +98,7 @@ def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, flo
     if n == 1:
         return {"mean": mean, "low": None, "high": None}
     spread = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / (n - 1) / n)
-    t = _T95[n - 2] if n - 2 < len(_T95) else 1.96
+    t = _T95[n - 2] if n - 2 < len(_T95) else 1.96 + 2.372 / (n - 1) + 2.823 / (n - 1) ** 2
     return {"mean": mean, "low": mean - t * spread, "high": mean + t * spread}
 
 

@@ -66,6 +66,7 @@ class DatasetMasks:
         seeds = torch.randint(2**62, (n,), generator=generator).tolist()
         with torch.random.fork_rng(devices=[]):
             masks = [self._item(index, seed) for index, seed in zip(indices, seeds, strict=True)]
+            nothing = torch.zeros(0, *self._item(0, 0).shape, dtype=torch.long) if not masks else None
         sizes = {tuple(mask.shape) for mask in masks}
         if len(sizes) > 1:
             raise ShapeError(
@@ -76,7 +77,7 @@ class DatasetMasks:
                     advice="Pass transforms= that crop or resize to the size of the training images.",
                 )
             )
-        return torch.stack(masks) if masks else torch.zeros(0, *self._item(0, 0).shape, dtype=torch.long)
+        return torch.stack(masks) if nothing is None else nothing
 
     def _item(self, index: int, seed: int) -> Tensor:
         # The CPU's generator alone: torch.manual_seed would reset those of all devices, too, and nobody puts them back.

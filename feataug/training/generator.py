@@ -131,10 +131,14 @@ class GeneratorTrainer:
         optimizers = dict(zip(optimizers, parts[len(models) :], strict=True))
         ema = AveragedModel(self.generator) if config.ema_images else None
         seen, step, results = 0, 0, []
+        sums: dict[str, Any] = {}
+        lines = 0
         found = self.run.resume()
         if found:
             seen, state = found
             step, results = state["step"], state["results"]
+            if "running" in state:
+                sums, lines = state["running"]["sums"], state["running"]["lines"]
             self.generator.load_state_dict(state["generator"])
             self.parts.load_state_dict(state["parts"])
             for name, optimizer in optimizers.items():
@@ -147,8 +151,7 @@ class GeneratorTrainer:
                 if ema is not None:
                     ema.module.load_state_dict(self.generator.state_dict())
             batches = endless(loader, step)
-            began, lines = time.monotonic(), 0
-            sums: dict[str, Any] = {}
+            began = time.monotonic()
             shown = bool(self.progress) and accelerator.is_main_process
             text = self.progress if isinstance(self.progress, str) else "generator"
             with tqdm(total=config.num_images, initial=seen, desc=text, unit="img", disable=not shown) as bar:
@@ -180,7 +183,9 @@ class GeneratorTrainer:
                         results.append({"progress": seen} | self._evaluate(val_loader, ema))
                         self.run.log(seen, results[-1])
                     if due(config.snapshot_images):
-                        self._save(seen, step, optimizers, ema, results)
+                        for name, total in sums.items():
+                            check_finite(f"the loss {name!r}", float(total), seen)
+                        self._save(seen, step, optimizers, ema, results, {"sums": sums, "lines": lines})
         if ema is not None:
             self.generator.load_state_dict(ema.module.state_dict())
         self.generator.eval()
@@ -316,7 +321,9 @@ class GeneratorTrainer:
             self.cut, generator, val_loader, ignore_index=ignore_index, seed=self.config.seed, device=self.accelerator.device
         )
 
-    def _save(self, seen: int, step: int, optimizers: dict[str, Any], ema: Any, results: list[dict[str, Any]]) -> None:
+    def _save(
+        self, seen: int, step: int, optimizers: dict[str, Any], ema: Any, results: list[dict[str, Any]], running: dict[str, Any]
+    ) -> None:
         if not self.accelerator.is_main_process:
             return
         self.run.save(
@@ -324,6 +331,7 @@ class GeneratorTrainer:
             {
                 "step": step,
                 "results": results,
+                "running": running,
                 "generator": self.generator.state_dict(),
                 "parts": self.parts.state_dict(),
                 "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},

@@ -167,6 +167,16 @@ def test_the_global_generator_is_not_disturbed(num_workers):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_no_gpu_is_seeded(monkeypatch):
+    # A GPU's generator is the training loop's, for dropout: seeding it here would make arms differ.
+    seeds = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
+    torch.manual_seed(3)
+    assert seeds == [3]  # the spy works
+    batches(seeded_loader(scenes(), 2))
+    assert seeds == [3]
+
+
 class Numbered(Dataset):
     def __init__(self, count):
         self.count = count
