@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +14,11 @@ from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from feataug.checks import check_features, describe
 from feataug.errors import ShapeError, SplitError, message
-from feataug.recording import Call, Stopped, eval_mode, patched, record, training_paths
-from feataug.specs import FeatureSpec, LevelSpec
+from feataug.leaks import verify
+from feataug.locating import find_call, measure_levels, partition
+from feataug.port import Port
+from feataug.recording import Call, Stopped, patched, record
+from feataug.specs import FeatureSpec
 
 
 def split(
@@ -96,93 +98,6 @@ class EncoderDecoder(nn.Module):
         return self.decoder(features, tuple(images.shape[-2:])) if self.takes_size else self.decoder(features)
 
 
-class _Port:
-    """The place in the model where features leave and enter; idle unless an action is set."""
-
-    def __init__(self, call: int, before: bool) -> None:
-        self.call, self.before = call, before
-        self.action: Callable[[Any], Any] | None = None
-        self.left = 0
-        # Set by the cut, so that a mixer which is given the model finds the cut; weak, since the cut owns the port.
-        self.cut: weakref.ref[Cut] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"call": self.call, "before": self.before, "action": None, "left": 0, "cut": None}
-
-    @contextmanager
-    def doing(self, action: Callable[[Any], Any], call: int | None = None) -> Iterator[None]:
-        """Apply ``action`` to what passes at the ``call``-th call of the layer from now on."""
-        if self.action is not None:
-            raise SplitError(
-                message(
-                    "feataug: the cut is in use.", given="encode, decode or mixing inside `with cut.mixing`", needed="one at a time"
-                )
-            )
-        self.action, self.left = action, self.call if call is None else call
-        try:
-            yield
-        finally:
-            self.action = None
-
-    def __call__(self, module: nn.Module, args: Any, output: Any = None) -> Any:
-        """The forward hook, or the forward pre-hook where the cut is at a layer's input."""
-        if self.action is None:
-            return None
-        self.left -= 1
-        if self.left != -1:
-            return None
-        if self.before:
-            return (self.action(args[0]), *args[1:])
-        return self.action(output)
-
-    @contextmanager
-    def mixing(self, synthetic: Sequence[Tensor]) -> Iterator[None]:
-        """See ``Cut.mixing``."""
-        arrived = []
-
-        def append(value: Any) -> Any:
-            leaves, structure = tree_flatten(value)
-            if len(leaves) != len(synthetic):
-                raise ShapeError(
-                    message(
-                        "cut.mixing: the synthetic features do not fit the cut.",
-                        given=f"{len(synthetic)} tensors",
-                        needed=f"{len(leaves)} tensors",
-                    )
-                )
-            arrived.append(True)
-            return tree_unflatten([_join(real, new) for real, new in zip(leaves, synthetic, strict=True)], structure)
-
-        with self.doing(append):
-            yield
-        if not arrived:
-            raise SplitError(
-                message(
-                    "cut.mixing: the model did not pass the cut.",
-                    given="no forward pass of the cut's model inside `with cut.mixing(...)`",
-                    needed="one call of the model that was split",
-                    advice="Is another copy of the model trained? Split the one that you train, before torch.compile.",
-                )
-            )
-
-
-def _join(real: Tensor, synthetic: Tensor) -> Tensor:
-    """Real samples, then synthetic ones, in the real ones' device, dtype and memory format."""
-    if synthetic.shape[1:] != real.shape[1:]:
-        raise ShapeError(
-            message(
-                "cut.mixing: the synthetic features do not fit the cut.",
-                given=describe(synthetic),
-                needed=f"[n, {', '.join(map(str, real.shape[1:]))}]",
-                advice="Generate from masks of the images' size, by a generator that was trained for this cut.",
-            )
-        )
-    wide = real.ndim == 4 and real.is_contiguous(memory_format=torch.channels_last)
-    # `cat` would drop channels_last and promote bf16 if the two differed.
-    memory_format = torch.channels_last if wide else torch.contiguous_format
-    return torch.cat([real, synthetic.to(real.device, real.dtype, memory_format=memory_format)])
-
-
 class Cut:
     """A model cut in two; made by ``split``.
 
@@ -199,12 +114,12 @@ class Cut:
         self._image_channels = example.shape[1]
         layer, _, side = at.partition(":")
         calls, plain = record(model, example)
-        call, before = _find(model, calls, layer, side)
+        call, before = find_call(model, calls, layer, side)
         value = call.inputs[0] if before else call.output
-        self.spec = FeatureSpec(tuple(_levels(at, value, example)))
+        self.spec = FeatureSpec(tuple(measure_levels(at, value, example)))
         self._structure = tree_flatten(value)[1]
         self._module = call.module
-        self._port = _Port(call.index, before)
+        self._port = Port(call.index, before)
         self._port.cut = weakref.ref(self)
         register = self._module.register_forward_pre_hook if before else self._module.register_forward_hook
         # Registered once, and first, so that hooks of others (transformers records hidden states by hooks) see what we put in.
@@ -214,8 +129,8 @@ class Cut:
         assert time is not None
         self._plans: dict[tuple[int, int], list[Call]] = {}
         try:
-            self._verify(example, plain)
-            self._encoder_names = self._partition(calls, time, example)
+            verify(self, example, plain)
+            self._encoder_names = partition(model, calls, time, lambda: self._decode_constants(example))
         except BaseException:
             handle.remove()
             raise
@@ -255,7 +170,7 @@ class Cut:
         """
         rows, columns = int(image_size[0]), int(image_size[1])
         features = check_features("cut.decode", features, self.spec)
-        plan = self._plan((rows, columns), features[0])
+        plan = self.plan((rows, columns), features[0])
         sizes = [tuple(leaf.shape[2:]) for leaf in tree_flatten(plan[-1].output)[0]]
         for feature, size, level in zip(features, sizes, self.spec, strict=True):
             if tuple(feature.shape[2:]) != size:
@@ -266,8 +181,8 @@ class Cut:
                         needed=f"[B, {level.channels}, {size[0]}, {size[1]}]   for images of {rows} x {columns}",
                     )
                 )
-        fill = self._filler(len(features[0]))
-        return self._decode(features, (rows, columns), [tree_map(fill, call.output) for call in plan[:-1]])
+        fill = self.filler(len(features[0]))
+        return self.decode_with(features, (rows, columns), [tree_map(fill, call.output) for call in plan[:-1]])
 
     @contextmanager
     def mixing(self, synthetic: Sequence[Tensor] | Tensor) -> Iterator[None]:
@@ -305,7 +220,7 @@ class Cut:
             for key in [key for key, hook in hooks.items() if hook is self._port]:
                 del hooks[key]
 
-    def _plan(self, image_size: tuple[int, int], like: Tensor) -> list[Call]:
+    def plan(self, image_size: tuple[int, int], like: Tensor) -> list[Call]:
         """Calls that are over before the cut, outermost ones only, and last one whose output is what crosses it.
 
         Their outputs' shapes depend on the image size in ways only the model knows, so each new size is measured once.
@@ -329,7 +244,7 @@ class Cut:
             self._plans[image_size] = plan
         return self._plans[image_size]
 
-    def _filler(self, batch: int, value: float | None = None) -> Callable[[Any], Any]:
+    def filler(self, batch: int, value: float | None = None) -> Callable[[Any], Any]:
         """Makes the stand-in for a tensor that the encoder would have computed: never read, so never written either."""
 
         def fill(leaf: Any) -> Any:
@@ -343,7 +258,7 @@ class Cut:
 
         return fill
 
-    def _decode(
+    def decode_with(
         self, features: Sequence[Tensor], image_size: tuple[int, int], stand_ins: list[Any], images: Tensor | None = None
     ) -> Any:
         """Run the model with ``stand_ins`` for the calls that are over before the cut, on blank images by default."""
@@ -373,176 +288,11 @@ class Cut:
             with self._port.doing(lambda _: crossing, call=skipped):
                 return self.model(images)
 
-    @torch.no_grad()
-    def _verify(self, example: Tensor, plain: Any) -> None:
-        """Decode with nonsense for the images and all before the cut: if the output changes, something was read round it."""
-        size = (int(example.shape[-2]), int(example.shape[-1]))
-        with eval_mode(self.model):
-            features = self.encode(example)
-            self._plan(size, features[0])
-            # Two fills, since a NaN can be swallowed (by a maximum, by a comparison).
-            for value in (float("nan"), 7.0):
-                if not _same(self._spoiled(features, example, value), plain):
-                    raise SplitError(self._leak(example, features, lambda out: not _same(out, plain), 7.0))
-        with training_paths(self.model, example):
-            # What only training reads (an auxiliary head). It may draw, so NaN is looked for, and not for equality.
-            try:
-                clean = not _has_nan(self.model(example))
-                features = self.encode(example)
-                leaks = clean and _has_nan(self._spoiled(features, example, float("nan")))
-            except Exception:  # a forward that wants targets while it trains: nothing can be told here
-                return
-            if leaks:
-                raise SplitError(self._leak(example, features, _has_nan, float("nan"), ", in training"))
-
-    def _spoiled(self, features: tuple[Tensor, ...], example: Tensor, value: float) -> Any:
-        """Decode with ``value`` in place of the images and of everything made before the cut."""
-        size = (int(example.shape[-2]), int(example.shape[-1]))
-        fill = self._filler(len(example), value)
-        stand_ins = [tree_map(fill, call.output) for call in self._plan(size, features[0])[:-1]]
-        return self._decode(features, size, stand_ins, torch.full_like(example, value))
-
-    def _leak(
-        self, example: Tensor, features: tuple[Tensor, ...], wrong: Callable[[Any], bool], value: float, when: str = ""
-    ) -> str:
-        """Name the calls before the cut whose outputs are read after it, by spoiling them one at a time."""
-        size = (int(example.shape[-2]), int(example.shape[-1]))
-        calls, _ = record(self.model, example)
-        plan = self._plan(size, features[0])[:-1]
-        whole = {(call.name, call.index): call.output for call in calls}
-        fill = self._filler(len(example), value)
-        guilty = []
-        for spoiled in plan:
-            stand_ins = [tree_map(fill, call.output) if call is spoiled else whole[call.name, call.index] for call in plan]
-            if wrong(self._decode(features, size, stand_ins, example)):
-                guilty.append(spoiled.name)
-        return message(
-            f'split: the cut at "{self.at}" leaks.',
-            given=f"read after the cut{when}, made before it: " + (", ".join(repr(n) for n in guilty) or "the images themselves"),
-            needed="everything that the decoder reads crosses the cut",
-            advice="A skip connection goes round this layer. Cut before it begins, after it ends, or at the layer that returns all of it\n"
-            '(often the whole encoder, such as "encoder" or "backbone").',
-        )
-
-    def _partition(self, calls: list[Call], time: int, example: Tensor) -> set[str]:
-        """Names of the encoder's parameters: those of modules whose every call is over before the cut."""
-        early, late = set(), set()
-        for call in calls:
-            assert call.end is not None
-            if call.end <= time:
-                early.add(call.module)
-            elif call.start >= time:
-                late.add(call.module)
-            else:
-                early.add(call.module)
-                late.add(call.module)
-        names, unclear = set(), {}
-        for prefix, module in self.model.named_modules():
-            for name, parameter in module.named_parameters(prefix, recurse=False):
-                if module in early and module not in late:
-                    names.add(name)
-                elif module in early:
-                    unclear[name] = parameter
-        trainable = {name: parameter for name, parameter in unclear.items() if parameter.requires_grad}
-        if trainable:
-            # A module around the cut with parameters of its own (a ViT's position embedding): ask the decoder which it reads.
-            with eval_mode(self.model), torch.enable_grad():
-                # Constants, so that gradients cannot reach the encoder through what crosses.
-                constants = [feature.detach() for feature in self.encode(example)]
-                out = self.decode(constants, example.shape[-2:])
-                total = sum(leaf.sum() for leaf in tree_flatten(out)[0] if isinstance(leaf, Tensor) and leaf.requires_grad)
-                read = torch.autograd.grad(total, list(trainable.values()), allow_unused=True)  # type: ignore[arg-type]
-            names |= {name for name, gradient in zip(trainable, read, strict=True) if gradient is None}
-        return names
-
-
-def _find(model: nn.Module, calls: list[Call], layer: str, side: str) -> tuple[Call, bool]:
-    """The call to cut at, and whether to cut before it."""
-    names = [name for name, _ in model.named_modules() if name]
-    if layer not in names:
-        near = difflib.get_close_matches(layer, names, n=3, cutoff=0.4) or names[:3]
-        raise SplitError(
-            message(
-                f'split: the model has no layer "{layer}".',
-                given=f"{type(model).__name__} with {len(names)} layers",
-                needed="a name from model.named_modules(), such as " + ", ".join(repr(name) for name in near),
-            )
-        )
-    if side not in ("", "input", "pre_act"):
-        raise SplitError(message("split: no such side of a layer.", given=f'":{side}"', needed='nothing, ":input" or ":pre_act"'))
-    module = model.get_submodule(layer)
-    own = [call for call in calls if call.module is module]
-    if not own:
-        raise SplitError(
-            message(
-                f'split: the layer "{layer}" is not called in the model\'s forward pass.',
-                given=f"{type(module).__name__}, in eval mode",
-                needed="a layer that every forward pass calls",
-            )
-        )
-    call = own[-1]
-    if side == "pre_act":
-        inner = [c for c in calls if c.end is not None and call.start <= c.start and c.end <= (call.end or 0)]
-        # An in-place activation returns its input, so identity with the block's output is not enough: the last one is it.
-        found = [c for c in inner if c.output is call.output and _is_activation(c.module)]
-        if not found:
-            raise SplitError(
-                message(
-                    f'split: no activation makes the output of "{layer}".',
-                    given=f"{type(module).__name__}",
-                    needed="a block whose output is that of a module such as ReLU",
-                    advice=f'Cut at "{layer}" itself: its output is not activated, or by a function instead of a module.',
-                )
-            )
-        return found[-1], True
-    return call, side == "input"
-
-
-def _is_activation(module: nn.Module) -> bool:
-    kind = type(module)
-    return "activation" in kind.__module__
-
-
-def _levels(at: str, value: Any, example: Tensor) -> Iterator[LevelSpec]:
-    """Measure what crosses; channels and strides as they are, not as metadata has them."""
-    leaves = tree_flatten(value)[0]
-    rows, columns = example.shape[-2:]
-    for number, leaf in enumerate(leaves):
-        if not isinstance(leaf, Tensor) or leaf.ndim != 4 or not leaf.is_floating_point() or 0 in leaf.shape:
-            raise SplitError(
-                message(
-                    f'split: what crosses at "{at}" is no feature map.',
-                    given=describe(leaf),
-                    needed="(B, channels, h, w) float tensors",
-                )
-            )
-        reduction = max(1, round(rows / leaf.shape[2]))
-        level = LevelSpec(at if len(leaves) == 1 else f"{at}[{number}]", leaf.shape[1], reduction)
-        if level.size((rows, columns)) != tuple(leaf.shape[2:]):
-            raise SplitError(
-                message(
-                    f'split: the stride at "{at}" cannot be measured.',
-                    given=f"{tuple(leaf.shape[2:])} for images of {rows} x {columns}",
-                    needed="rows and columns of ceil(image / stride)",
-                    advice="Pass example= of a size that the strides divide. Channels-last (NHWC) maps are not supported here.",
-                )
-            )
-        yield level
+    def _decode_constants(self, example: Tensor) -> Any:
+        """Decode features without history, so that gradients cannot reach the encoder through what crosses."""
+        return self.decode([feature.detach() for feature in self.encode(example)], example.shape[-2:])
 
 
 def _shape_only(leaf: Any) -> Any:
     """A tensor's shape and dtype without its memory."""
     return torch.empty(leaf.shape, dtype=leaf.dtype, device="meta") if isinstance(leaf, Tensor) else leaf
-
-
-def _has_nan(out: Any) -> bool:
-    return any(isinstance(leaf, Tensor) and bool(leaf.isnan().any()) for leaf in tree_flatten(out)[0])
-
-
-def _same(out: Any, plain: Any) -> bool:
-    """Equal bit for bit, NaN equal to NaN, in all tensors of two outputs."""
-    a, b = tree_flatten(out)[0], tree_flatten(plain)[0]
-    return len(a) == len(b) and all(
-        torch.equal(x.nan_to_num(), y.nan_to_num()) and torch.equal(x.isnan(), y.isnan()) if isinstance(x, Tensor) else True
-        for x, y in zip(a, b, strict=True)
-    )
