@@ -111,7 +111,7 @@ class FeatureMixer(nn.Module):
         Args:
             features: What ``cut.encode`` returned: one ``(real, channels, h, w)`` tensor per level, in the encoder's units.
             masks: ``(real, H, W)`` integers: class of every pixel or ``ignore_index``, at image resolution.
-            plan: A plan to replay; drawn if ``None``.
+            plan: A plan to replay, also in eval mode; drawn if ``None``.
 
         Returns:
             ``features`` with ``real + synthetic`` samples, the real ones first and untouched; their ``masks``; ``is_synthetic``. New
@@ -187,6 +187,11 @@ class FeatureMixer(nn.Module):
             ignore_index=self.ignore_index,
         )
 
+    def settings(self) -> dict[str, Any]:
+        """What a run depends on, for checkpoints and result files."""
+        names = ("ratio", "label_smoothing", "synthetic_weight", "aux_weight", "ignore_index")
+        return {name: getattr(self, name) for name in names} | {"masks": type(self.masks).__name__}
+
     def plan_state(self) -> dict[str, Any]:
         """Everything that decides future plans, for checkpoints."""
         state: dict[str, Any] = {"rng": self.rng.get_state()}
@@ -226,8 +231,11 @@ class FeatureMixer(nn.Module):
 
     def _mine_with(self, cut: Any) -> None:
         """Let a sampler that wants a score, and has none, ask the decoder of ``cut``."""
-        if getattr(self.masks, "score", self) is None:
+        score = getattr(self.masks, "score", self)
+        # A score that another mixer put in asks another decoder, which may be long gone; the user's own score stays.
+        if score is None or getattr(score, "put_in_for", cut) is not cut:
             self.masks.score = synthetic_loss(self.generator, cut, ignore_index=self.ignore_index)
+            self.masks.score.put_in_for = cut
 
 
 def synthetic_loss(

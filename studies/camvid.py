@@ -43,9 +43,9 @@ CLASSES = 11
 # 22 steps are an epoch.
 BASE = FinetuneConfig(num_steps=36 * 22, lr=0.05, lr_scale={"encoder": 0.3}, eval_every=66, save_every=22, seed=0)
 GENERATOR = GeneratorConfig(
-    num_images=8_000, lr=5e-4, diversity_weight=0.3, eval_images=1_600, snapshot_images=800, log_images=160, seed=0
+    num_images=3_600, lr=5e-4, diversity_weight=0.3, eval_images=1_200, snapshot_images=400, log_images=160, seed=0
 )
-FURTHER = FinetuneConfig(num_steps=5 * 22, lr=0.01, lr_scale={"encoder": 0.3}, save_every=22)
+FURTHER = FinetuneConfig(num_steps=3 * 22, lr=0.01, lr_scale={"encoder": 0.3}, save_every=22)
 ARMS = ("control", "feataug")
 
 
@@ -57,20 +57,23 @@ class Study:
         self.val = CamVid(args.data, args.eval_split, transforms=eval_transforms(SIZE))
         self.val_loader = seeded_loader(self.val, BATCH, shuffle=False)
         self.seconds: dict[str, float] = {}
+        self.resumed: list[str] = []
 
     def stage(self, name: str, run: Any) -> dict[str, Any]:
         """Run a stage, or read what it left: its figures are written only when it is through."""
         done = self.output / f"{name}.json"
         if not done.exists():
-            began = time.monotonic()
+            began, resumed = time.monotonic(), (self.output / name).exists()
             figures = run()
-            # A stage that was stopped and went on counts its last part only; said so in the file.
-            figures["seconds"] = round(time.monotonic() - began, 1)
+            # Of a stage that was stopped and went on, only the last part is counted.
+            figures |= {"seconds": round(time.monotonic() - began, 1), "resumed": resumed}
             done.parent.mkdir(parents=True, exist_ok=True)
             done.with_suffix(".partial").write_text(json.dumps(figures, indent=1))
             done.with_suffix(".partial").replace(done)
         figures = json.loads(done.read_text())
         self.seconds[name] = figures.pop("seconds")
+        if figures.pop("resumed"):
+            self.resumed.append(name)
         return figures
 
     def base(self) -> dict[str, Any]:
@@ -153,6 +156,7 @@ class Study:
             "recognition": score | {"on_training_masks": recognised["train"], "curve": recognised["curve"]},
             "difference": differences(arms["control"], arms["feataug"]),
             "seconds": self.seconds | {"total": round(sum(self.seconds.values()), 1)},
+            "seconds_of_the_last_part_only": self.resumed,
             "seeds": seeds,
             "base_curve": curve,
             "settings": {

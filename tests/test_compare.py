@@ -86,9 +86,7 @@ def test_swapping_the_arms_turns_the_interval_round():
 def test_refuses_no_pairs_and_odd_ones():
     with pytest.raises(ConfigError) as error:
         difference([], [])
-    assert str(error.value) == (
-        "difference: number of pairs is out of range.\n  given:   0\n  needed:  an integer in [1, inf)"
-    )
+    assert str(error.value) == ("difference: number of pairs is out of range.\n  given:   0\n  needed:  an integer in [1, inf)")
     with pytest.raises(ValueError, match="shorter"):
         difference([1.0, 2.0], [1.0])
 

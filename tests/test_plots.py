@@ -77,7 +77,5 @@ def test_a_grid_is_a_png_that_can_be_read(tmp_path):
 def test_refuses_columns_that_do_not_fit(tmp_path, columns, given):
     with pytest.raises(ShapeError) as error:
         save_grid(tmp_path / "grid.png", columns)
-    assert str(error.value) == (
-        f"save_grid: columns do not fit.\n  given:   {given}\n  needed:  (B, H, W, 3), equal B"
-    )
+    assert str(error.value) == (f"save_grid: columns do not fit.\n  given:   {given}\n  needed:  (B, H, W, 3), equal B")
     assert not list(tmp_path.iterdir())

@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.io import ImageReadMode, decode_image
 
 from feataug.errors import ConfigError, DataError, MissingDataError, message
 
@@ -66,12 +67,12 @@ class MaskedImages(Dataset):
 
     def image(self, index: int) -> tv_tensors.Image:
         """The image alone, uint8 ``(3, H, W)``, without transforms."""
-        return tv_tensors.Image(self._decode(self.image_files[index], ImageReadMode.RGB))
+        return tv_tensors.Image(self._decode(self.image_files[index], color=True))
 
     def mask(self, index: int) -> tv_tensors.Mask:
         """The mask alone, int64 ``(H, W)``, without transforms."""
         file = self.mask_files[index]
-        labels = self._decode(file, ImageReadMode.UNCHANGED)
+        labels = self._decode(file, color=False)
         if labels.shape[0] != 1:
             raise DataError(
                 message(
@@ -107,13 +108,16 @@ class MaskedImages(Dataset):
             )
         return self.transforms(image, mask) if self.transforms is not None else (image, mask)
 
-    def _decode(self, file: Path, mode: ImageReadMode) -> Tensor:
+    def _decode(self, file: Path, color: bool) -> Tensor:
+        """Pixels ``(channels, H, W)``; a palette image gives its indices, which is how many label maps are stored."""
         try:
-            return decode_image(str(file), mode=mode)
-        except RuntimeError as error:
+            with Image.open(file) as picture:
+                pixels = np.array(picture.convert("RGB") if color else picture)
+        except (OSError, UnidentifiedImageError, SyntaxError) as error:
             raise DataError(
                 message(f"{type(self).__name__}: a file cannot be decoded.", given=f"{file} ({error})", needed="a PNG or JPEG")
             ) from error
+        return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
 
 
 def _pair(who: str, images: Path, masks: Path) -> tuple[list[Path], list[Path]]:

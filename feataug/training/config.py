@@ -121,7 +121,7 @@ class GeneratorConfig(_Config):
     """
 
     num_images: int = 20_000
-    lr: float = 2e-4
+    lr: float = 5e-4
     beta1: float = 0.5
     beta2: float = 0.999
     gan_weight: float = 1.0
@@ -129,7 +129,7 @@ class GeneratorConfig(_Config):
     latent_weight: float = 0.5
     kl_weight: float = 0.01
     task_weight: float = 1.0
-    diversity_weight: float = 0.0
+    diversity_weight: float = 0.3
     ema_images: int = 2_000
     stats_images: int = 200
     critic_width: int = 64
@@ -143,6 +143,8 @@ class GeneratorConfig(_Config):
 
     def __post_init__(self) -> None:
         who = type(self).__name__
+        if isinstance(self.trackers, str):
+            raise ConfigError(message(f"{who}: trackers is no tuple.", given=repr(self.trackers), needed=f"({self.trackers!r},)"))
         object.__setattr__(self, "trackers", tuple(self.trackers))
         for name in ("num_images", "stats_images", "critic_width", "critic_scales", "log_images"):
             check_number(who, name, getattr(self, name), low=1, integer=True)
@@ -157,4 +159,4 @@ class GeneratorConfig(_Config):
     @classmethod
     def paper(cls, **changes: Any) -> GeneratorConfig:
         """The paper's objective: no task loss, no diversity term, no moving average; ``changes`` go on top."""
-        return cls(**{"task_weight": 0.0, "diversity_weight": 0.0, "ema_images": 0} | changes)
+        return cls(**{"lr": 2e-4, "task_weight": 0.0, "diversity_weight": 0.0, "ema_images": 0} | changes)

@@ -25,7 +25,8 @@ class Finetuner:
     """SGD with the poly policy on ``(images, masks)``, with or without synthetic features.
 
     Args:
-        model: The whole segmentation model, images to logits.
+        model: The whole segmentation model, images to logits. It is put into train mode, all of it; to keep norms frozen,
+            override its ``train``.
         config: See ``FinetuneConfig``; its defaults are the paper's.
         mixer: Extends every batch at the cut; without one, training sees real samples only (the control).
         cut: Where the mixer's features enter ``model``; needed with ``mixer``.
@@ -61,7 +62,7 @@ class Finetuner:
             )
         self.model, self.mixer, self.cut = model, mixer, cut
         self.config = config or FinetuneConfig()
-        self.run = RunFolder(output, self.config.to_dict() | {"mixed": mixer is not None})
+        self.run = RunFolder(output, self.config.to_dict() | {"mixed": mixer.settings() if mixer is not None else False})
         self.accelerator = make_accelerator(device, self.config.mixed_precision)
         self.progress = progress
 

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor
 
-from feataug.errors import CheckpointError, TrainingError, message
+from feataug.errors import CheckpointError, ConfigError, TrainingError, message
 from feataug.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 
 
@@ -95,17 +95,29 @@ def make_accelerator(
 
     Raises:
         TrainingError: CUDA was asked for and is not there.
+        ConfigError: accelerate already runs in this process with another precision or device.
     """
     if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
         raise TrainingError(
             message("feataug: no CUDA device was found.", given=f"device={device!r}", needed='device="cpu" or "auto"')
         )
-    accelerator = Accelerator(
-        cpu=device == "cpu",
-        mixed_precision=mixed_precision,
-        log_with=list(trackers) or None,
-        project_config=ProjectConfiguration(project_dir=str(folder) if folder else None),
-    )
+    try:
+        accelerator = Accelerator(
+            cpu=device == "cpu",
+            mixed_precision=mixed_precision,
+            log_with=list(trackers) or None,
+            project_config=ProjectConfiguration(project_dir=str(folder) if folder else None),
+        )
+    except ValueError as error:
+        # accelerate keeps one state for the whole process.
+        raise ConfigError(
+            message(
+                "feataug: accelerate refuses these settings.",
+                given=f"mixed_precision={mixed_precision!r}, device={device!r} ({error})",
+                needed="one precision and one device in a process",
+                advice="Use the same mixed_precision for generator and finetuning, or train them in two processes.",
+            )
+        ) from error
     if trackers:
         accelerator.init_trackers("feataug")
     return accelerator
@@ -120,13 +132,16 @@ def endless(loader: Iterable[tuple[Tensor, Tensor]], start: int = 0) -> Iterator
     Raises:
         TrainingError: a pass over the loader gave nothing.
     """
-    sampler: Any = getattr(loader, "batch_sampler", None)
-    steady = hasattr(sampler, "set_epoch") and isinstance(loader, Sized) and len(loader) > 0
+    batches: Any = getattr(loader, "batch_sampler", None)
+    steady = hasattr(batches, "first") and isinstance(loader, Sized) and len(loader) > 0
     epoch, skip = divmod(start, len(loader)) if steady else (0, 0)  # type: ignore[arg-type]
     while True:
+        # torch's DistributedSampler, too, shuffles anew only if it is told the epoch.
+        for sampler in (batches, getattr(loader, "sampler", None)):
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(epoch)
         if steady:
-            sampler.set_epoch(epoch)
-            sampler.first = skip
+            batches.first = skip
         count = 0
         for batch in loader:
             count += 1
@@ -159,9 +174,9 @@ def check_finite(name: str, value: float, progress: int) -> None:
 def keep_freed_memory() -> bool:
     """Let glibc keep the memory that tensors free, for the next tensors; true where that was possible (Linux with glibc).
 
-    By default every large tensor is mapped anew, and the kernel clears its pages anew: on CPU that took more than half of a
-    training step in a trial (PSPNet on ``tf_efficientnet_lite0``, 16 images of 240 x 320: 6.5 s before, 2.4 s after). It holds for
-    the whole process, so programs call it (our commands and studies do), never the library by itself.
+    By default every large tensor is mapped anew, and the kernel clears its pages anew, which can take longer than computing what goes
+    into them (``benchmarks/freed_memory.py``). It holds for the whole process, so programs call it (our commands and studies do),
+    never the library by itself.
 
     Source:
         ours.

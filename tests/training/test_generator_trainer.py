@@ -200,9 +200,7 @@ class Interrupting:
 
 @pytest.mark.parametrize(("stop", "ema_images"), [(1, 8), (3, 8), (3, 0)])
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, stop, ema_images):
-    config = settings(
-        num_images=24, eval_images=8, snapshot_images=12, log_images=8, ema_images=ema_images, diversity_weight=0.1
-    )
+    config = settings(num_images=24, eval_images=8, snapshot_images=12, log_images=8, ema_images=ema_images, diversity_weight=0.1)
     undisturbed = make(config, output=tmp_path / "a")
     results = undisturbed.fit(loader(), Interrupting(-1))
     assert [result["progress"] for result in results] == [8, 16, 24]

@@ -1,0 +1,50 @@
+"""The documentation says what the code and the committed figures say."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_results_page_is_drawn_from_the_committed_figures():
+    drawn = load(ROOT / "docs" / "draw_results.py")
+    assert (ROOT / "docs" / "results.md").read_text() == drawn.page()
+
+
+def test_a_verdict_needs_an_interval_that_excludes_zero():
+    verdict = load(ROOT / "docs" / "draw_results.py").verdict
+    names = ("pixel_acc", "class_acc", "miou", "fw_iou")
+    unclear = verdict({name: {"mean": 1.0, "low": -0.1, "high": 2.1} for name in names})
+    assert unclear == "No difference is shown in PixelAcc, ClassAcc, mIoU, fwIoU: the interval holds zero."
+    assert verdict({name: {"mean": -1.0, "low": -2.0, "high": -0.1} for name in names}).startswith("feataug is behind in PixelAcc")
+    assert verdict({name: {"mean": 1.0, "low": 0.1, "high": 2.0} for name in names}).startswith("feataug is ahead in PixelAcc")
+
+
+def test_the_camvid_figures_are_whole():
+    result = json.loads((ROOT / "studies" / "results" / "camvid.json").read_text())
+    assert len(result["seeds"]) >= 3
+    for arm in ("control", "feataug"):
+        for name in ("pixel_acc", "class_acc", "miou", "fw_iou"):
+            runs = [entry[arm][name] for entry in result["seeds"]]
+            assert result[arm][name] == pytest.approx(sum(runs) / len(runs))
+    gaps = [entry["feataug"]["miou"] - entry["control"]["miou"] for entry in result["seeds"]]
+    assert result["difference"]["miou"]["mean"] == pytest.approx(sum(gaps) / len(gaps))
+    assert result["recognition"]["ratio"] == pytest.approx(result["recognition"]["synthetic"] / result["recognition"]["real"])
+
+
+def test_no_dead_link_between_pages():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in link]
+    assert links
+    assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []
