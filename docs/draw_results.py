@@ -42,9 +42,12 @@ def camvid(r: dict) -> str:
         "",
         "## CamVid: the generator",
         "",
-        f"{s['generator']['num_images']:,} images of {s['batch']} a batch; loss weights: "
-        + ", ".join(f"{k.removesuffix('_weight')} {v:g}" for k, v in s["generator"].items() if k.endswith("_weight"))
-        + ".",
+        *(
+            f"Phase {number}: {g['num_images']:,} images, {s['batch']} a batch; loss weights: "
+            + ", ".join(f"{k.removesuffix('_weight')} {v:g}" for k, v in g.items() if k.endswith("_weight"))
+            + "."
+            for number, g in enumerate(s["generator"], start=1)
+        ),
         "",
         "| masks of | real features, mIoU | synthetic features, mIoU | ratio | diversity ratio |",
         "|---|---|---|---|---|",
