@@ -87,9 +87,12 @@ def fit_generator(args: argparse.Namespace) -> None:
 
 def finetune(args: argparse.Namespace) -> None:
     """``feataug finetune``."""
+    from torch.optim.swa_utils import update_bn
+
     from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
     from feataug.generator import FeatureGenerator
     from feataug.masks import DatasetMasks, HardNegativeSampler
+    from feataug.metrics import evaluate as measure
     from feataug.mixing import FeatureMixer
     from feataug.models import PSPNet
     from feataug.report import by_class, table, write_result
@@ -113,13 +116,16 @@ def finetune(args: argparse.Namespace) -> None:
         masks = HardNegativeSampler(DatasetMasks(train), enabled=not args.no_mining)
         mixer = FeatureMixer(generator, masks, args.ratio, args.label_smoothing, cut=cut, seed=args.seed)
     tuner = Finetuner(model, config, mixer=mixer, cut=cut, output=args.output / "run", device=args.device, progress=not args.quiet)
-    results = tuner.fit(
-        seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers),
-        seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers),
-        num_classes=train.num_classes,
-    )
+    loader = seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers)
+    val_loader = seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers)
+    figures = tuner.fit(loader, val_loader, num_classes=train.num_classes)[-1]
+    if mixer is not None:
+        # Running statistics that have seen synthetic features are no longer those of real ones.
+        device = tuner.accelerator.device
+        update_bn(loader, model, device=device)
+        figures = measure(model, val_loader, train.num_classes, device=device)
     model.save_pretrained(args.output)
-    figures = by_class(results[-1], train.classes)
+    figures = by_class(figures, train.classes)
     write_result(args.output, figures | {"config": config.to_dict()})
     print(table({args.output.name: figures}) + f"\nwritten: {args.output}")
 

@@ -49,7 +49,14 @@ GENERATOR = (
         num_images=3_600, lr=5e-4, diversity_weight=0.3, eval_images=1_200, snapshot_images=400, log_images=160, seed=0
     ),
     GeneratorConfig(
-        num_images=2_400, lr=5e-4, diversity_weight=0.1, task_weight=2.0, eval_images=1_200, snapshot_images=400, log_images=160, seed=1
+        num_images=2_400,
+        lr=5e-4,
+        diversity_weight=0.1,
+        task_weight=2.0,
+        eval_images=1_200,
+        snapshot_images=400,
+        log_images=160,
+        seed=1,
     ),
 )
 FURTHER = FinetuneConfig(num_steps=3 * 22, lr=0.01, lr_scale={"encoder": 0.3}, save_every=22)
@@ -130,7 +137,8 @@ class Study:
         loader = seeded_loader(self.train, BATCH, seed=100 + seed)
         device, text = self.args.device, f"{name} {seed}"
         _, figures = train_arm(base, AT, loader, validate, config, output=folder, device=device, progress=text, **mixed)
-        return by_class(figures, self.train.classes)
+        as_trained = by_class(figures["as_trained"], self.train.classes)
+        return by_class(figures, self.train.classes) | {"as_trained": as_trained}
 
     def model(self) -> PSPNet:
         torch.manual_seed(0)
@@ -159,12 +167,15 @@ class Study:
         self, base: dict[str, Any], curve: list[Any], recognised: dict[str, Any], seeds: list[dict[str, Any]]
     ) -> dict[str, Any]:
         arms = {name: [entry[name] for entry in seeds] for name in ARMS}
+        raw = {name: [run["as_trained"] for run in runs] for name, runs in arms.items()}
         score = recognised[self.args.eval_split]
         return {
             "base": base,
             **{name: _mean(runs, self.train.classes) for name, runs in arms.items()},
             "recognition": score | {"on_training_masks": recognised["train"], "curve": recognised["curve"]},
             "difference": differences(arms["control"], arms["feataug"]),
+            "as_trained": {name: _mean(runs, self.train.classes) for name, runs in raw.items()}
+            | {"difference": differences(raw["control"], raw["feataug"])},
             "seconds": self.seconds | {"total": round(sum(self.seconds.values()), 1)},
             "seconds_of_the_last_part_only": self.resumed,
             "seeds": seeds,
@@ -186,7 +197,7 @@ def _mean(runs: list[dict[str, Any]], classes: tuple[str, ...]) -> dict[str, Any
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
 
-    measures = {name: mean([run[name] for run in runs]) for name in runs[0] if name != "per_class"}
+    measures = {name: mean([run[name] for run in runs]) for name in runs[0] if name not in ("per_class", "as_trained")}
     per_class = {c: {m: mean([run["per_class"][c][m] for run in runs]) for m in ("acc", "iou")} for c in classes}
     return measures | {"per_class": per_class}
 

@@ -37,6 +37,7 @@ def train_arm(
     ratio: float = 0.3,
     label_smoothing: float = 1e-4,
     ignore_index: int = 255,
+    update_bn: bool = True,
     output: str | Path | None = None,
     device: str | None = "auto",
     progress: bool | str = True,
@@ -55,11 +56,13 @@ def train_arm(
         masks: Mask source of the synthetic samples.
         ratio, label_smoothing: See ``FeatureMixer``.
         ignore_index: Label of void.
+        update_bn: Measure BatchNorm's running statistics anew on one pass over ``loader`` after training, in either arm: with
+            synthetic features in the batches they are no longer those of real ones.
         output: Folder for checkpoints, from which an interrupted run goes on.
         device, progress: As for ``Finetuner``.
 
     Returns:
-        The trained copy, and its figures with ``seconds``.
+        The trained copy, and its figures with ``seconds``; with ``update_bn`` also ``as_trained``, the figures before it.
     """
     began = time.monotonic()
     model = copy.deepcopy(model)
@@ -79,8 +82,15 @@ def train_arm(
             aux_weight=config.aux_weight,
         )
     tuner = Finetuner(model, config, mixer=mixer, cut=cut, output=output, device=device, progress=progress)
-    results = tuner.fit(loader, validate, ignore_index=ignore_index)
-    return model, results[-1] | {"seconds": round(time.monotonic() - began, 1)}
+    figures = tuner.fit(loader, validate, ignore_index=ignore_index)[-1]
+    if update_bn:
+        batches = getattr(loader, "batch_sampler", None)
+        if hasattr(batches, "set_epoch"):
+            # A run that was resumed at its end would otherwise look at another epoch's crops.
+            batches.set_epoch(0)
+        torch.optim.swa_utils.update_bn(loader, model, device=tuner.accelerator.device)
+        figures = validate(model.eval()) | {"as_trained": figures}
+    return model, figures | {"seconds": round(time.monotonic() - began, 1)}
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, float | None]:
