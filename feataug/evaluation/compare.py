@@ -84,7 +84,7 @@ def train_arm(
     tuner = Finetuner(model, config, mixer=mixer, cut=cut, output=output, device=device, progress=progress)
     figures = tuner.fit(loader, validate, ignore_index=ignore_index)[-1]
     if update_bn:
-        batches = getattr(loader, "batch_sampler", None)
+        batches: Any = getattr(loader, "batch_sampler", None)
         if hasattr(batches, "set_epoch"):
             # A run that was resumed at its end would otherwise look at another epoch's crops.
             batches.set_epoch(0)

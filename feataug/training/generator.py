@@ -131,7 +131,8 @@ class GeneratorTrainer:
         ema = AveragedModel(self.generator) if config.ema_images else None
         seen, step, results = 0, 0, []
         sums: dict[str, Any] = {}
-        lines, last_batch = 0, None
+        lines = 0
+        last_batch: Any = None
         found = self.run.resume()
         if found:
             seen, state = found

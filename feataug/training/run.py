@@ -137,6 +137,7 @@ def endless(loader: Iterable[tuple[Tensor, Tensor]], start: int = 0) -> Iterator
     epoch, skip = divmod(start, len(loader)) if steady else (0, 0)  # type: ignore[arg-type]
     while True:
         # torch's DistributedSampler, too, shuffles anew only if it is told the epoch.
+        sampler: Any
         for sampler in (batches, getattr(loader, "sampler", None)):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
