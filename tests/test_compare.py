@@ -153,8 +153,9 @@ def test_an_arm_leaves_the_given_model_alone(model, mixing, mixed):
     assert torch.equal(weights(mixing["generator"]), generator)
     assert trained is not model
     assert not torch.equal(weights(trained), before)
-    assert set(figures) == {"progress", *MEASURES, "per_class", "seconds"}
-    assert figures["progress"] == 3
+    assert set(figures) == {*MEASURES, "per_class", "seconds", "as_trained"}
+    assert set(figures["as_trained"]) == {"progress", *MEASURES, "per_class"}
+    assert figures["as_trained"]["progress"] == 3
 
 
 def test_arms_differ_by_the_synthetic_features_alone(model, mixing):
