@@ -184,10 +184,7 @@ def recognition(
     real, synthetic = (SegmentationMetrics(generator.num_classes, ignore_index).to(device) for _ in range(2))
     rng = torch.Generator().manual_seed(seed)
     within = across = 0.0
-    modes = [(module, module.training) for root in (cut.model, generator) for module in root.modules()]
-    try:
-        cut.model.eval()
-        generator.eval()
+    with eval_mode(cut.model), eval_mode(generator):
         for images, masks in loader:
             images, masks = images.to(device, memory_format=torch.channels_last), masks.to(device)
             size = masks.shape[-2:]
@@ -200,9 +197,6 @@ def recognition(
             a, b, f = (generator.standardize(x) for x in (first, second, features))
             within += float(reconstruction(a, b)) * len(masks)
             across += float(reconstruction(a, f)) * len(masks)
-    finally:
-        for module, mode in modes:
-            module.training = mode
     results = {"real": real.compute(), "synthetic": synthetic.compute()}
     return results | {
         "ratio": results["synthetic"]["miou"] / max(results["real"]["miou"], 1e-9),

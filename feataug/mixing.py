@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from feataug.checks import check_features, check_mask_form, check_number, describe
 from feataug.errors import ConfigError, ShapeError, SplitError, message
 from feataug.losses import per_sample_loss, segmentation_loss, split_outputs
+from feataug.port import join
 from feataug.recording import eval_mode
 from feataug.specs import MixedBatch
 
@@ -134,10 +135,7 @@ class FeatureMixer(nn.Module):
             )
         synthetic, joined = self._synthesize(masks, plan)
         if synthetic:
-            features = tuple(
-                torch.cat([real, new.to(real.device, real.dtype, memory_format=_memory_format(real))])
-                for real, new in zip(features, synthetic, strict=True)
-            )
+            features = tuple(join(real, new) for real, new in zip(features, synthetic, strict=True))
         return MixedBatch(features, *joined)
 
     @contextmanager
@@ -266,11 +264,6 @@ def synthetic_loss(
         return torch.cat(losses)
 
     return score
-
-
-def _memory_format(like: Tensor) -> torch.memory_format:
-    """The format that ``cat`` must find in all its inputs in order to keep it."""
-    return torch.channels_last if like.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
 
 
 def _cut_of(target: Any) -> Any:

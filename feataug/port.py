@@ -70,7 +70,7 @@ class Port:
                     )
                 )
             arrived.append(True)
-            return tree_unflatten([_join(real, new) for real, new in zip(leaves, synthetic, strict=True)], structure)
+            return tree_unflatten([join(real, new) for real, new in zip(leaves, synthetic, strict=True)], structure)
 
         with self.doing(append):
             yield
@@ -85,7 +85,7 @@ class Port:
             )
 
 
-def _join(real: Tensor, synthetic: Tensor) -> Tensor:
+def join(real: Tensor, synthetic: Tensor) -> Tensor:
     """Real samples, then synthetic ones, in the real ones' device, dtype and memory format."""
     if synthetic.shape[1:] != real.shape[1:]:
         raise ShapeError(

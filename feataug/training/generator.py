@@ -28,6 +28,7 @@ from feataug.losses import (
     split_outputs,
 )
 from feataug.metrics import recognition
+from feataug.recording import eval_mode
 from feataug.seeds import derive_seed, generator_for
 from feataug.splitting import Cut
 from feataug.training.config import GeneratorConfig
@@ -345,15 +346,13 @@ class GeneratorTrainer:
     def _frozen(self) -> Any:
         """The segmentation model in eval mode and without gradients to its weights, then back as it was."""
         model = self.cut.model
-        modes = [(module, module.training) for module in model.modules()]
         flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         try:
-            model.eval().requires_grad_(False)
+            model.requires_grad_(False)
             self.generator.train()
-            yield
+            with eval_mode(model):
+                yield
         finally:
-            for module, mode in modes:
-                module.training = mode
             for parameter, flag in flags:
                 parameter.requires_grad_(flag)
 
