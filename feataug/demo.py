@@ -36,7 +36,7 @@ class DemoConfig:
     val_images: int = 64
     batch_size: int = 8
     base_steps: int = 520
-    generator_images: int = 2048
+    generator_images: int = 1600
     finetune_steps: int = 120
     at: str = "encoder.layer3.0"
 
