@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from feataug.masks import DatasetMasks, HardNegativeSampler, MaskMixture
     from feataug.metrics import SegmentationMetrics, evaluate, recognition
     from feataug.mixing import FeatureMixer, synthetic_loss
+    from feataug.places import Place, cuts
     from feataug.specs import FeatureSpec, LevelSpec, MixedBatch
     from feataug.splitting import Cut, split
     from feataug.training.config import FinetuneConfig, GeneratorConfig
@@ -33,7 +34,9 @@ _HOME = {
     "LevelSpec": "specs",
     "MaskMixture": "masks",
     "MixedBatch": "specs",
+    "Place": "places",
     "SegmentationMetrics": "metrics",
+    "cuts": "places",
     "evaluate": "metrics",
     "recognition": "metrics",
     "split": "splitting",
@@ -54,7 +57,9 @@ __all__ = [
     "LevelSpec",
     "MaskMixture",
     "MixedBatch",
+    "Place",
     "SegmentationMetrics",
+    "cuts",
     "evaluate",
     "recognition",
     "split",

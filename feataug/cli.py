@@ -1,4 +1,4 @@
-"""The command line: ``feataug demo``, ``fit-generator``, ``finetune``, ``evaluate``."""
+"""The command line: ``feataug demo``, ``inspect``, ``fit-generator``, ``finetune``, ``evaluate``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from feataug.errors import ConfigError, FeatAugError, message
 
 _EPILOG = """\
 a whole run on your own data:
+  feataug inspect timm/resnet18
   feataug finetune --data DIR --dataset camvid --encoder resnet18 --pretrained --steps 4000 --lr 0.02 --output runs/base
   feataug fit-generator --data DIR --dataset camvid --model runs/base --at encoder.layer3.0 --output runs/generator
   feataug finetune --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/feataug
   feataug evaluate --data DIR --dataset camvid --model runs/feataug --output runs/feataug-eval
 
-Every command writes DIR/result.json. A run that was stopped goes on when the same command is given again.
+Every command but inspect writes DIR/result.json. A run that was stopped goes on when the same command is given again.
 """
 
 
@@ -51,6 +52,23 @@ def demo(args: argparse.Namespace) -> None:
     result = run_demo(args.output, seed=args.seed, device=args.device, progress=not args.quiet)
     print(summary(result))
     print(f"written: {args.output / 'result.json'}, {args.output / 'demo.png'}")
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """``feataug inspect``."""
+    import torch
+
+    from feataug.models import named_model
+    from feataug.places import cuts
+    from feataug.report import places_table, write_result
+
+    rows, columns = args.size
+    model = named_model(args.model)
+    places = cuts(model, torch.zeros(1, args.channels, rows, columns), max_levels=args.max_levels)
+    print(places_table(places))
+    print(f"{len(places)} places where {args.model} can be cut whole, at {rows} x {columns}; `/` is the stride")
+    if args.output is not None:
+        write_result(args.output, {"model": args.model, "size": [rows, columns], "places": [place.to_dict() for place in places]})
 
 
 def fit_generator(args: argparse.Namespace) -> None:
@@ -112,7 +130,7 @@ def finetune(args: argparse.Namespace) -> None:
     mixer = cut = None
     if args.generator is not None:
         generator = FeatureGenerator.from_pretrained(args.generator)
-        cut = split(model, at=generator.spec[0].name)
+        cut = split(model, at=generator.spec.layers)
         masks = HardNegativeSampler(DatasetMasks(train), enabled=not args.no_mining)
         mixer = FeatureMixer(generator, masks, args.ratio, args.label_smoothing, cut=cut, seed=args.seed)
     tuner = Finetuner(model, config, mixer=mixer, cut=cut, output=args.output / "run", device=args.device, progress=not args.quiet)
@@ -167,6 +185,16 @@ def _dataset(args: argparse.Namespace, split: str, transforms: Any) -> Any:
     return MaskedImages(*folders, args.classes, void=args.void, transforms=transforms)
 
 
+def _size(text: str) -> tuple[int, int]:
+    try:
+        rows, columns = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 512x1024") from None
+    if min(rows, columns) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: rows and columns must be at least 1")
+    return rows, columns
+
+
 def _parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
@@ -210,6 +238,26 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--workers", type=int, default=0, help="processes that load images")
 
     add("demo", demo, "The whole method on embedded scenes, in a few minutes on a CPU.")
+
+    command = commands.add_parser(
+        "inspect",
+        help="List the places where a model can be cut.",
+        description="List the places where a model can be cut: what crosses, and what lies on either side.",
+        epilog="examples:\n  feataug inspect timm/resnet50 --size 512x512\n  feataug inspect runs/base\n"
+        "  feataug inspect mypackage.models:build",
+        formatter_class=formatter,
+    )
+    command.set_defaults(command=inspect, device="cpu")
+    command.add_argument(
+        "model",
+        metavar="MODEL",
+        help="timm/NAME; a folder saved by `feataug finetune`; or MODULE:FUNCTION, which is called and returns it",
+    )
+    command.add_argument("--size", type=_size, default=(256, 256), metavar="ROWSxCOLUMNS", help="size of the images (256x256)")
+    command.add_argument("--channels", type=int, default=3, help="channels of the images (3)")
+    command.add_argument("--max-levels", type=int, default=8, help="leave out places where more tensors cross (8)")
+    command.add_argument("--output", type=Path, metavar="DIR", help="also write DIR/result.json")
+    command.add_argument("--traceback", action="store_true", help="show where an error was raised")
 
     command = add("fit-generator", fit_generator, "Train a feature generator for a trained model.")
     add_data(command, training=True)

@@ -30,7 +30,7 @@ class Discriminator(nn.Module):
     def __init__(self, num_classes: int, spec: FeatureSpec, *, width: int = 64, scales: int = 2) -> None:
         super().__init__()
         self.spec, self.scales = spec, scales
-        self.finest = min(spec.reductions)
+        self.finest = spec.finest
         self.mask_encoder = MaskEncoder(num_classes, (width // 2, width, 2 * width), self.finest)
         self.patches = nn.ModuleList(
             nn.ModuleList(_patch_critic(level.channels + self.mask_encoder.out_channels, width) for _ in range(scales))

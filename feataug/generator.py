@@ -13,7 +13,7 @@ from feataug.checks import check_features, check_masks, check_number, describe
 from feataug.errors import ConfigError, ShapeError, message
 from feataug.layers.aspp import MaskEncoder
 from feataug.layers.unet import UNet
-from feataug.specs import FeatureSpec
+from feataug.specs import FeatureSpec, LevelSpec
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"mask_widths": (96, 192, 384), "depth": 3, "modulate": False},
@@ -35,7 +35,8 @@ class FeatureGenerator(
         preset: ``"default"``, or ``"paper"``: mask encoder of 96, 192, 384 maps, ``z`` beside the encoded mask only, a deeper U-Net.
         latent_dim: Size of the noise ``z``.
         mask_widths: Maps of the mask encoder's stages, instead of the preset's; the last is repeated as the reduction needs.
-        width: Maps of the U-Net's first level; by default half of the largest number of channels to generate, at least 128.
+        width: Maps of the U-Net at its finest scale; others in proportion. By default each scale has half of the channels to generate
+            there, at least 128, or 16 times the stride if that is less; scales below the coarsest output have twice as many as it.
         depth: Levels of the U-Net below the features' resolution, instead of the preset's.
         ignore_index: Label of void.
 
@@ -74,29 +75,32 @@ class FeatureGenerator(
         chosen = PRESETS[preset]
         mask_widths = chosen["mask_widths"] if mask_widths is None else tuple(mask_widths)
         depth = chosen["depth"] if depth is None else depth
-        width = max(128, max(spec.channels) // 2) if width is None else width
         check_number("FeatureGenerator", "num_classes", num_classes, low=1, integer=True)
         check_number("FeatureGenerator", "latent_dim", latent_dim, low=1, integer=True)
-        check_number("FeatureGenerator", "width", width, low=1, integer=True)
+        if width is not None:
+            check_number("FeatureGenerator", "width", width, low=1, integer=True)
         check_number("FeatureGenerator", "depth", depth, low=0, integer=True)
         if not mask_widths:
             raise ConfigError(message("FeatureGenerator: mask_widths is empty.", given="()", needed="at least one width"))
         self.num_classes, self.spec, self.ignore_index, self.latent_dim = num_classes, spec, ignore_index, latent_dim
-        finest = min(spec.reductions)
+        finest = spec.finest
         self.finest = finest
         self.mask_encoder = MaskEncoder(num_classes, mask_widths, finest)
+        maps = [level for level in spec if not level.tokens]
         self.unet = UNet(
             self.mask_encoder.out_channels,
-            spec.channels,
-            [round(math.log2(reduction / finest)) for reduction in spec.reductions],
-            width=width,
-            depth=depth,
+            [level.channels for level in maps],
+            [round(math.log2(level.reduction / finest)) for level in maps],
+            tokens=[(level.channels, level.tokens) for level in spec if level.tokens],
+            widths=_widths(maps, finest, depth, width),
             latent_dim=latent_dim,
             modulate=chosen["modulate"],
         )
-        for number, channels in enumerate(spec.channels):
-            self.register_buffer(f"mean_{number}", torch.zeros(channels))
-            self.register_buffer(f"std_{number}", torch.ones(channels))
+        for number, level in enumerate(spec):
+            # Tokens differ more among themselves than the places of a map: each has its own statistics.
+            shape = (level.channels, level.tokens) if level.tokens else (level.channels,)
+            self.register_buffer(f"mean_{number}", torch.zeros(shape))
+            self.register_buffer(f"std_{number}", torch.ones(shape))
         self.fitted: Tensor
         self.register_buffer("fitted", torch.tensor(False))
 
@@ -133,7 +137,9 @@ class FeatureGenerator(
         finest = (-(-size[0] // self.finest), -(-size[1] // self.finest))
         if tuple(code.shape[-2:]) != finest:
             code = F.interpolate(code, finest, mode="bilinear", align_corners=False)
-        levels = self.unet(code.repeat(samples, 1, 1, 1), z.to(code.dtype))
+        made = self.unet(code.repeat(samples, 1, 1, 1), z.to(code.dtype))
+        maps, tokens = iter(made), iter(made[sum(not level.tokens for level in self.spec) :])
+        levels = [next(tokens if level.tokens else maps) for level in self.spec]
         levels = [
             # Only where reductions are no powers of two of each other.
             x if x.shape[-2:] == level.size(size) else F.interpolate(x, level.size(size), mode="bilinear", align_corners=False)
@@ -147,6 +153,8 @@ class FeatureGenerator(
 
     def set_statistics(self, means: Sequence[Tensor], stds: Sequence[Tensor]) -> None:
         """Keep the real features' mean and standard deviation per channel, one ``(channels,)`` pair per level.
+
+        For class and register tokens they are ``(channels, tokens)``.
 
         A channel that is constant keeps its unit: dividing by zero would make noise of it.
         """
@@ -169,7 +177,23 @@ class FeatureGenerator(
         return tuple(x * self._std(i) + self._mean(i) for i, x in enumerate(features))
 
     def _mean(self, level: int) -> Tensor:
-        return getattr(self, f"mean_{level}")[:, None, None]
+        return self._unit("mean", level)
 
     def _std(self, level: int) -> Tensor:
-        return getattr(self, f"std_{level}")[:, None, None]
+        return self._unit("std", level)
+
+    def _unit(self, name: str, level: int) -> Tensor:
+        value: Tensor = getattr(self, f"{name}_{level}")
+        return value[:, None, :] if value.ndim == 2 else value[:, None, None]
+
+
+def _widths(maps: Sequence[LevelSpec], finest: int, depth: int, first: int | None) -> list[int]:
+    """Maps of the U-Net at each scale. Fine scales have many pixels and, in pyramids, few channels: they are kept narrow."""
+    widths = []
+    for scale in range(1 + max(round(math.log2(level.reduction / finest)) for level in maps)):
+        stride = finest * 2**scale
+        channels = [level.channels for level in maps if round(math.log2(level.reduction / finest)) == scale]
+        widths.append(max(min(128, 16 * stride), max(channels, default=0) // 2))
+    widths += [2 * widths[-1]] * depth
+    factor = 1.0 if first is None else first / widths[0]
+    return [max(1, round(width * factor)) for width in widths]

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_leaves
 
-from feataug.checks import describe
 from feataug.errors import SplitError, message
 from feataug.recording import Call, eval_mode
-from feataug.specs import LevelSpec
+
+SIDES = ("", "input", "pre_act")
 
 
-def find_call(model: nn.Module, calls: list[Call], layer: str, side: str) -> tuple[Call, bool]:
+def find_call(model: nn.Module, calls: list[Call], at: str) -> tuple[Call, bool]:
     """The call to cut at, and whether to cut before it."""
+    layer, _, side = at.partition(":")
     names = [name for name, _ in model.named_modules() if name]
     if layer not in names:
         near = difflib.get_close_matches(layer, names, n=3, cutoff=0.4) or names[:3]
@@ -28,7 +29,7 @@ def find_call(model: nn.Module, calls: list[Call], layer: str, side: str) -> tup
                 needed="a name from model.named_modules(), such as " + ", ".join(repr(name) for name in near),
             )
         )
-    if side not in ("", "input", "pre_act"):
+    if side not in SIDES:
         raise SplitError(message("split: no such side of a layer.", given=f'":{side}"', needed='nothing, ":input" or ":pre_act"'))
     module = model.get_submodule(layer)
     own = [call for call in calls if call.module is module]
@@ -42,9 +43,8 @@ def find_call(model: nn.Module, calls: list[Call], layer: str, side: str) -> tup
         )
     call = own[-1]
     if side == "pre_act":
-        inner = [c for c in calls if c.end is not None and call.start <= c.start and c.end <= (call.end or 0)]
         # An in-place activation returns its input, so identity with the block's output is not enough: the last one is it.
-        found = [c for c in inner if c.output is call.output and _is_activation(c.module)]
+        found = [c for c in calls if (c is call or c.within(call)) and c.output is call.output and _is_activation(c.module)]
         if not found:
             raise SplitError(
                 message(
@@ -59,65 +59,37 @@ def find_call(model: nn.Module, calls: list[Call], layer: str, side: str) -> tup
 
 
 def _is_activation(module: nn.Module) -> bool:
-    kind = type(module)
-    return "activation" in kind.__module__
+    return "activation" in type(module).__module__
 
 
-def measure_levels(at: str, value: Any, example: Tensor) -> Iterator[LevelSpec]:
-    """Measure what crosses; channels and strides as they are, not as metadata has them."""
-    leaves = tree_flatten(value)[0]
-    rows, columns = example.shape[-2:]
-    for number, leaf in enumerate(leaves):
-        if not isinstance(leaf, Tensor) or leaf.ndim != 4 or not leaf.is_floating_point() or 0 in leaf.shape:
-            raise SplitError(
-                message(
-                    f'split: what crosses at "{at}" is no feature map.',
-                    given=describe(leaf),
-                    needed="(B, channels, h, w) float tensors",
-                )
-            )
-        reduction = max(1, round(rows / leaf.shape[2]))
-        level = LevelSpec(at if len(leaves) == 1 else f"{at}[{number}]", leaf.shape[1], reduction)
-        if level.size((rows, columns)) != tuple(leaf.shape[2:]):
-            raise SplitError(
-                message(
-                    f'split: the stride at "{at}" cannot be measured.',
-                    given=f"{tuple(leaf.shape[2:])} for images of {rows} x {columns}",
-                    needed="rows and columns of ceil(image / stride)",
-                    advice="Pass example= of a size that the strides divide. Channels-last (NHWC) maps are not supported here.",
-                )
-            )
-        yield level
+def partition(
+    model: nn.Module,
+    time: float,
+    last_read: Callable[[Tensor], float | None],
+    again: set[nn.Module],
+    decode_constants: Callable[[], Any],
+) -> set[str]:
+    """Names of the encoder's parameters: those that are last read before ``time``, and that the decoder does not need once more.
 
-
-def partition(model: nn.Module, calls: list[Call], time: int, decode_constants: Callable[[], Any]) -> set[str]:
-    """Names of the encoder's parameters: those of modules whose every call is over at ``time``.
-
-    ``decode_constants`` decodes features that carry no gradient; it tells which parameters the decoder reads, where calls do not.
+    Args:
+        model: The model.
+        time: Of the cut.
+        last_read: When a parameter is last read; ``None`` for never.
+        again: Modules that decoding calls although they come before the cut, and those around the cut.
+        decode_constants: Decodes features that carry no gradient; it tells which of their parameters the decoder reads.
     """
-    early, late = set(), set()
-    for call in calls:
-        assert call.end is not None
-        if call.end <= time:
-            early.add(call.module)
-        elif call.start >= time:
-            late.add(call.module)
-        else:
-            early.add(call.module)
-            late.add(call.module)
-    names, unclear = set(), {}
-    for prefix, module in model.named_modules():
-        for name, parameter in module.named_parameters(prefix, recurse=False):
-            if module in early and module not in late:
-                names.add(name)
-            elif module in early:
-                unclear[name] = parameter
-    trainable = {name: parameter for name, parameter in unclear.items() if parameter.requires_grad}
-    if trainable:
-        # A module around the cut with parameters of its own (a ViT's position embedding): ask the decoder which it reads.
+    owners = {
+        name: module for prefix, module in model.named_modules() for name, _ in module.named_parameters(prefix, recurse=False)
+    }
+    early = {name: p for name, p in model.named_parameters() if (read := last_read(p)) is not None and read < time}
+    unclear = {name: parameter for name, parameter in early.items() if owners[name] in again and parameter.requires_grad}
+    if unclear:
+        # A module around the cut with parameters of its own (a ViT's position embedding), or one whose output crosses unseen.
         with eval_mode(model), torch.enable_grad():
-            leaves = tree_flatten(decode_constants())[0]
-            total = sum(leaf.sum() for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad)
-            read = torch.autograd.grad(total, list(trainable.values()), allow_unused=True)  # type: ignore[arg-type]
-        names |= {name for name, gradient in zip(trainable, read, strict=True) if gradient is None}
-    return names
+            out = [leaf for leaf in tree_leaves(decode_constants()) if isinstance(leaf, Tensor) and leaf.requires_grad]
+            total = sum((leaf.sum() for leaf in out), torch.zeros((), requires_grad=True))
+            read_again = torch.autograd.grad(total, list(unclear.values()), allow_unused=True)
+        for name, gradient in zip(unclear, read_again, strict=True):
+            if gradient is not None:
+                del early[name]
+    return set(early)

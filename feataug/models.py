@@ -1,6 +1,9 @@
 """The paper's reference network: PSPNet on any timm encoder."""
 
+import difflib
+import importlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -112,3 +115,32 @@ class PSPNet(nn.Module, PyTorchModelHubMixin, library_name="feataug", tags=["sem
             return logits
         aux = F.interpolate(self.auxiliary(features[0]), size, mode="bilinear", align_corners=False)
         return {"out": logits, "aux": aux}
+
+
+def named_model(name: str) -> nn.Module:
+    """A model by name: ``timm/NAME`` (random weights), the folder of a saved ``PSPNet``, or ``MODULE:FUNCTION``, which is called.
+
+    Raises:
+        ConfigError: nothing has that name.
+    """
+    needed = "timm/NAME, the folder of a saved PSPNet, or MODULE:FUNCTION"
+    if name.startswith("timm/"):
+        try:
+            return timm.create_model(name.removeprefix("timm/"))
+        except RuntimeError as error:
+            near = difflib.get_close_matches(name.removeprefix("timm/"), timm.list_models(), n=5)
+            advice = "timm has: " + ", ".join(near) if near else "timm.list_models() lists them."
+            raise ConfigError(
+                message("named_model: timm has no such model.", given=repr(name), needed=needed, advice=advice)
+            ) from error
+    if Path(name).is_dir():
+        return PSPNet.from_pretrained(name)
+    module, colon, function = name.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), function) if colon else None
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(message("named_model: it cannot be imported.", given=f"{name!r}: {error}", needed=needed)) from error
+    model = make() if callable(make) else None
+    if not isinstance(model, nn.Module):
+        raise ConfigError(message("named_model: no model has this name.", given=repr(name), needed=needed))
+    return model

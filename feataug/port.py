@@ -2,87 +2,65 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import CodeType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch import Tensor
+from torch.utils import checkpoint
 
 from feataug.checks import describe
 from feataug.errors import ShapeError, SplitError, message
 
 
 class Port:
-    """The place in the model where features leave and enter; idle unless an action is set."""
+    """A forward hook, or a pre-hook, on the layer of the cut; idle unless an action is set."""
 
-    def __init__(self, call: int, before: bool) -> None:
-        self.call, self.before = call, before
+    def __init__(self, index: int, before: bool) -> None:
+        self.index, self.before = index, before
         self.action: Callable[[Any], Any] | None = None
         self.left = 0
+        # What a mixed pass put in, for gradient checkpointing: it runs the layer again while gradients are computed.
+        self.again: Callable[[Any], Any] | None = None
         # Set by the cut, so that a mixer which is given the model finds the cut; weak, since the cut owns the port.
         self.cut: weakref.ref[Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"call": self.call, "before": self.before, "action": None, "left": 0, "cut": None}
+        return {"index": self.index, "before": self.before, "action": None, "again": None, "left": 0, "cut": None}
 
     @contextmanager
-    def doing(self, action: Callable[[Any], Any], call: int | None = None) -> Iterator[None]:
-        """Apply ``action`` to what passes at the ``call``-th call of the layer from now on."""
+    def doing(self, action: Callable[[Any], Any], index: int | None = None, *, again: bool = False) -> Iterator[None]:
+        """Apply ``action`` to what passes at the ``index``-th call of the layer from now on; ``again`` also when it is recomputed."""
         if self.action is not None:
             raise SplitError(
                 message(
                     "feataug: the cut is in use.", given="encode, decode or mixing inside `with cut.mixing`", needed="one at a time"
                 )
             )
-        self.action, self.left = action, self.call if call is None else call
+        self.action, self.left, self.again = action, self.index if index is None else index, None
         try:
             yield
         finally:
             self.action = None
+        if again and self.index == 0 and torch.is_grad_enabled():
+            self.again = action
 
-    def __call__(self, module: nn.Module, args: Any, output: Any = None) -> Any:
-        """The forward hook, or the forward pre-hook where the cut is at a layer's input."""
-        if self.action is None:
-            return None
-        self.left -= 1
-        if self.left != -1:
-            return None
-        if self.before:
-            return (self.action(args[0]), *args[1:])
-        return self.action(output)
-
-    @contextmanager
-    def mixing(self, synthetic: Sequence[Tensor]) -> Iterator[None]:
-        """See ``Cut.mixing``."""
-        arrived = []
-
-        def append(value: Any) -> Any:
-            leaves, structure = tree_flatten(value)
-            if len(leaves) != len(synthetic):
-                raise ShapeError(
-                    message(
-                        "cut.mixing: the synthetic features do not fit the cut.",
-                        given=f"{len(synthetic)} tensors",
-                        needed=f"{len(leaves)} tensors",
-                    )
-                )
-            arrived.append(True)
-            return tree_unflatten([join(real, new) for real, new in zip(leaves, synthetic, strict=True)], structure)
-
-        with self.doing(append):
-            yield
-        if not arrived:
-            raise SplitError(
-                message(
-                    "cut.mixing: the model did not pass the cut.",
-                    given="no forward pass of the cut's model inside `with cut.mixing(...)`",
-                    needed="one call of the model that was split",
-                    advice="Is another copy of the model trained? Split the one that you train, before torch.compile.",
-                )
-            )
+    def __call__(self, module: Any, args: Any, third: Any = None) -> Any:
+        """The forward hook (``third`` is the output), or the pre-hook (``third`` holds the keyword arguments)."""
+        action = self.action
+        if action is None:
+            if self.again is None or not _in_backward():
+                return None
+            action = self.again
+        else:
+            self.left -= 1
+            if self.left != -1:
+                return None
+        return action((args, third)) if self.before else action(third)
 
 
 def join(real: Tensor, synthetic: Tensor) -> Tensor:
@@ -100,3 +78,20 @@ def join(real: Tensor, synthetic: Tensor) -> Tensor:
     # `cat` would drop channels_last and promote bf16 if the two differed.
     memory_format = torch.channels_last if wide else torch.contiguous_format
     return torch.cat([real, synthetic.to(real.device, real.dtype, memory_format=memory_format)])
+
+
+def checkpointed(until: CodeType) -> str | None:
+    """Is this code run by ``torch.utils.checkpoint``, called further in than ``until``? ``"reentrant"``, ``"non-reentrant"`` or ``None``."""
+    frame = sys._getframe(1)
+    found = None
+    while frame is not None and frame.f_code is not until:
+        if frame.f_code is checkpoint.CheckpointFunction.forward.__code__:
+            return "reentrant"
+        if frame.f_code.co_filename == checkpoint.__file__:
+            found = "non-reentrant"
+        frame = frame.f_back  # type: ignore[assignment]
+    return found if frame is not None else None
+
+
+def _in_backward() -> bool:
+    return torch._C._current_graph_task_id() != -1

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from feataug.checks import describe
+from feataug.errors import SplitError, message
+
 
 class Stopped(BaseException):
-    """Leaves a forward pass at the cut."""
+    """Leaves a forward pass at the cut. No ``Exception``, so that a user's ``except Exception`` lets it by."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Call:
     """One call of a module; ``end`` stays ``None`` if the pass was left before it returned."""
 
@@ -25,31 +29,88 @@ class Call:
     index: int
     start: int
     end: int | None = None
-    inputs: tuple[Any, ...] = ()
+    inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
     output: Any = None
-    children: list[Call] = field(default_factory=list)
+
+    def within(self, other: Call) -> bool:
+        """Is this call made inside ``other``?"""
+        above = self.parent
+        while above is not None and above is not other:
+            above = above.parent
+        return above is not None
+
+
+@dataclass(frozen=True)
+class Example:
+    """How the user calls the model: which argument holds the images, and what else is passed.
+
+    Args:
+        images: ``(B, C, H, W)``.
+        key: Name of the argument that holds them; ``None`` for the first positional one.
+        settings: Further arguments that are no tensors (``mode="tensor"``); repeated in every call.
+        tensors: Further tensors (``labels``); only passed where the example itself is.
+    """
+
+    images: Tensor
+    key: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, value: Any, model: nn.Module) -> Example:
+        """Read what the user gave as ``example``: images, a dictionary of arguments, or nothing."""
+        if value is None:
+            like = next(model.parameters(), torch.zeros(()))
+            return cls(torch.zeros(1, 3, 128, 128, device=like.device, dtype=like.dtype))
+        if isinstance(value, Tensor) and value.ndim == 4 and len(value):
+            return cls(value)
+        if isinstance(value, Mapping):
+            found = [key for key, item in value.items() if isinstance(item, Tensor) and item.ndim == 4 and item.is_floating_point()]
+            if found:
+                rest = {key: item for key, item in value.items() if key != found[0]}
+                tensors = {key: item for key, item in rest.items() if isinstance(item, Tensor)}
+                return cls(value[found[0]], found[0], {key: rest[key] for key in rest if key not in tensors}, tensors)
+        raise SplitError(
+            message(
+                "split: the example holds no images.",
+                given=describe(value),
+                needed="images (B, C, H, W), or a dictionary of the model's arguments with such images among them",
+            )
+        )
 
     @property
-    def outermost(self) -> bool:
-        """The call is over, the one around it is not."""
-        return self.end is not None and (self.parent is None or self.parent.end is None)
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return int(self.images.shape[-2]), int(self.images.shape[-1])
+
+    def arguments(self, images: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call of the model with other images."""
+        if self.key is None:
+            return (images, *args), {**self.settings, **kwargs}
+        return args, {**self.settings, self.key: images, **kwargs}
+
+    def images_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """The images among the arguments of somebody's call."""
+        found = [item for item in (*args, *kwargs.values()) if isinstance(item, Tensor) and item.ndim == 4]
+        if not found:
+            raise SplitError(
+                message("cut: the model is called without images.", given=describe(args), needed="a tensor (B, C, H, W)")
+            )
+        return found[0]
 
 
-@torch.no_grad()
-def record(model: nn.Module, images: Tensor) -> tuple[list[Call], Any]:
-    """Run ``model`` in eval mode and list its calls in the order of their beginnings, with the output (``None`` if stopped)."""
+def watch(model: nn.Module, run: Callable[[], Any], clock: Iterator[int] | None = None) -> tuple[list[Call], Any]:
+    """``run()`` the model and list its calls in the order of their beginnings, with the output (``None`` if stopped)."""
     calls: list[Call] = []
     stack: list[Call] = []
     counts: dict[nn.Module, int] = {}
-    clock = iter(range(1 << 60))
+    clock = clock or itertools.count()
 
     def before(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             index = counts.get(module, 0)
             counts[module] = index + 1
-            call = Call(name, module, stack[-1] if stack else None, index, next(clock), inputs=args)
-            if stack:
-                stack[-1].children.append(call)
+            call = Call(name, module, stack[-1] if stack else None, index, next(clock), inputs=(args, kwargs))
             calls.append(call)
             stack.append(call)
 
@@ -61,11 +122,11 @@ def record(model: nn.Module, images: Tensor) -> tuple[list[Call], Any]:
 
     handles = []
     for name, module in model.named_modules():
-        handles += [module.register_forward_pre_hook(before(name)), module.register_forward_hook(after)]
+        handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
+        handles.append(module.register_forward_hook(after))
     output = None
     try:
-        with eval_mode(model):
-            output = model(images)
+        output = run()
     except Stopped:
         pass
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from feataug.metrics import MEASURES
+from feataug.places import Place
 
 TITLES = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
 
@@ -58,3 +59,22 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         cells = (row["per_class"][name]["iou"] for row in rows.values())
         lines.append(f"{name:<{first}}" + "".join("         -" if cell is None else f"{cell:>10.2f}" for cell in cells))
     return "\n".join(lines)
+
+
+def places_table(places: Sequence[Place]) -> str:
+    """The places where a model can be cut, one line each: layers, tensors that cross, the encoder's shares."""
+    rows = [("at", "crosses (channels / stride)", "parameters", "multiply-adds")]
+    for place in places:
+        # The name last in the pass tells where the cut is; the others make the skips.
+        names = [place.at] if isinstance(place.at, str) else list(place.at)
+        crossing = ", ".join(
+            f"{x.tokens} tokens of {x.channels}" if x.tokens else f"{x.channels} / {x.reduction}" for x in place.spec
+        )
+        parameters = place.encoder_parameters / max(place.encoder_parameters + place.decoder_parameters, 1)
+        macs = place.encoder_macs / max(place.encoder_macs + place.decoder_macs, 1)
+        rows.append((" ".join(names), crossing, f"{parameters:.0%}", f"{macs:.0%}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    return "\n".join(
+        f"{at:<{widths[0]}}  {crossing:<{widths[1]}}  {parameters:>{widths[2]}}  {macs:>{widths[3]}}"
+        for at, crossing, parameters, macs in rows
+    )

@@ -19,21 +19,40 @@ class LevelSpec:
         name: Where it is made, for messages: the layer's name in the model.
         channels: Size of its dimension 1.
         reduction: Its stride: an image of ``H`` rows gives ``ceil(H / reduction)`` rows (timm's ``FeatureInfo`` term).
+        tokens: Number of class and register tokens, where these are the level: ``(B, channels, 1, tokens)``, no map; ``reduction``
+            is then 0.
     """
 
     name: str
     channels: int
     reduction: int
+    tokens: int = 0
 
     def __post_init__(self) -> None:
-        for field, value in (("channels", self.channels), ("reduction", self.reduction)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        lowest = {"channels": 1, "reduction": 0 if self.tokens else 1, "tokens": 0}
+        for field, low in lowest.items():
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise ConfigError(
-                    message(f"LevelSpec: {field} is out of range.", given=repr(value), needed="an integer of at least 1")
+                    message(f"LevelSpec: {field} is out of range.", given=repr(value), needed=f"an integer of at least {low}")
                 )
+        if self.tokens and self.reduction:
+            raise ConfigError(
+                message(
+                    "LevelSpec: tokens have no stride.",
+                    given=f"reduction {self.reduction}, tokens {self.tokens}",
+                    needed="one of them 0",
+                )
+            )
+
+    def __repr__(self) -> str:
+        tokens = f", tokens={self.tokens}" if self.tokens else ""
+        return f"LevelSpec(name={self.name!r}, channels={self.channels}, reduction={self.reduction}{tokens})"
 
     def size(self, image_size: tuple[int, int]) -> tuple[int, int]:
         """Rows and columns of this tensor for an image of ``image_size`` (rows, columns); strides round up."""
+        if self.tokens:
+            return 1, self.tokens
         return -(-image_size[0] // self.reduction), -(-image_size[1] // self.reduction)
 
 
@@ -78,8 +97,23 @@ class FeatureSpec:
 
     @property
     def reductions(self) -> tuple[int, ...]:
-        """Stride of every level."""
+        """Stride of every level; 0 for class and register tokens."""
         return tuple(level.reduction for level in self.levels)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers that the levels come from, as ``split`` takes them."""
+        return tuple(dict.fromkeys(level.name.partition("[")[0].removesuffix(".prefix") for level in self.levels))
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """Channels, stride and tokens of every level: what must agree between two specs, whatever the layers' names."""
+        return tuple((level.channels, level.reduction, level.tokens) for level in self.levels)
+
+    @property
+    def finest(self) -> int:
+        """The smallest stride among the maps."""
+        return min((level.reduction for level in self.levels if not level.tokens), default=1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionaries and lists, for JSON."""
@@ -99,7 +133,7 @@ class FeatureSpec:
                 message(
                     "FeatureSpec: cannot be read.",
                     given=repr(data),
-                    needed='{"levels": [{"name": str, "channels": int, "reduction": int}, ...]}',
+                    needed='{"levels": [{"name": str, "channels": int, "reduction": int, "tokens": int}, ...]}',
                 )
             ) from error
 

@@ -64,12 +64,18 @@ ARMS = ("control", "feataug")
 
 
 class Study:
+    """PSPNet on CamVid; another model is a subclass with other settings, ``model``, ``keep`` and ``trained``."""
+
+    name = "PSPNet, tf_efficientnet_lite0 (ImageNet), output stride 16, head 128"
+    at, size, batch = AT, SIZE, BATCH
+    base_config, generator_configs, further = BASE, GENERATOR, FURTHER
+
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.output = args, args.output
-        transforms = train_transforms(SIZE, scale=SCALE)
+        transforms = train_transforms(self.size, scale=SCALE)
         self.train = CamVid(args.data, "train", transforms=transforms)
-        self.val = CamVid(args.data, args.eval_split, transforms=eval_transforms(SIZE))
-        self.val_loader = seeded_loader(self.val, BATCH, shuffle=False)
+        self.val = CamVid(args.data, args.eval_split, transforms=eval_transforms(self.size))
+        self.val_loader = seeded_loader(self.val, self.batch, shuffle=False)
         self.seconds: dict[str, float] = {}
         self.resumed: list[str] = []
 
@@ -92,9 +98,9 @@ class Study:
 
     def base(self) -> dict[str, Any]:
         model = self.model()
-        tuner = Finetuner(model, BASE, output=self.output / "base", device=self.args.device, progress="base")
-        history = tuner.fit(seeded_loader(self.train, BATCH, seed=0), self.val_loader, num_classes=CLASSES)
-        model.save_pretrained(self.output / "base-model")
+        tuner = Finetuner(model, self.base_config, output=self.output / "base", device=self.args.device, progress="base")
+        history = tuner.fit(seeded_loader(self.train, self.batch, seed=0), self.val_loader, num_classes=CLASSES)
+        self.keep(model)
         curve = [{"step": entry["progress"], "miou": entry["miou"]} for entry in history]
         return by_class(history[-1], self.train.classes) | {"curve": curve}
 
@@ -103,17 +109,17 @@ class Study:
         torch.manual_seed(0)
         generator = FeatureGenerator(CLASSES, cut.spec)
         curve, before = [], 0
-        for number, config in enumerate(GENERATOR, start=1):
+        for number, config in enumerate(self.generator_configs, start=1):
             folder, text = self.output / f"generator-{number}", f"generator {number}"
             trainer = GeneratorTrainer(generator, cut, config, output=folder, device=self.args.device, progress=text)
-            history = trainer.fit(seeded_loader(self.train, BATCH, seed=number), self.val_loader)
+            history = trainer.fit(seeded_loader(self.train, self.batch, seed=number), self.val_loader)
             curve += [{"images": before + e["progress"], "ratio": e["ratio"], "diversity": e["diversity"]} for e in history]
             before += config.num_images
         generator.save_pretrained(self.output / "generator-model")
         # As many training masks as there are validation masks, spread over the set.
-        on_train = CamVid(self.args.data, "train", transforms=eval_transforms(SIZE))
+        on_train = CamVid(self.args.data, "train", transforms=eval_transforms(self.size))
         some = torch.utils.data.Subset(on_train, range(0, len(on_train), 4))
-        seen = recognition(cut, generator, seeded_loader(some, BATCH, shuffle=False), device=trainer.accelerator.device)
+        seen = recognition(cut, generator, seeded_loader(some, self.batch, shuffle=False), device=trainer.accelerator.device)
         return {
             self.args.eval_split: recognition_summary(history[-1], self.train.classes),
             "train": recognition_summary(seen, self.train.classes),
@@ -121,33 +127,39 @@ class Study:
         }
 
     def arm(self, name: str, seed: int) -> dict[str, Any]:
-        config = FinetuneConfig.from_dict(FURTHER.to_dict() | {"seed": seed})
+        config = FinetuneConfig.from_dict(self.further.to_dict() | {"seed": seed})
         mixed: dict[str, Any] = {}
         if name == "feataug":
             generator = FeatureGenerator.from_pretrained(self.output / "generator-model")
             masks = HardNegativeSampler(DatasetMasks(self.train), candidates=64, keep=16, refresh_every=22)
             mixed = {"generator": generator, "masks": masks}
         folder = self.output / f"seed-{seed}" / name
-        base = PSPNet.from_pretrained(self.output / "base-model")
+        base = self.trained()
 
         def validate(model: torch.nn.Module) -> dict[str, Any]:
             device = next(model.parameters()).device
             return evaluate(model, self.val_loader, CLASSES, device=device)
 
-        loader = seeded_loader(self.train, BATCH, seed=100 + seed)
+        loader = seeded_loader(self.train, self.batch, seed=100 + seed)
         device, text = self.args.device, f"{name} {seed}"
-        _, figures = train_arm(base, AT, loader, validate, config, output=folder, device=device, progress=text, **mixed)
+        _, figures = train_arm(base, self.at, loader, validate, config, output=folder, device=device, progress=text, **mixed)
         as_trained = by_class(figures["as_trained"], self.train.classes)
         return by_class(figures, self.train.classes) | {"as_trained": as_trained}
 
-    def model(self) -> PSPNet:
+    def model(self) -> torch.nn.Module:
         torch.manual_seed(0)
         model = PSPNet("tf_efficientnet_lite0", CLASSES, output_stride=16, width=128)
         load_imagenet_weights(model.encoder)
         return model
 
+    def keep(self, model: Any) -> None:
+        model.save_pretrained(self.output / "base-model")
+
+    def trained(self) -> torch.nn.Module:
+        return PSPNet.from_pretrained(self.output / "base-model")
+
     def cut(self) -> Any:
-        return split(PSPNet.from_pretrained(self.output / "base-model"), at=AT)
+        return split(self.trained(), at=self.at)
 
     def run(self) -> dict[str, Any]:
         base = self.stage("base", self.base)
@@ -181,9 +193,10 @@ class Study:
             "seeds": seeds,
             "base_curve": curve,
             "settings": {
-                "data": "CamVid, train (367 images)", "eval_split": self.args.eval_split, "size": SIZE, "scale": SCALE, "batch": BATCH,
-                "model": "PSPNet, tf_efficientnet_lite0 (ImageNet), output stride 16, head 128", "at": AT,
-                "base": BASE.to_dict(), "generator": [config.to_dict() for config in GENERATOR], "further": FURTHER.to_dict(),
+                "data": "CamVid, train (367 images)", "eval_split": self.args.eval_split, "size": self.size, "scale": SCALE, "batch": self.batch,
+                "model": self.name, "at": self.at,
+                "base": self.base_config.to_dict(), "generator": [config.to_dict() for config in self.generator_configs],
+                "further": self.further.to_dict(),
                 "mixer": {"ratio": 0.3, "label_smoothing": 1e-4, "masks": "HardNegativeSampler(64, 16, 22)"},
                 "device": self.args.device, "torch": torch.__version__, "threads": torch.get_num_threads(),
             },
@@ -202,15 +215,20 @@ def _mean(runs: list[dict[str, Any]], classes: tuple[str, ...]) -> dict[str, Any
     return measures | {"per_class": per_class}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None, name: str) -> argparse.ArgumentParser:
+    """The options that all studies on CamVid share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="CamVid's folder, with train/ trainannot/ val/ valannot/")
     parser.add_argument("--eval-split", choices=("val", "test"), default="val")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--output", type=Path, default=Path("runs/camvid"), help="checkpoints and finished stages")
-    parser.add_argument("--result", type=Path, default=Path("studies/results/camvid.json"))
-    args = parser.parse_args()
+    parser.add_argument("--output", type=Path, default=Path("runs") / name, help="checkpoints and finished stages")
+    parser.add_argument("--result", type=Path, default=Path("studies/results") / f"{name}.json")
+    return parser
+
+
+def main() -> None:
+    args = arguments(__doc__, "camvid").parse_args()
     keep_freed_memory()
     result = Study(args).run()
     print(table({name: result[name] for name in ("base", *ARMS)}))

@@ -9,7 +9,7 @@ import feataug
 
 NAMES = [
     "Cut", "DatasetMasks", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner", "GeneratorConfig",
-    "GeneratorTrainer", "HardNegativeSampler", "LevelSpec", "MaskMixture", "MixedBatch", "SegmentationMetrics", "evaluate",
+    "GeneratorTrainer", "HardNegativeSampler", "LevelSpec", "MaskMixture", "MixedBatch", "Place", "SegmentationMetrics", "cuts", "evaluate",
     "recognition", "split", "synthetic_loss",
 ]  # fmt: skip
 

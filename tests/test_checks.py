@@ -234,7 +234,7 @@ def test_from_dict_refuses(data):
     assert str(error.value) == (
         "FeatureSpec: cannot be read.\n"
         f"  given:   {data!r}\n"
-        '  needed:  {"levels": [{"name": str, "channels": int, "reduction": int}, ...]}'
+        '  needed:  {"levels": [{"name": str, "channels": int, "reduction": int, "tokens": int}, ...]}'
     )
 
 

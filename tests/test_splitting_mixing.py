@@ -145,9 +145,9 @@ def test_a_skip_round_the_cut_is_refused_by_name():
         'split: the cut at "second" leaks.\n'
         "  given:   read after the cut, made before it: 'first'\n"
         "  needed:  everything that the decoder reads crosses the cut\n"
-        "A skip connection goes round this layer. Cut before it begins, after it ends, or at the layer that returns all of it\n"
-        '(often the whole encoder, such as "encoder" or "backbone").'
+        'A skip connection goes round this layer. Complete cuts: split(model, at=["first", "second"])'
     )
+    split(model, at=["first", "second"])
     assert not model.second._forward_hooks
     split(Skipping(skip=False), "second"), split(model, "first"), split(model, "last:input")
 

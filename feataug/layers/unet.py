@@ -37,13 +37,14 @@ class UNet(nn.Module):
         in_channels: Maps of the encoded mask.
         out_channels: Channels of each output.
         scales: Scale of each output: 0 is the input's resolution, ``i`` is ``ceil`` of half of ``i - 1``.
-        width: Maps at scale 0; twice as many at all others.
-        depth: Scales below the coarsest output.
+        widths: Maps at each scale, from 0 on; as many scales as the U-Net has levels.
         latent_dim: Size of ``z``.
         modulate: Let ``z`` into every norm; otherwise it enters once, as maps beside the encoded mask (the paper).
+        tokens: ``(channels, count)`` of outputs that have no place in the image, such as class tokens; they are made of the coarsest
+            maps' mean.
 
     Source:
-        Sec. 3.1: "encoded semantic layout and a latent code into a U-Net". Ours: linear outputs, skips of any size, modulation.
+        Sec. 3.1: "encoded semantic layout and a latent code into a U-Net". Ours: linear outputs, skips of any size, modulation, tokens.
     """
 
     def __init__(
@@ -52,16 +53,15 @@ class UNet(nn.Module):
         out_channels: Sequence[int],
         scales: Sequence[int],
         *,
-        width: int,
-        depth: int,
+        widths: Sequence[int],
         latent_dim: int,
         modulate: bool,
+        tokens: Sequence[tuple[int, int]] = (),
     ) -> None:
         super().__init__()
         inner = latent_dim if modulate else 0
-        widths = [width] + [2 * width] * (max(scales) + depth)
-        self.scales = tuple(scales)
-        self.enter = nn.Conv2d(in_channels + latent_dim, width, 3, padding=1)
+        self.scales, self.tokens = tuple(scales), tuple(tokens)
+        self.enter = nn.Conv2d(in_channels + latent_dim, widths[0], 3, padding=1)
         self.down = nn.ModuleList(ResidualBlock(w, w, inner) for w in widths)
         self.shrink = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
         self.up = nn.ModuleList(ResidualBlock(a + b, a, inner) for a, b in pairwise(widths))
@@ -69,11 +69,15 @@ class UNet(nn.Module):
         self.heads = nn.ModuleList(
             nn.Conv2d(widths[scale], channels, 3, padding=1) for scale, channels in zip(scales, out_channels, strict=True)
         )
+        self.token_heads = nn.ModuleList(
+            nn.Sequential(nn.Linear(widths[-1], widths[-1]), nn.LeakyReLU(0.2), nn.Linear(widths[-1], channels * count))
+            for channels, count in tokens
+        )
 
     def forward(self, code: Tensor, z: Tensor) -> list[Tensor]:
-        """Encoded mask ``(B, in_channels, h, w)`` and ``z`` ``(B, latent_dim)`` to one map per scale asked for."""
-        maps = z[:, :, None, None].expand(-1, -1, *code.shape[-2:])
-        hidden = self.enter(torch.cat([code, maps], dim=1))
+        """Encoded mask ``(B, in_channels, h, w)`` and ``z`` ``(B, latent_dim)`` to one map per scale, then ``(B, C, 1, count)`` tokens."""
+        noise = z[:, :, None, None].expand(-1, -1, *code.shape[-2:])
+        hidden = self.enter(torch.cat([code, noise], dim=1))
         skips = []
         for number, block in enumerate(self.down):
             hidden = block(hidden, z)
@@ -84,7 +88,12 @@ class UNet(nn.Module):
         for number in reversed(range(len(self.up))):
             grown = F.interpolate(at_scale[number + 1], skips[number].shape[-2:])
             at_scale[number] = self.up[number](torch.cat([skips[number], grown], dim=1), z)
-        return [
+        maps = [
             head(F.leaky_relu(norm(at_scale[scale], z), 0.2))
             for head, norm, scale in zip(self.heads, self.norms, self.scales, strict=True)
+        ]
+        pooled = skips[-1].mean((2, 3))
+        return maps + [
+            head(pooled).view(len(pooled), channels, 1, count)
+            for head, (channels, count) in zip(self.token_heads, self.tokens, strict=True)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Iterable
@@ -67,7 +68,7 @@ class GeneratorTrainer:
         device: str | None = "auto",
         progress: bool | str = True,
     ) -> None:
-        if generator.spec.channels != cut.spec.channels or generator.spec.reductions != cut.spec.reductions:
+        if generator.spec.shapes != cut.spec.shapes:
             raise ShapeError(
                 message(
                     "GeneratorTrainer: the generator was made for another cut.",
@@ -294,15 +295,17 @@ class GeneratorTrainer:
     def _measure_statistics(self, loader: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Mean and standard deviation of each channel over ``stats_images`` images, in float64."""
         count, batches = 0, endless(loader)
-        sums = [torch.zeros(2, channels, dtype=torch.float64) for channels in self.cut.spec.channels]
+        shapes = [(level.channels, level.tokens) if level.tokens else (level.channels,) for level in self.cut.spec]
+        sums = [torch.zeros(2, *shape, dtype=torch.float64) for shape in shapes]
         pixels = [0] * len(sums)
         while count < self.config.stats_images:
             images, _ = next(batches)
             features = self.cut.encode(images.to(self.accelerator.device, memory_format=torch.channels_last))
             for number, level in enumerate(features):
                 values = level.double()
-                sums[number] += torch.stack([values.sum((0, 2, 3)), values.square().sum((0, 2, 3))]).cpu()
-                pixels[number] += level.numel() // level.shape[1]
+                over = (0, 2, 3) if len(shapes[number]) == 1 else (0, 2)
+                sums[number] += torch.stack([values.sum(over), values.square().sum(over)]).cpu()
+                pixels[number] += level.numel() // math.prod(shapes[number])
             count += len(images)
         means = [total[0] / n for total, n in zip(sums, pixels, strict=True)]
         stds = [(s[1] / n - m.square()).clamp(min=0).sqrt() for s, m, n in zip(sums, means, pixels, strict=True)]
