@@ -105,8 +105,6 @@ def fit_generator(args: argparse.Namespace) -> None:
 
 def finetune(args: argparse.Namespace) -> None:
     """``feataug finetune``."""
-    from torch.optim.swa_utils import update_bn
-
     from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
     from feataug.generator import FeatureGenerator
     from feataug.masks import DatasetMasks, HardNegativeSampler
@@ -139,9 +137,8 @@ def finetune(args: argparse.Namespace) -> None:
     figures = tuner.fit(loader, val_loader, num_classes=train.num_classes)[-1]
     if mixer is not None:
         # Running statistics that have seen synthetic features are no longer those of real ones.
-        device = tuner.accelerator.device
-        update_bn(loader, model, device=device)
-        figures = measure(model, val_loader, train.num_classes, device=device)
+        tuner.update_bn(loader)
+        figures = measure(model, val_loader, train.num_classes, device=tuner.accelerator.device)
     model.save_pretrained(args.output)
     figures = by_class(figures, train.classes)
     write_result(args.output, figures | {"config": config.to_dict()})

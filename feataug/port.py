@@ -10,7 +10,7 @@ from types import CodeType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import checkpoint
 
 from feataug.checks import describe
@@ -24,7 +24,7 @@ class Port:
         self.index, self.before = index, before
         self.action: Callable[[Any], Any] | None = None
         self.left = 0
-        # What a mixed pass put in, for gradient checkpointing: it runs the layer again while gradients are computed.
+        # What to do when gradient checkpointing runs the layer again while gradients are computed.
         self.again: Callable[[Any], Any] | None = None
         # Set by the cut, so that a mixer which is given the model finds the cut; weak, since the cut owns the port.
         self.cut: weakref.ref[Any] | None = None
@@ -53,7 +53,10 @@ class Port:
         """The forward hook (``third`` is the output), or the pre-hook (``third`` holds the keyword arguments)."""
         action = self.action
         if action is None:
-            if self.again is None or not _in_backward():
+            if self.again is None:
+                return None
+            if not _in_backward():
+                self.again = None
                 return None
             action = self.again
         else:
@@ -81,16 +84,24 @@ def join(real: Tensor, synthetic: Tensor) -> Tensor:
 
 
 def checkpointed(until: CodeType) -> str | None:
-    """Is this code run by ``torch.utils.checkpoint``, called further in than ``until``? ``"reentrant"``, ``"non-reentrant"`` or ``None``."""
-    frame = sys._getframe(1)
-    found = None
+    """Is this code run by ``torch.utils.checkpoint``, called further in than ``until``?
+
+    Returns:
+        ``"reentrant"``, ``"non-reentrant"``, or ``None``; also ``None`` where what is checkpointed is the very module that this code stands
+        for: its output ends the segment, and nothing is left to compute again.
+    """
+    # From the stand-in's own frame outwards.
+    frame = sys._getframe(3)
+    found, direct = None, True
     while frame is not None and frame.f_code is not until:
         if frame.f_code is checkpoint.CheckpointFunction.forward.__code__:
             return "reentrant"
         if frame.f_code.co_filename == checkpoint.__file__:
-            found = "non-reentrant"
+            found = found or ("direct" if direct else "non-reentrant")
+        elif frame.f_code.co_filename != nn.modules.module.__file__:
+            direct = False
         frame = frame.f_back  # type: ignore[assignment]
-    return found if frame is not None else None
+    return None if frame is None or found == "direct" else found
 
 
 def _in_backward() -> bool:

@@ -193,17 +193,41 @@ def replaying(plan: Plan, sites: Sequence[Site], crossing: Sequence[Any], stand_
             kind, value = queue.popleft() if queue else ("run", None)
             if kind == "run":
                 return original(*args, **kwargs)
-            _refuse_checkpoint(kind)
+            if kind == "site":
+                mind_checkpoints()
             return value
 
         return forward
 
     def putter(value: Any) -> Callable[[Any], Any]:
         def put(_: Any) -> Any:
-            _refuse_checkpoint("site")
+            mind_checkpoints()
             return value
 
         return put
+
+    graded = torch.is_grad_enabled()
+
+    def mind_checkpoints() -> None:
+        kind = checkpointed(invoke.__code__) if graded else None
+        if kind == "reentrant":
+            raise SplitError(
+                message(
+                    "cut.decode: the cut lies inside a reentrant gradient checkpoint.",
+                    given="torch.utils.checkpoint(..., use_reentrant=True) around a layer of the cut: gradients would be lost",
+                    needed="use_reentrant=False, or a cut where a checkpointed segment ends",
+                )
+            )
+        if kind:
+            raise SplitError(
+                message(
+                    "cut.decode: the cut lies inside a gradient checkpoint.",
+                    given="a layer of the cut, called by torch.utils.checkpoint",
+                    needed="a segment that is recomputed from its own inputs, which decode does not have",
+                    advice="Cut where a checkpointed segment ends, switch checkpointing off, or mix by `with cut.mixing(...)` in the model's\n"
+                    "own pass.",
+                )
+            )
 
     stubs = {module: stub(module, queue) for module, queue in queues.items() if any(kind != "run" for kind, _ in queue)}
     with ExitStack() as stack:
@@ -212,18 +236,6 @@ def replaying(plan: Plan, sites: Sequence[Site], crossing: Sequence[Any], stand_
             if site.port.before:
                 stack.enter_context(site.port.doing(putter(crossing[number]), plan.skipped[number]))
         yield
-
-
-def _refuse_checkpoint(kind: str) -> None:
-    if kind == "site" and torch.is_grad_enabled() and checkpointed(invoke.__code__):
-        raise SplitError(
-            message(
-                "cut.decode: the cut lies inside a gradient checkpoint.",
-                given="a layer of the cut, called by torch.utils.checkpoint",
-                needed="a segment that is recomputed from its own inputs, which decode does not have",
-                advice="Cut where a checkpointed segment ends, switch checkpointing off, or mix by `with cut.mixing(...)` in the model's own pass.",
-            )
-        )
 
 
 def invoke(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

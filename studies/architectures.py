@@ -27,7 +27,14 @@ from feataug.report import table
 from feataug.training.run import keep_freed_memory
 
 GENERATOR = GeneratorConfig(
-    num_images=1_600, lr=1e-3, diversity_weight=0.1, task_weight=2.0, eval_images=800, snapshot_images=200, log_images=160, ema_images=400
+    num_images=1_600,
+    lr=1e-3,
+    diversity_weight=0.1,
+    task_weight=2.0,
+    eval_images=800,
+    snapshot_images=200,
+    log_images=160,
+    ema_images=400,
 )
 FURTHER = FinetuneConfig(num_steps=22, lr=0.005, lr_scale={"encoder": 0.3, "vit": 0.3}, save_every=11)
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from feataug.checks import check_number
@@ -27,13 +26,14 @@ _T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2
 
 def train_arm(
     model: nn.Module,
-    at: str,
+    at: str | Sequence[str],
     loader: Iterable[tuple[Tensor, Tensor]],
     validate: Callable[[nn.Module], dict[str, Any]],
     config: FinetuneConfig,
     *,
     generator: FeatureGenerator | None = None,
     masks: Any = None,
+    example: Any = None,
     ratio: float = 0.3,
     label_smoothing: float = 1e-4,
     ignore_index: int = 255,
@@ -54,6 +54,7 @@ def train_arm(
         config: Of the training.
         generator: Trained for this cut; ``None`` for the control.
         masks: Mask source of the synthetic samples.
+        example: For ``split``, of a model that does not take images of 128 x 128.
         ratio, label_smoothing: See ``FeatureMixer``.
         ignore_index: Label of void.
         update_bn: Measure BatchNorm's running statistics anew on one pass over ``loader`` after training, in either arm: with
@@ -68,9 +69,7 @@ def train_arm(
     model = copy.deepcopy(model)
     cut = mixer = None
     if generator is not None:
-        example = torch.zeros(1, 3, 128, 128)
-        parameter = next(model.parameters())
-        cut = split(model, at, example=example.to(parameter.device, parameter.dtype))
+        cut = split(model, at, example=example)
         mixer = FeatureMixer(
             generator,
             masks,
@@ -84,11 +83,7 @@ def train_arm(
     tuner = Finetuner(model, config, mixer=mixer, cut=cut, output=output, device=device, progress=progress)
     figures = tuner.fit(loader, validate, ignore_index=ignore_index)[-1]
     if update_bn:
-        batches: Any = getattr(loader, "batch_sampler", None)
-        if hasattr(batches, "set_epoch"):
-            # A run that was resumed at its end would otherwise look at another epoch's crops.
-            batches.set_epoch(0)
-        torch.optim.swa_utils.update_bn(loader, model, device=tuner.accelerator.device)
+        tuner.update_bn(loader)
         figures = validate(model.eval()) | {"as_trained": figures}
     return model, figures | {"seconds": round(time.monotonic() - began, 1)}
 

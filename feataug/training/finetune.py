@@ -139,6 +139,24 @@ class Finetuner:
                     self._save(step, optimizer, results, running)
         return results
 
+    def update_bn(self, loader: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Measure BatchNorm's running statistics anew, on one pass over real images; models without BatchNorm stay as they are.
+
+        After mixed training they are those of real and synthetic features together, which evaluation on real images does not want.
+        On CamVid it turned a loss of class accuracy into a gain (``docs/results.md``).
+
+        Args:
+            loader: Yields ``(images, masks)`` or images; one that repeats itself (``data.seeded_loader``) is read from its first epoch.
+
+        Source:
+            ``torch.optim.swa_utils.update_bn``. Ours: to use it here.
+        """
+        batches: Any = getattr(loader, "batch_sampler", None)
+        if hasattr(batches, "set_epoch"):
+            # A run that was resumed at its end would otherwise look at another epoch's crops.
+            batches.set_epoch(0)
+        torch.optim.swa_utils.update_bn(loader, self.model, device=self.accelerator.device)
+
     def _loss(self, model: nn.Module, images: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
         with self.accelerator.autocast():
             if self.mixer is None:
