@@ -41,7 +41,7 @@ class FeatureGenerator(
         ignore_index: Label of void.
 
     Raises:
-        ConfigError: a number is out of range, or the preset is unknown.
+        ConfigError: a number is out of range, the preset is unknown, or only tokens cross.
 
     Example:
         >>> from feataug.specs import LevelSpec
@@ -83,6 +83,10 @@ class FeatureGenerator(
         if not mask_widths:
             raise ConfigError(message("FeatureGenerator: mask_widths is empty.", given="()", needed="at least one width"))
         self.num_classes, self.spec, self.ignore_index, self.latent_dim = num_classes, spec, ignore_index, latent_dim
+        if all(level.tokens for level in spec):
+            raise ConfigError(
+                message("FeatureGenerator: no map among the levels.", given=str(spec), needed="at least one level with a stride")
+            )
         finest = spec.finest
         self.finest = finest
         self.mask_encoder = MaskEncoder(num_classes, mask_widths, finest)

@@ -37,10 +37,15 @@ class Layout:
         if not tensor.is_floating_point() or 0 in tensor.shape or tensor.ndim < 3 or len(tensor) != batch:
             return None
         if tensor.ndim == 4:
+            found = []
             for kind, (channels, rows, columns) in (("nchw", (1, 2, 3)), ("nhwc", (3, 1, 2))):
                 reduction = _reduction(image_size, (tensor.shape[rows], tensor.shape[columns]))
                 if reduction:
-                    return cls(kind, tensor.shape[channels], reduction)
+                    found.append(cls(kind, tensor.shape[channels], reduction))
+            # Where both readings are possible, the stride that divides the image is the likelier one.
+            found.sort(key=lambda layout: any(side % layout.reduction for side in image_size))
+            if found:
+                return found[0]
         if tensor.ndim == 3:
             for prefix in range(MAX_PREFIX + 1):
                 reduction = _token_reduction(image_size, tensor.shape[1] - prefix)

@@ -46,6 +46,11 @@ class Template:
             return empty
         return empty.fill_(value) if self.dtype.is_floating_point else empty.zero_()
 
+    def zeros(self, batch: int, device: torch.device) -> Tensor:
+        """Zeros that take no memory; they cannot be written to."""
+        shape = [base + step * (batch - 1) for base, step in zip(self.base, self.step, strict=True)]
+        return torch.zeros((), dtype=self.dtype, device=device).expand(shape)
+
 
 @dataclass(eq=False)
 class Step:

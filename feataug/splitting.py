@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -136,6 +137,9 @@ class Cut:
         weakref.finalize(self, _remove, self._hooks)
         self._plans: dict[tuple[tuple[int, int], torch.device], Plan] = {}
         self._mixed = False
+        # Whether the decoder works in place on what crosses, by the modes of all modules.
+        self._in_place: dict[tuple[bool, ...], bool] = {}
+        self._modules = tuple(model.modules())
         try:
             if leak := find_leaks(self, plain):
                 complete = self._complete_cuts(leak[0], calls) if advise else []
@@ -301,10 +305,17 @@ class Cut:
         features = check_features("cut.decode", features, self.spec)
         device, batch = features[0].device, len(features[0])
         plan = self.plan(size, device)
-        crossing = self._crossing(plan, features, size)
+        modes = tuple(module.training for module in self._modules)
+        # An in-place activation after the cut must not eat the caller's tensors: the first time they are copied, to see whether it does.
+        copied = self._in_place.get(modes, True)
+        given = tuple(feature.clone() for feature in features) if copied else features
+        crossing = self._crossing(plan, given, size)
         stand_ins = [fill(step.output, batch, device) for step in plan.stubs()]
         with replaying(plan, self.sites, crossing, stand_ins):
-            return invoke(call, args, kwargs)
+            out = invoke(call, args, kwargs)
+        if copied and not given[0].is_inference():
+            self._in_place[modes] = any(copy._version for copy in given)
+        return out
 
     def _blank(self, batch: int, size: tuple[int, int], device: torch.device) -> Tensor:
         """Images of the right shape that take no memory."""
@@ -321,7 +332,7 @@ class Cut:
                 layout = self.layouts.get((site, number))
                 if layout is None:
                     # Zeros for what is passed on and not read: a norm on the way there must not see nonsense.
-                    leaves[number] = fill(leaf, len(features[0]), features[0].device, 0.0)
+                    leaves[number] = leaf.zeros(len(features[0]), features[0].device) if isinstance(leaf, Template) else leaf
                     continue
                 own, rest = rest[: layout.count], rest[layout.count :]
                 expected = layout.size(leaf.base, size) if isinstance(leaf, Template) else ()
@@ -333,8 +344,7 @@ class Cut:
                             needed=f"[B, {layout.channels}, {', '.join(map(str, expected))}]   for images of {size[0]} x {size[1]}",
                         )
                     )
-                # A clone: an in-place activation after the cut must not eat the caller's tensor.
-                leaves[number] = layout.to_tensor([level.clone() for level in own])
+                leaves[number] = layout.to_tensor(own)
             crossing.append(tree_unflatten(leaves, structure))
         return crossing
 
@@ -373,6 +383,9 @@ class Cut:
             arrived.append(True)
             return out
 
+        if "torch._dynamo" in sys.modules:
+            # Leaving a model half-way is nothing to compile; the layers that were compiled on their own stay so.
+            forward = torch.compiler.disable(forward)
         self._check_idle()
         self._mixed = True
         try:

@@ -3,6 +3,9 @@
 import json
 
 import pytest
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from feataug.cli import main
 from feataug.demo import DemoConfig, run_demo, summary
@@ -50,7 +53,7 @@ def test_help_is_for_newcomers(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for word in ("demo", "fit-generator", "finetune", "evaluate", "result.json"):
+    for word in ("demo", "inspect", "fit-generator", "finetune", "evaluate", "result.json"):
         assert word in text
     for command in ("demo", "fit-generator", "finetune", "evaluate"):
         with pytest.raises(SystemExit):
@@ -72,3 +75,43 @@ def test_errors_are_one_message_without_a_traceback(tmp_path, capsys):
     assert "Traceback" in capsys.readouterr().err
     assert main(["finetune", "--output", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err == "ConfigError: feataug: no data.\n  given:   --dataset camvid\n  needed:  --data DIR\n"
+
+
+def test_inspect_lists_places_and_writes_them(tmp_path, capsys):
+    assert main(["inspect", "timm/test_resnet", "--size", "64x96", "--output", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    stored = json.loads((tmp_path / "result.json").read_text())
+    assert stored["size"] == [64, 96]
+    names = [place["at"] for place in stored["places"]]
+    assert {"layer1", "layer2", "layer3", "layer4"} <= set(names)
+    assert all(str(name) in out for name in names)
+    place = stored["places"][names.index("layer3")]
+    assert place["levels"] == [{"name": "layer3", "channels": place["levels"][0]["channels"], "reduction": 16, "tokens": 0}]
+    model = timm.create_model("test_resnet").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, 3, 64, 96))
+    assert place["encoder_macs"] + place["decoder_macs"] == counter.get_total_flops() // 2
+    assert place["encoder_parameters"] + place["decoder_parameters"] == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("timm/resnt50", "ConfigError: named_model: timm has no such model.\n  given:   'timm/resnt50'\n"),
+        (
+            "nothing.here:build",
+            "ConfigError: named_model: it cannot be imported.\n  given:   'nothing.here:build': No module named 'nothing'\n",
+        ),
+        ("json:dumps_all", "ConfigError: named_model: it cannot be imported.\n"),
+        ("json", "ConfigError: named_model: no model has this name.\n  given:   'json'\n"),
+    ],
+)
+def test_inspect_of_what_is_no_model(name, start, capsys):
+    assert main(["inspect", name]) == 1
+    assert capsys.readouterr().err.startswith(start)
+
+
+def test_inspect_needs_a_size(capsys):
+    with pytest.raises(SystemExit):
+        main(["inspect", "timm/test_resnet", "--size", "64"])
+    assert "'64' is no size such as 512x1024" in capsys.readouterr().err
