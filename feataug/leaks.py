@@ -4,34 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from feataug.errors import SplitError, message
+from feataug.halves import Halves
 from feataug.levels import Layout
-from feataug.recording import Example, eval_mode, training_paths
-from feataug.replay import Plan, Site, fill, observe, reached
+from feataug.recording import eval_mode, training_paths
+from feataug.replay import fill, observe, reached
 
 NAN = float("nan")
-
-
-class Halves(Protocol):
-    """What verification needs of a cut."""
-
-    model: nn.Module
-    example: Example
-    sites: list[Site]
-
-    def call_example(self) -> Any: ...  # noqa: D102
-
-    def take(self) -> list[Any]: ...  # noqa: D102
-
-    def plan(self, image_size: tuple[int, int], device: torch.device) -> Plan: ...  # noqa: D102
-
-    def replay(self, crossing: list[Any], stand_ins: list[Any], images: Tensor) -> Any: ...  # noqa: D102
 
 
 class Probe:

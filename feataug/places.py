@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from feataug.checks import check_number
 from feataug.levels import Layout
-from feataug.recording import Call, Example
+from feataug.recording import Call, Example, uncompiled
 from feataug.specs import FeatureSpec, LevelSpec
 from feataug.tracing import Dataflow, storage, trace
 
@@ -86,7 +86,7 @@ def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8) -> list[
 
     def call() -> Any:
         args, kwargs = case.arguments(case.images, (), case.tensors)
-        return model(*args, **kwargs)
+        return uncompiled(model)(*args, **kwargs)
 
     calls, _, flow = trace(model, case.images, call)
     places = _notable(_find(_Finder(model, calls, flow, case, max_levels)))

@@ -99,6 +99,11 @@ class Example:
         return found[0]
 
 
+def uncompiled(model: nn.Module) -> Callable[..., Any]:
+    """The model for calling as it is: hooks are not for what torch.compile made of it in place (``model.compile()``)."""
+    return model._call_impl if model._compiled_call_impl is not None else model
+
+
 def watch(model: nn.Module, run: Callable[[], Any], clock: Iterator[int] | None = None) -> tuple[list[Call], Any]:
     """``run()`` the model and list its calls in the order of their beginnings, with the output (``None`` if stopped)."""
     calls: list[Call] = []

@@ -1,0 +1,239 @@
+"""The mechanics of a cut: run what comes before it, what comes after it, or both over a mixed batch."""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+from feataug.checks import check_features, describe
+from feataug.errors import ShapeError, SplitError, message
+from feataug.levels import Layout
+from feataug.port import Port, join
+from feataug.recording import Example, Stopped, eval_mode, patched, uncompiled
+from feataug.replay import Plan, Site, Template, collecting, fill, invoke, make_plan, replaying
+from feataug.specs import FeatureSpec
+
+
+class Halves:
+    """A model, the sites where it is cut, and what is known of the tensors that cross there.
+
+    Args:
+        model: The whole model.
+        sites: Where it is cut; their hooks are put on here.
+        example: How it is called.
+        constants: Names and numbers of calls that no image has a part in, such as position embeddings: the decoder may make them again.
+    """
+
+    spec: FeatureSpec
+
+    def __init__(self, model: nn.Module, sites: list[Site], example: Example, constants: set[tuple[str, int]]) -> None:
+        self.model, self.sites, self.example = model, sites, example
+        self.layouts: dict[tuple[int, int], Layout] = {}
+        self._constants = constants
+        self._plans: dict[tuple[tuple[int, int], torch.device], Plan] = {}
+        self._mixed = False
+        # Whether the decoder works in place on what crosses, by the modes of all modules.
+        self._in_place: dict[tuple[bool, ...], bool] = {}
+        self._modules = tuple(model.modules())
+        self._hooks = [self._register(site) for site in sites]
+        weakref.finalize(self, _remove, self._hooks)
+
+    @property
+    def label(self) -> str:
+        """Where the model is cut, for messages."""
+        return ", ".join(f'"{site.name}"' for site in self.sites)
+
+    def remove(self) -> None:
+        """Take the hooks off the model; the cut cannot be used afterwards. Happens by itself when the cut is deleted."""
+        _remove(self._hooks)
+
+    def call_example(self) -> Any:
+        """Call the model as the example says."""
+        return self.call_with(self.example.images, tensors=True)
+
+    def take(self) -> list[Any]:
+        """What crosses at each site when the example is passed."""
+        return self._take(lambda: self.call_example())
+
+    def plan(self, image_size: tuple[int, int], device: torch.device) -> Plan:
+        """What decoding meets before the cut. Shapes depend on the image size in ways only the model knows: each is measured once."""
+        key = (image_size, device)
+        if key not in self._plans:
+            shape = (int(self.example.images.shape[1]), *image_size)
+            run = lambda n: self.call_with(torch.zeros(n, *shape, device=device, dtype=self.example.images.dtype))  # noqa: E731
+            with torch.no_grad(), eval_mode(self.model):
+                self._plans[key] = make_plan(self.model, self.sites, run, lambda c: (c.name, c.index) in self._constants)
+        return self._plans[key]
+
+    def replay(self, crossing: list[Any], stand_ins: list[Any], images: Tensor) -> Any:
+        """Decode the example with anything in place of what the encoder made."""
+        plan = self.plan(self.example.size, images.device)
+        with replaying(plan, self.sites, crossing, stand_ins):
+            return self.call_with(images, tensors=True)
+
+    def callee(self) -> Callable[..., Any]:
+        """The model, for calling."""
+        return uncompiled(self.model)
+
+    def call_with(self, images: Tensor, *, tensors: bool = False) -> Any:
+        """Call the model with other images, and the example's further arguments."""
+        args, kwargs = self.example.arguments(images, (), self.example.tensors if tensors else {})
+        return invoke(self.callee(), args, kwargs)
+
+    def _take(self, run: Callable[[], Any]) -> list[Any]:
+        with collecting(self.sites) as taken:
+            try:
+                run()
+            except Stopped:
+                return taken
+        missing = [site.name for site, value in zip(self.sites, taken, strict=True) if value is None]
+        raise SplitError(
+            message("cut.encode: the model did not pass the cut.", given=", ".join(missing), needed="a call of that layer")
+        )
+
+    def run_encoder(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
+        """Levels from a call of the model (or of its ``forward``) that is left at the cut."""
+        size = self.example.images_of(args, kwargs).shape[-2:]
+        leaves = [tree_leaves(value) for value in self._take(lambda: invoke(call, args, kwargs))]
+        return tuple(
+            level
+            for (site, leaf), layout in self.layouts.items()
+            for level in layout.to_levels(leaves[site][leaf], (int(size[0]), int(size[1])))
+        )
+
+    def run_decoder(
+        self, call: Callable[..., Any], features: Any, size: tuple[int, int], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """``args`` and ``kwargs`` are the model's, with blank images."""
+        features = check_features("cut.decode", features, self.spec)
+        device, batch = features[0].device, len(features[0])
+        plan = self.plan(size, device)
+        modes = tuple(module.training for module in self._modules)
+        # An in-place activation after the cut must not eat the caller's tensors: the first time they are copied, to see whether it does.
+        copied = self._in_place.get(modes, True)
+        given = tuple(feature.clone() for feature in features) if copied else features
+        crossing = self._crossing(plan, given, size)
+        stand_ins = [fill(step.output, batch, device) for step in plan.stubs()]
+        with replaying(plan, self.sites, crossing, stand_ins):
+            out = invoke(call, args, kwargs)
+        if copied and not given[0].is_inference():
+            self._in_place[modes] = any(copy._version for copy in given)
+        return out
+
+    def blank(self, batch: int, size: tuple[int, int], device: torch.device) -> Tensor:
+        """Images of the right shape that take no memory."""
+        like = self.example.images
+        return torch.zeros((), device=device, dtype=like.dtype).expand(batch, like.shape[1], *size)
+
+    def _crossing(self, plan: Plan, features: Sequence[Tensor], size: tuple[int, int]) -> list[Any]:
+        """Features in the structures in which the model passes them on."""
+        crossing = []
+        rest = list(features)
+        for site, tree in enumerate(plan.crossing):
+            leaves, structure = tree_flatten(tree)
+            for number, leaf in enumerate(leaves):
+                layout = self.layouts.get((site, number))
+                if layout is None:
+                    # Zeros for what is passed on and not read: a norm on the way there must not see nonsense.
+                    leaves[number] = leaf.zeros(len(features[0]), features[0].device) if isinstance(leaf, Template) else leaf
+                    continue
+                own, rest = rest[: layout.count], rest[layout.count :]
+                expected = layout.size(leaf.base, size) if isinstance(leaf, Template) else ()
+                if tuple(own[0].shape[2:]) != expected:
+                    raise ShapeError(
+                        message(
+                            "cut.decode: the features do not fit the image size.",
+                            given=f'{describe(own[0])}   at level "{self.level_name(site, number)}"',
+                            needed=f"[B, {layout.channels}, {', '.join(map(str, expected))}]   for images of {size[0]} x {size[1]}",
+                        )
+                    )
+                leaves[number] = layout.to_tensor(own)
+            crossing.append(tree_unflatten(leaves, structure))
+        return crossing
+
+    @contextmanager
+    def in_one_pass(self, synthetic: Sequence[Tensor], arrived: list[bool]) -> Iterator[None]:
+        """Append ``synthetic`` while the user's code calls the model; ``arrived`` is filled when that happens."""
+
+        def append(value: Any) -> Any:
+            leaves, structure = tree_flatten(value)
+            rest = list(synthetic)
+            for number, leaf in enumerate(leaves):
+                layout = self.layouts.get((0, number))
+                if layout is not None:
+                    own, rest = rest[: layout.count], rest[layout.count :]
+                    leaves[number] = join(leaf, layout.to_tensor(own))
+                elif isinstance(leaf, Tensor) and leaf.ndim:
+                    # Passed on and not read; some code may still want all samples of it.
+                    leaves[number] = leaf[torch.arange(len(leaf) + len(synthetic[0]), device=leaf.device) % len(leaf)]
+            arrived.append(True)
+            return tree_unflatten(leaves, structure)
+
+        with self.sites[0].port.doing(append, again=True):
+            yield
+
+    @contextmanager
+    def in_two_steps(self, synthetic: Sequence[Tensor], arrived: list[bool]) -> Iterator[None]:
+        """The same by the two halves in turn, in place of the model's ``forward``."""
+        original = self.model.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            images = self.example.images_of(args, kwargs)
+            real = self.run_encoder(original, args, kwargs)
+            joined = tuple(join(a, b) for a, b in zip(real, synthetic, strict=True))
+            size = (int(images.shape[-2]), int(images.shape[-1]))
+            blank = self.blank(len(joined[0]), size, images.device)
+            args = tuple(blank if item is images else item for item in args)
+            kwargs = {key: blank if item is images else item for key, item in kwargs.items()}
+            out = self.run_decoder(original, joined, size, args, kwargs)
+            arrived.append(True)
+            return out
+
+        if "torch._dynamo" in sys.modules:
+            # Leaving a model half-way is nothing to compile; the layers that were compiled on their own stay so.
+            forward = torch.compiler.disable(forward)
+        self.check_idle()
+        self._mixed = True
+        try:
+            with patched({self.model: forward}):
+                yield
+        finally:
+            self._mixed = False
+
+    def check_idle(self) -> None:
+        """Raise inside ``with cut.mixing(...)``."""
+        if self._mixed:
+            raise SplitError(
+                message(
+                    "feataug: the cut is in use.", given="encode, decode or mixing inside `with cut.mixing`", needed="one at a time"
+                )
+            )
+
+    def _register(self, site: Site) -> tuple[nn.Module, Port]:
+        site.port.cut = weakref.ref(self)
+        # First, so that hooks of others (transformers records hidden states by hooks) see what we put in.
+        if site.port.before:
+            site.module.register_forward_pre_hook(site.port, prepend=True, with_kwargs=True)
+        else:
+            site.module.register_forward_hook(site.port, prepend=True)
+        return site.module, site.port
+
+    def level_name(self, site: int, leaf: int) -> str:
+        """The name of a tensor that crosses, for the spec and for messages."""
+        name = self.sites[site].name
+        return name if sum(s == site for s, _ in self.layouts) == 1 else f"{name}[{leaf}]"
+
+
+def _remove(hooks: list[tuple[nn.Module, Port]]) -> None:
+    for module, port in hooks:
+        for registered in (module._forward_hooks, module._forward_pre_hooks):
+            for key in [key for key, hook in registered.items() if hook is port]:
+                del registered[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)
