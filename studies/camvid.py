@@ -194,7 +194,7 @@ class Study:
             "base_curve": curve,
             "settings": {
                 "data": "CamVid, train (367 images)", "eval_split": self.args.eval_split, "size": self.size, "scale": SCALE, "batch": self.batch,
-                "model": self.name, "at": self.at,
+                "model": self.name, "at": self.at, "levels": self.cut().spec.to_dict()["levels"],
                 "base": self.base_config.to_dict(), "generator": [config.to_dict() for config in self.generator_configs],
                 "further": self.further.to_dict(),
                 "mixer": {"ratio": 0.3, "label_smoothing": 1e-4, "masks": "HardNegativeSampler(64, 16, 22)"},

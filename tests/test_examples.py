@@ -16,6 +16,6 @@ def test_timm_backbone(capsys):
     tiny = ["--backbone", "test_resnet", "--images", "8", "--size", "32", "48", "--epochs", "1", "--batch-size", "4"]
     module.main(tiny)
     out = capsys.readouterr().out
-    assert "Cut(EncoderDecoder at 'encoder'" in out
+    assert 'Cut(EncoderDecoder at "encoder"' in out
     assert "recognition score" in out
     assert "with synthetic features: mIoU" in out

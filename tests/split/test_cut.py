@@ -362,3 +362,25 @@ def test_loss_computed_inside_a_transformers_model():
     torch.testing.assert_close(out.logits, logits)
     resized = F.interpolate(logits, (64, 64), mode="bilinear", align_corners=False)
     torch.testing.assert_close(out.loss, F.cross_entropy(resized, labels))
+
+
+class WithDropout(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Dropout2d(0.5), nn.Conv2d(8, 8, 3, 1, 1), nn.Dropout(0.3))
+        self.decoder = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.Dropout(0.5), nn.Conv2d(8, 5, 1))
+
+    def forward(self, images):
+        return self.decoder(self.encoder(images))
+
+
+@pytest.mark.parametrize("at", ["encoder", "encoder.2", "decoder.1"])
+def test_dropout_draws_what_it_would_have_drawn(at):
+    model = WithDropout().train()
+    cut = split(model, at, example=torch.rand(1, 3, 32, 32))
+    images = torch.rand(4, 3, 32, 32)
+    torch.manual_seed(7)
+    plain = model(images)
+    torch.manual_seed(7)
+    assert torch.equal(cut.decode(cut.encode(images), (32, 32)), plain)
+    assert not torch.equal(model(images), plain)
