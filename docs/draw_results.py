@@ -93,8 +93,9 @@ def architectures(results: list[dict]) -> str:
         "",
         "## CamVid: other architectures",
         "",
-        "`python studies/architectures.py --data CamVid --model fpn|vit` takes the same way with a pyramid and with tokens, briefly: that it works, not how "
-        f"far it leads. {first['data']}, measured on {first['eval_split']}; {first['device']}. One seed: differences of a point are noise.",
+        "`python studies/architectures.py --data CamVid --model fpn|vit` takes the same way with a pyramid and with tokens, briefly: that "
+        f"it works, not how far it leads. {first['data']}, measured on {first['eval_split']}; {first['device']}. One seed: differences of a point "
+        "are noise.",
         "",
         "| model | cut at | crosses (channels / stride) | steps, base | images, generator | recognition: real, synthetic, ratio | diversity |",
         "|---|---|---|---|---|---|---|",
@@ -118,8 +119,8 @@ def architectures(results: list[dict]) -> str:
         ]
     lines += [
         "",
-        "Where the base is weak (the ViT starts from random weights), its decoder finds synthetic features *easier* than real ones: a ratio above 1 is no "
-        "merit. Both arms took "
+        "Where the base is weak (the ViT starts from random weights), its decoder finds synthetic features *easier* than real ones: a ratio above 1 "
+        "is no merit. Both arms took "
         + " and ".join(sorted({str(r["settings"]["further"]["num_steps"]) for r in results}))
         + " steps, with `update_bn` in the end.",
     ]

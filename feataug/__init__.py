@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from feataug.evaluation import compare
     from feataug.generator import FeatureGenerator
     from feataug.masks import DatasetMasks, HardNegativeSampler, MaskMixture
     from feataug.metrics import SegmentationMetrics, evaluate, recognition
@@ -36,6 +37,7 @@ _HOME = {
     "MixedBatch": "specs",
     "Place": "places",
     "SegmentationMetrics": "metrics",
+    "compare": "evaluation",
     "cuts": "places",
     "evaluate": "metrics",
     "recognition": "metrics",
@@ -59,6 +61,7 @@ __all__ = [
     "MixedBatch",
     "Place",
     "SegmentationMetrics",
+    "compare",
     "cuts",
     "evaluate",
     "recognition",

@@ -1,4 +1,4 @@
-"""The command line: ``feataug demo``, ``inspect``, ``fit-generator``, ``finetune``, ``evaluate``."""
+"""The command line: ``feataug demo``, ``inspect``, ``fit-generator``, ``finetune``, ``compare``, ``evaluate``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ a whole run on your own data:
   feataug finetune --data DIR --dataset camvid --encoder resnet18 --pretrained --steps 4000 --lr 0.02 --output runs/base
   feataug fit-generator --data DIR --dataset camvid --model runs/base --at encoder.layer3.0 --output runs/generator
   feataug finetune --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/feataug
+  feataug compare --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/compare
   feataug evaluate --data DIR --dataset camvid --model runs/feataug --output runs/feataug-eval
 
 Every command but inspect writes DIR/result.json. A run that was stopped goes on when the same command is given again.
@@ -145,6 +146,40 @@ def finetune(args: argparse.Namespace) -> None:
     print(table({args.output.name: figures}) + f"\nwritten: {args.output}")
 
 
+def compare(args: argparse.Namespace) -> None:
+    """``feataug compare``."""
+    from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
+    from feataug.evaluation import compare as run
+    from feataug.generator import FeatureGenerator
+    from feataug.masks import DatasetMasks, HardNegativeSampler
+    from feataug.models import PSPNet
+    from feataug.plots import save_comparison
+    from feataug.report import comparison_table
+    from feataug.training.config import FinetuneConfig
+
+    train = _dataset(args, args.split, train_transforms(tuple(args.size)))
+    val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size)))
+    generator = FeatureGenerator.from_pretrained(args.generator)
+    result = run(
+        PSPNet.from_pretrained(args.model),
+        list(generator.spec.layers),
+        generator,
+        HardNegativeSampler(DatasetMasks(train), enabled=not args.no_mining),
+        lambda seed: seeded_loader(train, args.batch_size, seed=seed, num_workers=args.workers),
+        seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers),
+        FinetuneConfig(num_steps=args.steps, lr=args.lr, save_every=max(args.steps // 20, 1)),
+        seeds=range(args.seed, args.seed + args.seeds),
+        ratio=args.ratio,
+        label_smoothing=args.label_smoothing,
+        classes=train.classes,
+        output=args.output,
+        device=args.device,
+        progress=not args.quiet,
+    )
+    picture = save_comparison(args.output / "comparison.png", result)
+    print(comparison_table(result) + f"\nwritten: {args.output / 'result.json'}, {picture}")
+
+
 def evaluate(args: argparse.Namespace) -> None:
     """``feataug evaluate``."""
     from feataug.data.transforms import eval_transforms, seeded_loader
@@ -234,6 +269,16 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--batch-size", type=int, default=16, help="images in a batch")
         command.add_argument("--workers", type=int, default=0, help="processes that load images")
 
+    def add_mixing(command: argparse.ArgumentParser, required: bool) -> None:
+        command.add_argument(
+            "--generator", metavar="FOLDER", required=required, help="a generator saved by `feataug fit-generator`, or a hub id"
+        )
+        command.add_argument("--ratio", type=float, default=0.3, help="synthetic share of a batch")
+        command.add_argument("--label-smoothing", type=float, default=1e-4, help="epsilon of Eq. (3), synthetic samples only")
+        command.add_argument("--no-mining", action="store_true", help="draw masks evenly instead of hard negatives")
+        command.add_argument("--steps", type=int, default=1000, help="optimiser steps")
+        command.add_argument("--lr", type=float, default=1e-3, help="first learning rate of the poly policy")
+
     add("demo", demo, "The whole method on embedded scenes, in a few minutes on a CPU.")
 
     command = commands.add_parser(
@@ -270,12 +315,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--encoder", metavar="NAME", help="instead of --model: a new PSPNet on this timm encoder")
     command.add_argument("--pretrained", action="store_true", help="with --encoder: ImageNet weights from the hub")
     command.add_argument("--output-stride", type=int, default=8, choices=(8, 16, 32), help="with --encoder")
-    command.add_argument("--generator", metavar="FOLDER", help="a generator saved by `feataug fit-generator`, or a hub id")
-    command.add_argument("--ratio", type=float, default=0.3, help="synthetic share of a batch")
-    command.add_argument("--label-smoothing", type=float, default=1e-4, help="epsilon of Eq. (3), synthetic samples only")
-    command.add_argument("--no-mining", action="store_true", help="draw masks evenly instead of hard negatives")
-    command.add_argument("--steps", type=int, default=1000, help="optimiser steps")
-    command.add_argument("--lr", type=float, default=1e-3, help="first learning rate of the poly policy")
+    add_mixing(command, required=False)
+
+    command = add("compare", compare, "Does it help? A model trained further with and without synthetic features, on paired seeds.")
+    add_data(command, training=True)
+    command.add_argument("--model", required=True, metavar="FOLDER", help="a saved model, or a hub id")
+    add_mixing(command, required=True)
+    command.add_argument("--seeds", type=int, default=3, help="pairs of runs, with seeds from --seed on")
 
     command = add("evaluate", evaluate, "Measure a saved model: PixelAcc, ClassAcc, mIoU, fwIoU.")
     add_data(command, training=False, size=None)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,42 @@ def feature_colors(features: Sequence[Tensor]) -> list[Tensor]:
         (((f.detach().float().cpu().movedim(1, -1) - center) @ directions.T - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
         for f in features
     ]
+
+
+def save_comparison(path: str | Path, result: Mapping[str, Any]) -> Path:
+    """Write a PNG of what ``compare`` returns: differences to the control with their intervals, for the measures and for each class.
+
+    Args:
+        path: Where to write.
+        result: Of ``compare``.
+    """
+    from matplotlib.figure import Figure  # not pyplot: no window, no global state
+
+    titles = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
+    classes = list(result["difference"]["per_class"])
+    figure = Figure(figsize=(9, 1.6 + 0.28 * max(len(classes), 4)), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    arms = result["differences"]
+    for number, (arm, gaps) in enumerate(arms.items()):
+        shift = 0.6 * (number + 0.5) / len(arms) - 0.3
+        panels = ((left, [gaps[name] for name in titles]), (right, [gaps["per_class"].get(c, {}).get("iou") for c in classes]))
+        for axes, rows in panels:
+            for row, gap in enumerate(rows):
+                if gap is None:
+                    continue
+                y = len(rows) - 1 - row - shift
+                label = arm if row == 0 else None
+                if gap["low"] is not None:
+                    axes.plot([gap["low"], gap["high"]], [y, y], color=f"C{number}", linewidth=2)
+                axes.plot([gap["mean"]], [y], "o", color=f"C{number}", markersize=5, label=label)
+    for axes, names, title in ((left, list(titles.values()), "measures"), (right, classes, "IoU per class")):
+        axes.axvline(0, color="gray", linewidth=1)
+        axes.set_yticks(range(len(names)), reversed(names))
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("points, arm minus control")
+    left.legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    return Path(path)
 
 
 def save_grid(path: str | Path, columns: dict[str, Tensor]) -> Path:

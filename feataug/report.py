@@ -61,6 +61,19 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def comparison_table(result: Mapping[str, Any]) -> str:
+    """What ``compare`` returns, as text: every arm's measures, IoU per class, and the differences with their intervals."""
+
+    def interval(gap: Mapping[str, Any]) -> str:
+        return f"{gap['mean']:+.2f}" + (f" [{gap['low']:+.2f}, {gap['high']:+.2f}]" if gap["low"] is not None else "")
+
+    lines = [table({"base": result["base"]} | result["arms"]), ""]
+    for arm, gaps in result["differences"].items():
+        cells = ", ".join(f"{TITLES[name]} {interval(gaps[name])}" for name in MEASURES)
+        lines.append(f"{arm} minus control, 95 % intervals over {len(result['seeds'])} seeds: {cells}")
+    return "\n".join([*lines, result["verdict"]])
+
+
 def places_table(places: Sequence[Place]) -> str:
     """The places where a model can be cut, one line each: layers, tensors that cross, the encoder's shares."""
     rows = [("at", "crosses (channels / stride)", "parameters", "multiply-adds")]

@@ -9,8 +9,8 @@ import feataug
 
 NAMES = [
     "Cut", "DatasetMasks", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner", "GeneratorConfig",
-    "GeneratorTrainer", "HardNegativeSampler", "LevelSpec", "MaskMixture", "MixedBatch", "Place", "SegmentationMetrics", "cuts", "evaluate",
-    "recognition", "split", "synthetic_loss",
+    "GeneratorTrainer", "HardNegativeSampler", "LevelSpec", "MaskMixture", "MixedBatch", "Place", "SegmentationMetrics", "compare",
+    "cuts", "evaluate", "recognition", "split", "synthetic_loss",
 ]  # fmt: skip
 
 

@@ -42,10 +42,17 @@ def test_a_whole_run_by_commands(tmp_path, capsys):
     further = ["--model", base, "--generator", generator, "--steps", "2"]
     assert main(["finetune", *TINY, *further, "--output", mixed]) == 0
     assert main(["evaluate", *TINY, "--model", mixed, "--output", measured]) == 0
+    compared = tmp_path / "compared"
+    pair = ["--model", base, "--generator", generator, "--steps", "2", "--seeds", "2", "--output", str(compared)]
+    assert main(["compare", *TINY, *pair]) == 0
+    out = capsys.readouterr().out
+    assert "feataug minus control, 95 % intervals over 2 seeds: PixelAcc" in out
+    assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((compared / "result.json").read_text())["difference"]["miou"].keys() == {"mean", "low", "high"}
     stored = {folder: json.loads((tmp_path / folder / "result.json").read_text()) for folder in ("mixed", "measured", "generator")}
     assert stored["mixed"]["miou"] == pytest.approx(stored["measured"]["miou"])
     assert stored["generator"]["recognition"]["ratio"] > 0
-    assert "mIoU" in capsys.readouterr().out
+    assert "mIoU" in out
 
 
 def test_help_is_for_newcomers(capsys):
@@ -53,9 +60,9 @@ def test_help_is_for_newcomers(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for word in ("demo", "inspect", "fit-generator", "finetune", "evaluate", "result.json"):
+    for word in ("demo", "inspect", "fit-generator", "finetune", "compare", "evaluate", "result.json"):
         assert word in text
-    for command in ("demo", "fit-generator", "finetune", "evaluate"):
+    for command in ("demo", "fit-generator", "finetune", "compare", "evaluate"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         text = capsys.readouterr().out

@@ -31,7 +31,7 @@ def test_the_loops_run_as_they_stand(tmp_path, monkeypatch):
         "loader": seeded_loader(train_set, 4),
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.01),
     }
-    train, loop, halves = blocks("python")
+    train, loop, halves, question = blocks("python")
     exec(train, user)
     encoder = {name: p.clone() for name, p in user["cut"].model.named_parameters() if name.startswith("encoder.layer1")}
     decoder = {name: p.clone() for name, p in model.named_parameters() if name.startswith("head")}
@@ -45,6 +45,10 @@ def test_the_loops_run_as_they_stand(tmp_path, monkeypatch):
     exec(halves, user)
     assert user["loss"].isfinite()
     assert len(user["logits"]) == len(user["batch"].masks)
+    del user["cut"]
+    user |= {"seeded_loader": lambda data, batch, seed: seeded_loader(data, 4, seed=seed), "val_loader": user["loader"]}
+    exec(question.replace("num_steps=1000", "num_steps=2").replace("seeds=(0, 1, 2)", "seeds=(0, 1)"), user)
+    assert set(user["result"]["difference"]["class_acc"]) == {"mean", "low", "high"}
 
 
 def test_the_ten_lines_are_ten():
@@ -56,7 +60,7 @@ def test_the_ten_lines_are_ten():
 
 def test_the_commands_parse():
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("feataug ")]
-    assert len(lines) == 5
+    assert len(lines) == 6
     for line in lines:
         parsed = _parser().parse_args(shlex.split(line)[1:])
         assert parsed.output or parsed.command.__name__ == "inspect"

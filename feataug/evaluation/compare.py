@@ -1,112 +1,203 @@
-"""Does it help? The same model trained further with and without synthetic features, on equal steps and equal real batches."""
+"""Does it help my model? The control and feataug on paired seeds, equal steps and equal real batches."""
 
 from __future__ import annotations
 
 import copy
-import math
-import time
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from feataug.checks import check_number
+from feataug.errors import CheckpointError, ConfigError, message
+from feataug.evaluation.arms import train_arm
+from feataug.evaluation.intervals import differences, mean_figures, verdict
 from feataug.generator import FeatureGenerator
-from feataug.metrics import MEASURES
-from feataug.mixing import FeatureMixer
-from feataug.splitting import split
+from feataug.metrics import evaluate
+from feataug.report import by_class
 from feataug.training.config import FinetuneConfig
-from feataug.training.finetune import Finetuner
 
-# Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom; beyond the table the first terms of
-# its expansion around the normal's (Fisher, Cornish 1960).
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
+# A rival: (a copy of the model, the loader, the settings, a folder for checkpoints) to the trained model.
+Arm = Callable[[nn.Module, Iterable[Any], FinetuneConfig, Path | None], nn.Module]
 
 
-def train_arm(
+def compare(
     model: nn.Module,
     at: str | Sequence[str],
-    loader: Iterable[tuple[Tensor, Tensor]],
-    validate: Callable[[nn.Module], dict[str, Any]],
+    generator: FeatureGenerator,
+    masks: Any,
+    loader: Callable[[int], Iterable[tuple[Tensor, Tensor]]],
+    val_loader: Iterable[tuple[Tensor, Tensor]],
     config: FinetuneConfig,
     *,
-    generator: FeatureGenerator | None = None,
-    masks: Any = None,
-    example: Any = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    rivals: Mapping[str, Arm] | None = None,
     ratio: float = 0.3,
     label_smoothing: float = 1e-4,
-    ignore_index: int = 255,
     update_bn: bool = True,
+    classes: Sequence[str] | None = None,
+    example: Any = None,
     output: str | Path | None = None,
     device: str | None = "auto",
-    progress: bool | str = True,
-) -> tuple[nn.Module, dict[str, Any]]:
-    """Train a copy of ``model`` further: the control without ``generator``, feataug with it.
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train the model further with and without synthetic features, several times, and tell whether they help.
 
-    Both arms see the same real batches and take the same number of steps; feataug's batches hold synthetic samples besides.
+    In each pair both arms start from ``model``, take ``config.num_steps`` steps and see the same real batches in the same order;
+    feataug's batches hold synthetic samples besides. The control is what the paper leaves out.
 
     Args:
         model: The trained model; it stays as it is.
         at: Where it is cut.
-        loader: Real ``(images, masks)``; for a fair pair one that repeats itself, such as ``data.seeded_loader``.
-        validate: The model to its figures.
-        config: Of the training.
-        generator: Trained for this cut; ``None`` for the control.
-        masks: Mask source of the synthetic samples.
-        example: For ``split``, of a model that does not take images of 128 x 128.
+        generator: Trained for this cut.
+        masks: Mask source of the synthetic samples. Its state is put back before every arm.
+        loader: A seed to the loader of real ``(images, masks)`` for that seed, one that repeats itself:
+            ``lambda seed: feataug.data.seeded_loader(train_set, 16, seed=seed)``.
+        val_loader: Pairs to measure on.
+        config: Of the training; its ``seed`` is replaced by each of ``seeds``.
+        seeds: One pair of runs each; at least two for an interval.
+        rivals: Further arms by name, each against the control: ``(model, loader, config, folder) -> trained model``.
         ratio, label_smoothing: See ``FeatureMixer``.
-        ignore_index: Label of void.
-        update_bn: Measure BatchNorm's running statistics anew on one pass over ``loader`` after training, in either arm: with
-            synthetic features in the batches they are no longer those of real ones.
-        output: Folder for checkpoints, from which an interrupted run goes on.
+        update_bn: Measure BatchNorm anew on real images in the end, in every arm.
+        classes: Names; numbers by default.
+        example: For ``split``.
+        output: Folder. Arms that are done are not run again, one that was stopped goes on; ``result.json`` is written after every seed.
         device, progress: As for ``Finetuner``.
 
     Returns:
-        The trained copy, and its figures with ``seconds``; with ``update_bn`` also ``as_trained``, the figures before it.
+        ``base`` (figures before), ``seeds`` (every run), ``arms`` (means), ``difference`` (feataug minus control in points: ``mean``,
+        ``low`` and ``high`` of each measure, a 95 % interval by Student's t, and ``per_class``), ``differences`` (the same for every
+        arm), ``verdict`` (in words) and ``settings``.
+
+    Raises:
+        ConfigError: no seeds, seeds that repeat, a loader that takes no seed, or a rival named as one of our arms.
+        CheckpointError: ``output`` holds a comparison with other settings, another model or another generator.
+
+    Source:
+        Ours.
     """
-    began = time.monotonic()
-    model = copy.deepcopy(model)
-    cut = mixer = None
-    if generator is not None:
-        cut = split(model, at, example=example)
-        mixer = FeatureMixer(
-            generator,
-            masks,
-            ratio,
-            label_smoothing,
-            ignore_index=ignore_index,
-            cut=cut,
-            seed=config.seed,
-            aux_weight=config.aux_weight,
+    rivals = dict(rivals or {})
+    _check(loader, seeds, rivals)
+    folder = Path(output) if output is not None else None
+    names = list(classes) if classes is not None else [str(number) for number in range(generator.num_classes)]
+    settings = {
+        "at": at if isinstance(at, str) else list(at),
+        "ratio": ratio,
+        "label_smoothing": label_smoothing,
+        "update_bn": update_bn,
+        "masks": type(masks).__name__,
+        "config": {key: value for key, value in config.to_dict().items() if key != "seed"},
+        "model": _fingerprint(model),
+        "generator": _fingerprint(generator),
+    }
+    start = copy.deepcopy(masks.state_dict()) if hasattr(masks, "state_dict") else None
+    ignore_index = generator.ignore_index
+
+    def validate(trained: nn.Module) -> dict[str, Any]:
+        where = next(trained.parameters()).device
+        return evaluate(trained, val_loader, len(names), ignore_index=ignore_index, device=where)
+
+    def run(name: str, seed: int) -> dict[str, Any]:
+        if start is not None:
+            masks.load_state_dict(copy.deepcopy(start))
+        own = FinetuneConfig.from_dict(config.to_dict() | {"seed": seed})
+        where = folder / f"seed-{seed}" / name if folder is not None else None
+        mixed = {"generator": generator, "masks": masks} if name == "feataug" else {}
+        _, figures = train_arm(
+            model, at, loader(seed), validate, own, ratio=ratio, label_smoothing=label_smoothing, update_bn=update_bn, example=example,
+            ignore_index=ignore_index, output=where, device=device, progress=f"{name} {seed}" if progress else False,
+            rival=rivals.get(name), **mixed,
+        )  # fmt: skip
+        extra = {"as_trained": by_class(figures["as_trained"], names)} if "as_trained" in figures else {}
+        return by_class(figures, names) | extra | {"seconds": figures["seconds"]}
+
+    base = _once(folder, "base", settings, lambda: by_class(validate(model), names))
+    arms = ["control", "feataug", *rivals]
+    finished: list[dict[str, Any]] = []
+    result: dict[str, Any] = {}
+    for seed in seeds:
+        runs = {}
+        for name in arms:
+            runs[name] = _once(folder, f"seed-{seed}/{name}", settings, partial(run, name, seed))
+        finished.append({"seed": seed} | runs)
+        result = _summary(base, finished, arms, settings)
+        if folder is not None:
+            _write(folder / "result.json", result)
+    return result
+
+
+def _summary(base: dict[str, Any], finished: list[dict[str, Any]], arms: list[str], settings: dict[str, Any]) -> dict[str, Any]:
+    by_arm = {name: [entry[name] for entry in finished] for name in arms}
+    gaps = {name: differences(by_arm["control"], by_arm[name]) for name in arms[1:]}
+    return {
+        "base": base,
+        "seeds": finished,
+        "arms": {name: mean_figures(runs) for name, runs in by_arm.items()},
+        "difference": gaps["feataug"],
+        "differences": gaps,
+        "verdict": verdict(gaps["feataug"]),
+        "settings": settings,
+    }
+
+
+def _once(folder: Path | None, name: str, settings: dict[str, Any], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Figures that an earlier call left, or those of ``run``, which are kept."""
+    if folder is None:
+        return run()
+    path = folder / f"{name}.json"
+    if path.exists():
+        stored = json.loads(path.read_text())
+        changed = sorted(key for key in settings if stored["settings"].get(key) != json.loads(json.dumps(settings[key])))
+        if changed:
+            raise CheckpointError(
+                message(
+                    "compare: the output folder holds a comparison with other settings.",
+                    given=", ".join(f"{key}={settings[key]!r}" for key in changed),
+                    needed=", ".join(f"{key}={stored['settings'].get(key)!r}" for key in changed) + f", as in {path}",
+                    advice="Use another output folder, or delete this one to start again.",
+                )
+            )
+        return stored["figures"]
+    figures = run()
+    _write(path, {"settings": settings, "figures": figures})
+    return figures
+
+
+def _write(path: Path, value: dict[str, Any]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def _fingerprint(module: nn.Module) -> str:
+    """Twelve digits that change when a weight does."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(-1).double().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _check(loader: Any, seeds: Sequence[int], rivals: Mapping[str, Arm]) -> None:
+    if not callable(loader):
+        raise ConfigError(
+            message(
+                "compare: loader takes no seed.",
+                given=type(loader).__name__,
+                needed="a function of the seed that returns a loader, so that the arms of a pair see the same batches",
+                advice="loader=lambda seed: feataug.data.seeded_loader(train_set, 16, seed=seed)",
+            )
         )
-    tuner = Finetuner(model, config, mixer=mixer, cut=cut, output=output, device=device, progress=progress)
-    figures = tuner.fit(loader, validate, ignore_index=ignore_index)[-1]
-    if update_bn:
-        tuner.update_bn(loader)
-        figures = validate(model.eval()) | {"as_trained": figures}
-    return model, figures | {"seconds": round(time.monotonic() - began, 1)}
-
-
-def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, float | None]:
-    """Mean of ``second - first`` over pairs, with its 95 % interval by Student's t; no interval for a single pair.
-
-    Example:
-        >>> result = difference([50.0, 51.0, 49.0], [51.0, 52.5, 49.5])
-        >>> {name: round(value, 2) for name, value in result.items()}
-        {'mean': 1.0, 'low': -0.24, 'high': 2.24}
-    """
-    check_number("difference", "number of pairs", len(first), low=1, integer=True)
-    gaps = [b - a for a, b in zip(first, second, strict=True)]
-    n = len(gaps)
-    mean = sum(gaps) / n
-    if n == 1:
-        return {"mean": mean, "low": None, "high": None}
-    spread = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / (n - 1) / n)
-    t = _T95[n - 2] if n - 2 < len(_T95) else 1.96 + 2.372 / (n - 1) + 2.823 / (n - 1) ** 2
-    return {"mean": mean, "low": mean - t * spread, "high": mean + t * spread}
-
-
-def differences(control: Sequence[dict[str, Any]], feataug: Sequence[dict[str, Any]]) -> dict[str, dict[str, float | None]]:
-    """``difference`` in each of the four measures, in points, feataug minus control."""
-    return {name: difference([c[name] for c in control], [f[name] for f in feataug]) for name in MEASURES}
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(message("compare: seeds must differ.", given=repr(tuple(seeds)), needed="one or more different integers"))
+    taken = sorted({"control", "feataug", "base"} & set(rivals))
+    if taken:
+        raise ConfigError(
+            message("compare: a rival has the name of one of our arms.", given=", ".join(taken), needed="another name")
+        )

@@ -1,0 +1,87 @@
+"""One arm of a comparison: the model trained further, with synthetic features or without."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from feataug.generator import FeatureGenerator
+from feataug.mixing import FeatureMixer
+from feataug.splitting import split
+from feataug.training.config import FinetuneConfig
+from feataug.training.finetune import Finetuner
+
+
+def train_arm(
+    model: nn.Module,
+    at: str | Sequence[str],
+    loader: Iterable[tuple[Tensor, Tensor]],
+    validate: Callable[[nn.Module], dict[str, Any]],
+    config: FinetuneConfig,
+    *,
+    generator: FeatureGenerator | None = None,
+    masks: Any = None,
+    example: Any = None,
+    ratio: float = 0.3,
+    label_smoothing: float = 1e-4,
+    ignore_index: int = 255,
+    update_bn: bool = True,
+    rival: Callable[[nn.Module, Iterable[Any], FinetuneConfig, Path | None], nn.Module] | None = None,
+    output: str | Path | None = None,
+    device: str | None = "auto",
+    progress: bool | str = True,
+) -> tuple[nn.Module, dict[str, Any]]:
+    """Train a copy of ``model`` further: the control without ``generator``, feataug with it.
+
+    Both arms see the same real batches and take the same number of steps; feataug's batches hold synthetic samples besides.
+
+    Args:
+        model: The trained model; it stays as it is.
+        at: Where it is cut.
+        loader: Real ``(images, masks)``; for a fair pair one that repeats itself, such as ``data.seeded_loader``.
+        validate: The model to its figures.
+        config: Of the training.
+        generator: Trained for this cut; ``None`` for the control.
+        masks: Mask source of the synthetic samples.
+        example: For ``split``, of a model that does not take images of 128 x 128.
+        ratio, label_smoothing: See ``FeatureMixer``.
+        ignore_index: Label of void.
+        update_bn: Measure BatchNorm's running statistics anew on one pass over ``loader`` after training, in either arm: with
+            synthetic features in the batches they are no longer those of real ones.
+        rival: Trains the copy in another way, instead of ``Finetuner``: ``(model, loader, config, folder) -> model``.
+        output: Folder for checkpoints, from which an interrupted run goes on.
+        device, progress: As for ``Finetuner``.
+
+    Returns:
+        The trained copy, and its figures with ``seconds``; with ``update_bn`` also ``as_trained``, the figures before it.
+    """
+    began = time.monotonic()
+    model = copy.deepcopy(model)
+    cut = mixer = None
+    if generator is not None:
+        cut = split(model, at, example=example)
+        mixer = FeatureMixer(
+            generator,
+            masks,
+            ratio,
+            label_smoothing,
+            ignore_index=ignore_index,
+            cut=cut,
+            seed=config.seed,
+            aux_weight=config.aux_weight,
+        )
+    tuner = Finetuner(model, config, mixer=mixer, cut=cut, output=output, device=device, progress=progress)
+    if rival is None:
+        figures = tuner.fit(loader, validate, ignore_index=ignore_index)[-1]
+    else:
+        model = tuner.model = rival(model, loader, config, Path(output) if output is not None else None)
+        figures = validate(model.eval())
+    if update_bn:
+        tuner.update_bn(loader)
+        figures = validate(model.eval()) | {"as_trained": figures}
+    return model, figures | {"seconds": round(time.monotonic() - began, 1)}

@@ -1,0 +1,204 @@
+"""``feataug.compare``: paired runs, intervals, resuming, and that it can say no."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import feataug
+from feataug.data import Scenes, eval_transforms, seeded_loader, train_transforms
+from feataug.errors import CheckpointError, ConfigError
+from feataug.evaluation import verdict
+from feataug.metrics import MEASURES
+from feataug.plots import save_comparison
+from feataug.report import comparison_table
+
+SIZE = (32, 48)
+CLASSES = Scenes.num_classes
+
+
+class TinyModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Conv2d(8, CLASSES, 1)
+
+    def forward(self, images):
+        return F.interpolate(self.head(self.encoder(images)), images.shape[-2:], mode="bilinear")
+
+
+class Noise(nn.Module):
+    """The planted fault: a generator that does not look at its masks."""
+
+    def __init__(self, generator):
+        super().__init__()
+        self.spec, self.latent_dim, self.num_classes, self.ignore_index = (
+            generator.spec, generator.latent_dim, generator.num_classes, generator.ignore_index,
+        )  # fmt: skip
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, masks, z):
+        rows, columns = self.spec[0].size(masks.shape[-2:])
+        rng = torch.Generator().manual_seed(int(z.abs().sum() * 1000))
+        return (10 * torch.randn(len(masks), self.spec[0].channels, rows, columns, generator=rng),)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model that has learned something, and a generator for it."""
+    torch.manual_seed(0)
+    model = TinyModel()
+    data = Scenes(16, SIZE, seed=0, transforms=train_transforms(SIZE))
+    config = feataug.FinetuneConfig(num_steps=60, lr=0.1)
+    feataug.Finetuner(model, config, device="cpu", progress=False).fit(seeded_loader(data, 8))
+    spec = feataug.split(model, "encoder", example=torch.zeros(1, 3, *SIZE)).spec
+    generator = feataug.FeatureGenerator(CLASSES, spec, mask_widths=(8,), width=8, depth=0, latent_dim=2)
+    return model, generator, data
+
+
+def compare(trained, *, steps=3, lr=0.02, generator=None, loader=None, **kwargs):
+    model, own, data = trained
+    val = Scenes(8, SIZE, seed=1, transforms=eval_transforms())
+    return feataug.compare(
+        model,
+        "encoder",
+        generator or own,
+        kwargs.pop("masks", feataug.DatasetMasks(data)),
+        loader or (lambda seed: seeded_loader(data, 8, seed=seed)),
+        seeded_loader(val, 8, shuffle=False),
+        feataug.FinetuneConfig(num_steps=steps, lr=lr),
+        example=torch.zeros(1, 3, *SIZE),
+        device="cpu",
+        progress=False,
+        **kwargs,
+    )
+
+
+def test_the_result_holds_what_it_promises(trained, tmp_path):
+    before = copy.deepcopy(trained[0].state_dict())
+    result = compare(trained, seeds=(3, 4), classes=Scenes.classes, output=tmp_path)
+    assert all(torch.equal(value, before[key]) for key, value in trained[0].state_dict().items())
+    assert json.loads((tmp_path / "result.json").read_text()) == json.loads(json.dumps(result))
+    assert [entry["seed"] for entry in result["seeds"]] == [3, 4]
+    assert set(result["arms"]) == {"control", "feataug"}
+    for name in MEASURES:
+        for arm in ("control", "feataug"):
+            runs = [entry[arm][name] for entry in result["seeds"]]
+            assert result["arms"][arm][name] == pytest.approx(sum(runs) / 2)
+        gaps = [entry["feataug"][name] - entry["control"][name] for entry in result["seeds"]]
+        gap = result["difference"][name]
+        assert gap["mean"] == pytest.approx(sum(gaps) / 2)
+        assert gap["low"] <= gap["mean"] <= gap["high"]
+    road = result["difference"]["per_class"]["road"]["iou"]
+    pairs = [
+        entry["feataug"]["per_class"]["road"]["iou"] - entry["control"]["per_class"]["road"]["iou"] for entry in result["seeds"]
+    ]
+    assert road["mean"] == pytest.approx(sum(pairs) / 2)
+    text = comparison_table(result)
+    assert "feataug minus control, 95 % intervals over 2 seeds: PixelAcc" in text
+    assert text.endswith(result["verdict"])
+    assert save_comparison(tmp_path / "x.png", result).read_bytes().startswith(b"\x89PNG")
+
+
+def test_arms_are_paired(trained):
+    seen: dict[str, list[torch.Tensor]] = {}
+
+    def spy(name):
+        def arm(model, loader, config, folder):
+            seen[f"{name} {config.seed}"] = [images for images, _ in loader]
+            return model
+
+        return arm
+
+    result = compare(trained, seeds=(0, 1), rivals={"one": spy("one"), "two": spy("two")}, update_bn=False)
+    for seed in (0, 1):
+        assert all(torch.equal(a, b) for a, b in zip(seen[f"one {seed}"], seen[f"two {seed}"], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(seen["one 0"], seen["one 1"], strict=True))
+    # A rival that does nothing stays where the base was, and stands in the table with its own difference.
+    for entry in result["seeds"]:
+        assert entry["one"]["miou"] == pytest.approx(result["base"]["miou"])
+    assert set(result["differences"]) == {"feataug", "one", "two"}
+
+
+def test_ratio_zero_is_the_control(trained):
+    result = compare(trained, seeds=(0,), ratio=0.0)
+    assert all(result["difference"][name]["mean"] == 0 for name in MEASURES)
+    assert result["verdict"] == "Nothing can be said from a single seed: run more of them."
+
+
+def test_it_says_no_to_a_generator_that_emits_noise(trained):
+    result = compare(trained, steps=12, lr=0.1, generator=Noise(trained[1]), seeds=(0, 1, 2), ratio=0.5, update_bn=False)
+    assert "ahead" not in result["verdict"]
+    assert result["difference"]["miou"]["mean"] < 0
+
+
+def test_it_says_yes_to_an_arm_that_is_better(trained):
+    model, _, data = trained
+    torch.manual_seed(5)
+    untrained = TinyModel()
+
+    def better(copy_, loader, config, folder):
+        copy_.load_state_dict(model.state_dict())
+        return copy_
+
+    # At learning rate 0 the control stays untrained.
+    result = compare((untrained, trained[1], data), lr=0.0, seeds=(0, 1, 2), rivals={"trained": better}, update_bn=False)
+    assert "trained is ahead in" in verdict(result["differences"]["trained"], "trained")
+    assert result["differences"]["trained"]["miou"]["low"] > 0
+
+
+def test_arms_that_are_done_are_not_run_again(trained, tmp_path):
+    made = []
+
+    def loader(seed):
+        made.append(seed)
+        return seeded_loader(trained[2], 8, seed=seed)
+
+    masks = feataug.HardNegativeSampler(feataug.DatasetMasks(trained[2]), candidates=4, keep=2, refresh_every=1)
+    first = compare(trained, seeds=(0,), output=tmp_path, loader=loader, masks=masks)
+    assert made == [0, 0]
+    both = compare(trained, seeds=(0, 1), output=tmp_path, loader=loader, masks=masks)
+    assert made == [0, 0, 1, 1]
+    assert both["seeds"][0] == first["seeds"][0]
+    # A run that was never stopped gives the same.
+    at_once = compare(trained, seeds=(0, 1), loader=loader, masks=masks)
+    for kept, fresh in zip(both["seeds"], at_once["seeds"], strict=True):
+        for arm in ("control", "feataug"):
+            assert {m: kept[arm][m] for m in MEASURES} == {m: fresh[arm][m] for m in MEASURES}
+
+
+def test_another_comparison_in_the_folder_is_an_error(trained, tmp_path):
+    compare(trained, seeds=(0,), output=tmp_path)
+    with pytest.raises(CheckpointError) as error:
+        compare(trained, seeds=(0,), output=tmp_path, ratio=0.4)
+    assert str(error.value) == (
+        "compare: the output folder holds a comparison with other settings.\n"
+        "  given:   ratio=0.4\n"
+        f"  needed:  ratio=0.3, as in {tmp_path / 'base.json'}\n"
+        "Use another output folder, or delete this one to start again."
+    )
+    other = copy.deepcopy(trained[0])
+    with torch.no_grad():
+        other.head.bias[0] += 1
+    with pytest.raises(CheckpointError, match=r"\n  given:   model='"):
+        compare((other, *trained[1:]), seeds=(0,), output=tmp_path)
+
+
+def test_what_cannot_be_compared(trained):
+    with pytest.raises(ConfigError) as error:
+        compare(trained, loader=seeded_loader(trained[2], 8))
+    assert str(error.value) == (
+        "compare: loader takes no seed.\n"
+        "  given:   DataLoader\n"
+        "  needed:  a function of the seed that returns a loader, so that the arms of a pair see the same batches\n"
+        "loader=lambda seed: feataug.data.seeded_loader(train_set, 16, seed=seed)"
+    )
+    with pytest.raises(ConfigError, match=r"^compare: seeds must differ\.\n  given:   \(1, 1\)\n"):
+        compare(trained, seeds=(1, 1))
+    with pytest.raises(ConfigError, match=r"^compare: a rival has the name of one of our arms\.\n  given:   control\n"):
+        compare(trained, rivals={"control": lambda *args: args[0]})
