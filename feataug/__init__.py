@@ -9,8 +9,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from feataug.evaluation import compare
+    from feataug.filtering import PixelFilter
     from feataug.generator import FeatureGenerator
-    from feataug.masks import DatasetMasks, HardNegativeSampler, MaskMixture
+    from feataug.masks import ClassBalancedMasks, DatasetMasks, HardNegativeSampler, LayoutComposer, MaskMixture
     from feataug.metrics import SegmentationMetrics, evaluate, recognition
     from feataug.mixing import FeatureMixer, synthetic_loss
     from feataug.places import Place, cuts
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 # Loaded when first asked for, so that `import feataug` costs no more than `import torch` and needs neither accelerate nor timm.
 _HOME = {
+    "ClassBalancedMasks": "masks",
+    "LayoutComposer": "masks",
+    "PixelFilter": "filtering",
     "Cut": "splitting",
     "DatasetMasks": "masks",
     "FeatureGenerator": "generator",
@@ -46,6 +50,7 @@ _HOME = {
 }
 
 __all__ = [
+    "ClassBalancedMasks",
     "Cut",
     "DatasetMasks",
     "FeatureGenerator",
@@ -56,9 +61,11 @@ __all__ = [
     "GeneratorConfig",
     "GeneratorTrainer",
     "HardNegativeSampler",
+    "LayoutComposer",
     "LevelSpec",
     "MaskMixture",
     "MixedBatch",
+    "PixelFilter",
     "Place",
     "SegmentationMetrics",
     "compare",

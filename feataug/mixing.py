@@ -44,6 +44,7 @@ class FeatureMixer(nn.Module):
         ignore_index: Label of void.
         cut: The cut that the mixer works at. Only hard negative mining needs it, to ask the current decoder for its loss;
             ``mixer.on(cut, ...)`` finds it by itself.
+        pixel_filter: From synthetic features and their masks to masks in which badly generated pixels are void: a ``PixelFilter``.
         seed: Of the counts, masks and noise.
 
     Raises:
@@ -66,6 +67,7 @@ class FeatureMixer(nn.Module):
         aux_weight: float = 0.4,
         ignore_index: int = 255,
         cut: Any = None,
+        pixel_filter: Callable[[Sequence[Tensor], Tensor], Tensor] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -86,7 +88,7 @@ class FeatureMixer(nn.Module):
         self.generator: Any = generator
         self.masks = masks
         self.ratio, self.label_smoothing, self.synthetic_weight = ratio, label_smoothing, synthetic_weight
-        self.aux_weight, self.ignore_index = aux_weight, ignore_index
+        self.aux_weight, self.ignore_index, self.pixel_filter = aux_weight, ignore_index, pixel_filter
         self.rng = torch.Generator().manual_seed(seed)
         self.generator.eval()
         if cut is not None:
@@ -188,7 +190,8 @@ class FeatureMixer(nn.Module):
     def settings(self) -> dict[str, Any]:
         """What a run depends on, for checkpoints and result files."""
         names = ("ratio", "label_smoothing", "synthetic_weight", "aux_weight", "ignore_index")
-        return {name: getattr(self, name) for name in names} | {"masks": type(self.masks).__name__}
+        filtered = {"pixel_filter": getattr(self.pixel_filter, "factor", True)} if self.pixel_filter is not None else {}
+        return {name: getattr(self, name) for name in names} | {"masks": type(self.masks).__name__} | filtered
 
     def plan_state(self) -> dict[str, Any]:
         """Everything that decides future plans, for checkpoints."""
@@ -225,6 +228,8 @@ class FeatureMixer(nn.Module):
         drawn = plan.masks.to(device, non_blocking=True)
         with torch.no_grad():
             synthetic = self.generator(drawn, plan.z.to(device, non_blocking=True))
+            if self.pixel_filter is not None:
+                drawn = self.pixel_filter(synthetic, drawn)
         return tuple(synthetic), (torch.cat([real_masks, drawn.long()]), flags, num_real)
 
     def _mine_with(self, cut: Any) -> None:

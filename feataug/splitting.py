@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -224,6 +225,17 @@ class Cut(Halves):
     def decoder_parameters(self) -> Iterator[nn.Parameter]:
         """All other parameters."""
         return (p for name, p in self.model.named_parameters() if name not in self._encoder_names)
+
+    def clone(self) -> Cut:
+        """A copy of the model, cut at the same place."""
+        model = copy.deepcopy(self.model)
+        for module in model.modules():
+            # Hooks of cuts are copied idle, and nobody will use them.
+            for registered in (module._forward_hooks, module._forward_pre_hooks):
+                for key in [key for key, hook in registered.items() if isinstance(hook, Port)]:
+                    del registered[key]
+                    module._forward_pre_hooks_with_kwargs.pop(key, None)
+        return Cut(model, self.at, self._given)
 
     def _read_levels(self, plain: Any) -> dict[tuple[int, int], Layout]:
         """The tensors that cross and are read, by site and number, with their layouts."""

@@ -8,9 +8,9 @@ import pytest
 import feataug
 
 NAMES = [
-    "Cut", "DatasetMasks", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner", "GeneratorConfig",
-    "GeneratorTrainer", "HardNegativeSampler", "LevelSpec", "MaskMixture", "MixedBatch", "Place", "SegmentationMetrics", "compare",
-    "cuts", "evaluate", "recognition", "split", "synthetic_loss",
+    "ClassBalancedMasks", "Cut", "DatasetMasks", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner",
+    "GeneratorConfig", "GeneratorTrainer", "HardNegativeSampler", "LayoutComposer", "LevelSpec", "MaskMixture", "MixedBatch",
+    "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "evaluate", "recognition", "split", "synthetic_loss",
 ]  # fmt: skip
 
 

@@ -29,6 +29,7 @@ def train_arm(
     example: Any = None,
     ratio: float = 0.3,
     label_smoothing: float = 1e-4,
+    pixel_filter: Any = None,
     ignore_index: int = 255,
     update_bn: bool = True,
     rival: Callable[[nn.Module, Iterable[Any], FinetuneConfig, Path | None], nn.Module] | None = None,
@@ -49,7 +50,7 @@ def train_arm(
         generator: Trained for this cut; ``None`` for the control.
         masks: Mask source of the synthetic samples.
         example: For ``split``, of a model that does not take images of 128 x 128.
-        ratio, label_smoothing: See ``FeatureMixer``.
+        ratio, label_smoothing, pixel_filter: See ``FeatureMixer``.
         ignore_index: Label of void.
         update_bn: Measure BatchNorm's running statistics anew on one pass over ``loader`` after training, in either arm: with
             synthetic features in the batches they are no longer those of real ones.
@@ -72,6 +73,7 @@ def train_arm(
             label_smoothing,
             ignore_index=ignore_index,
             cut=cut,
+            pixel_filter=pixel_filter,
             seed=config.seed,
             aux_weight=config.aux_weight,
         )

@@ -38,6 +38,7 @@ def compare(
     rivals: Mapping[str, Arm] | None = None,
     ratio: float = 0.3,
     label_smoothing: float = 1e-4,
+    pixel_filter: Any = None,
     update_bn: bool = True,
     classes: Sequence[str] | None = None,
     example: Any = None,
@@ -61,7 +62,7 @@ def compare(
         config: Of the training; its ``seed`` is replaced by each of ``seeds``.
         seeds: One pair of runs each; at least two for an interval.
         rivals: Further arms by name, each against the control: ``(model, loader, config, folder) -> trained model``.
-        ratio, label_smoothing: See ``FeatureMixer``.
+        ratio, label_smoothing, pixel_filter: See ``FeatureMixer``.
         update_bn: Measure BatchNorm anew on real images in the end, in every arm.
         classes: Names; numbers by default.
         example: For ``split``.
@@ -90,6 +91,7 @@ def compare(
         "label_smoothing": label_smoothing,
         "update_bn": update_bn,
         "masks": type(masks).__name__,
+        "pixel_filter": getattr(pixel_filter, "factor", pixel_filter is not None),
         "config": {key: value for key, value in config.to_dict().items() if key != "seed"},
         "model": _fingerprint(model),
         "generator": _fingerprint(generator),
@@ -106,7 +108,7 @@ def compare(
             masks.load_state_dict(copy.deepcopy(start))
         own = FinetuneConfig.from_dict(config.to_dict() | {"seed": seed})
         where = folder / f"seed-{seed}" / name if folder is not None else None
-        mixed = {"generator": generator, "masks": masks} if name == "feataug" else {}
+        mixed = {"generator": generator, "masks": masks, "pixel_filter": pixel_filter} if name == "feataug" else {}
         _, figures = train_arm(
             model, at, loader(seed), validate, own, ratio=ratio, label_smoothing=label_smoothing, update_bn=update_bn, example=example,
             ignore_index=ignore_index, output=where, device=device, progress=f"{name} {seed}" if progress else False,

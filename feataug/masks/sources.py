@@ -65,8 +65,17 @@ class DatasetMasks:
             return self.dataset[indices].long()
         seeds = torch.randint(2**62, (n,), generator=generator).tolist()
         with torch.random.fork_rng(devices=[]):
-            masks = [self._item(index, seed) for index, seed in zip(indices, seeds, strict=True)]
-            nothing = torch.zeros(0, *self._item(0, 0).shape, dtype=torch.long) if not masks else None
+            masks = [self.item(index, seed) for index, seed in zip(indices, seeds, strict=True)]
+            nothing = torch.zeros(0, *self.item(0, 0).shape, dtype=torch.long) if not masks else None
+        return self.stack(masks) if nothing is None else nothing
+
+    @staticmethod
+    def stack(masks: Sequence[Tensor]) -> Tensor:
+        """Masks of one size as ``(n, H, W)``.
+
+        Raises:
+            ShapeError: the masks differ in size.
+        """
         sizes = {tuple(mask.shape) for mask in masks}
         if len(sizes) > 1:
             raise ShapeError(
@@ -77,9 +86,10 @@ class DatasetMasks:
                     advice="Pass transforms= that crop or resize to the size of the training images.",
                 )
             )
-        return torch.stack(masks) if nothing is None else nothing
+        return torch.stack(list(masks))
 
-    def _item(self, index: int, seed: int) -> Tensor:
+    def item(self, index: int, seed: int) -> Tensor:
+        """One mask, transformed; ``seed`` goes to torch's global CPU generator, which the caller puts back."""
         # The CPU's generator alone: torch.manual_seed would reset those of all devices, too, and nobody puts them back.
         torch.default_generator.manual_seed(seed)
         mask = self._mask(index) if callable(self._mask) else self.dataset[index]

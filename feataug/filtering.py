@@ -1,0 +1,111 @@
+"""Leave out synthetic pixels that a decoder trained on real features finds too hard for their class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feataug.checks import check_number
+from feataug.errors import DataError, message
+from feataug.losses import resize_logits, smoothed_cross_entropy, split_outputs
+from feataug.recording import eval_mode
+
+
+class PixelFilter:
+    """Sets the label of a synthetic pixel to void where its loss exceeds ``factor`` times the mean loss of its class on real features.
+
+    A pixel that the decoder finds much harder than real ones of its class was most likely generated badly: its label and its feature
+    do not belong together.
+
+    Args:
+        cut: A cut of the *reference*: the model as it was trained on real images. It must not be trained further: ``PixelFilter.fit``
+            makes a copy.
+        class_loss: Mean loss of each class on real features, ``(num_classes,)``; NaN for a class that was not seen, whose pixels are
+            all kept.
+        factor: How much harder a synthetic pixel may be.
+        ignore_index: Label of void.
+
+    Attributes:
+        rejected: Share of the valid pixels of the last call that were rejected, a scalar tensor.
+
+    Source:
+        Yang et al. (2023), FreeMask, Sec. 3.3 (1.25 times the class's mean loss). Ours: on features.
+    """
+
+    def __init__(self, cut: Any, class_loss: Tensor, *, factor: float = 1.25, ignore_index: int = 255) -> None:
+        check_number("PixelFilter", "factor", factor, low=0, open_low=True)
+        self.cut, self.class_loss, self.factor, self.ignore_index = cut, class_loss, factor, ignore_index
+        self.rejected = torch.zeros(())
+
+    @classmethod
+    @torch.no_grad()
+    def fit(
+        cls,
+        cut: Any,
+        loader: Iterable[tuple[Tensor, Tensor]],
+        num_classes: int,
+        *,
+        factor: float = 1.25,
+        ignore_index: int = 255,
+        device: Any = None,
+    ) -> PixelFilter:
+        """Copy the cut's model as the reference, and measure each class's mean loss on real images.
+
+        Args:
+            cut: A cut of the trained model, before it is trained further.
+            loader: Yields ``(images, masks)``; read once.
+            num_classes: How many classes.
+            factor, ignore_index: As above.
+            device: Where to compute; the model's by default.
+
+        Raises:
+            DataError: the loader holds no valid pixel.
+        """
+        reference = cut.clone()
+        reference.model.requires_grad_(False).eval()
+        if device is not None:
+            reference.model.to(device)
+        device = next(reference.model.parameters()).device
+        sums, counts = (torch.zeros(num_classes, dtype=torch.float64) for _ in range(2))
+        for images, masks in loader:
+            masks = masks.long().to(device)
+            pixels = _losses(reference.model(images.to(device)), masks, ignore_index)
+            valid = masks != ignore_index
+            sums += torch.bincount(masks[valid], pixels[valid].double(), num_classes).cpu()
+            counts += torch.bincount(masks[valid], minlength=num_classes).cpu()
+        if not counts.sum():
+            raise DataError(message("PixelFilter: no valid pixel.", given="a loader of void", needed="images with labels"))
+        return cls(reference, (sums / counts).float(), factor=factor, ignore_index=ignore_index)
+
+    @torch.no_grad()
+    def __call__(self, features: Sequence[Tensor], masks: Tensor) -> Tensor:
+        """Masks with the rejected pixels void.
+
+        Args:
+            features: Synthetic, one ``(n, channels, h, w)`` tensor per level.
+            masks: ``(n, H, W)`` that they were generated from; stays as it is.
+        """
+        masks = masks.long()
+        size = (int(masks.shape[-2]), int(masks.shape[-1]))
+        parameter = next(self.cut.model.parameters())
+        with eval_mode(self.cut.model):
+            out = self.cut.decode([level.to(parameter.device, parameter.dtype) for level in features], size)
+        pixels = _losses(out, masks, self.ignore_index)
+        valid = masks != self.ignore_index
+        bounds = self.factor * self.class_loss.to(masks.device)[masks.masked_fill(~valid, 0)]
+        # A comparison with NaN is false: classes that were not measured are kept.
+        wrong = valid & (pixels > bounds)
+        self.rejected = wrong.sum() / valid.sum().clamp(min=1)
+        return masks.masked_fill(wrong, self.ignore_index)
+
+
+# A filter is anything that takes features and masks and returns masks.
+Filter = Callable[[Sequence[Tensor], Tensor], Tensor]
+
+
+def _losses(out: Any, masks: Tensor, ignore_index: int) -> Tensor:
+    logits = resize_logits(split_outputs(out)[0], masks.shape[-2:])
+    return smoothed_cross_entropy(logits, masks, 0.0, ignore_index)

@@ -1,0 +1,169 @@
+"""Masks by rarity of their classes, and new layouts: rare objects of one mask pasted into another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from feataug.checks import check_number
+from feataug.errors import DataError, message
+from feataug.masks.sources import DatasetMasks, as_source
+
+
+class ClassBalancedMasks:
+    """Masks drawn so that every class is as likely to be asked for: first a class, then a mask that holds it.
+
+    Args:
+        dataset: As for ``DatasetMasks``. Every mask is read once, without transforms, to see which classes it holds.
+        num_classes: How many classes.
+        transforms: As for ``DatasetMasks``; a random crop is repeated, up to ``tries`` times, until the class is in it.
+        min_pixels: A mask holds a class from this many pixels on.
+        tries: See ``transforms``.
+        ignore_index: Label of void.
+
+    Raises:
+        DataError: no mask holds any class.
+
+    Source:
+        Class-uniform sampling, Zhu et al. (2019), Sec. 3.3, for masks.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        num_classes: int,
+        transforms: Callable[[Tensor], Tensor] | None = None,
+        *,
+        min_pixels: int = 16,
+        tries: int = 4,
+        ignore_index: int = 255,
+    ) -> None:
+        check_number("ClassBalancedMasks", "num_classes", num_classes, low=1, integer=True)
+        check_number("ClassBalancedMasks", "min_pixels", min_pixels, low=1, integer=True)
+        check_number("ClassBalancedMasks", "tries", tries, low=1, integer=True)
+        self.masks = DatasetMasks(dataset, transforms)
+        self.min_pixels, self.tries = min_pixels, tries
+        plain = DatasetMasks(dataset, torch.as_tensor)  # as they are stored: the data set's own transforms would crop at random
+        held: list[list[int]] = [[] for _ in range(num_classes)]
+        for index in range(len(plain)):
+            mask = plain.item(index, 0)
+            counts = torch.bincount(mask[(mask != ignore_index) & (mask < num_classes)].flatten(), minlength=num_classes)
+            for number in (counts >= min_pixels).nonzero().flatten().tolist():
+                held[number].append(index)
+        self.held = {number: indices for number, indices in enumerate(held) if indices}
+        if not self.held:
+            raise DataError(
+                message(
+                    "ClassBalancedMasks: no mask holds a class.",
+                    given=f"{len(plain)} masks",
+                    needed=f"{min_pixels} pixels of one class",
+                )
+            )
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """``n`` masks, ``(n, H, W)`` int64."""
+        if not n:
+            return self.masks.draw(0, generator)
+        classes = list(self.held)
+        masks = []
+        with torch.random.fork_rng(devices=[]):
+            for pick in torch.randint(len(classes), (n,), generator=generator).tolist():
+                indices = self.held[classes[pick]]
+                index = indices[int(torch.randint(len(indices), (), generator=generator))]
+                # All seeds are drawn, used or not, so that a draw takes the same numbers whatever the masks hold.
+                for seed in torch.randint(2**62, (self.tries,), generator=generator).tolist():
+                    mask = self.masks.item(index, seed)
+                    if int((mask == classes[pick]).sum()) >= self.min_pixels:
+                        break
+                masks.append(mask)
+        return self.masks.stack(masks)
+
+
+class LayoutComposer:
+    """New layouts: objects of rare classes, cut out of one mask and pasted into another.
+
+    No image is needed, and nothing has to fit but the labels. An object stays near its height in the image, where such objects are;
+    sideways it goes anywhere, and half of them are mirrored.
+
+    Args:
+        masks: Where to paste: a mask source, or whatever ``DatasetMasks`` takes.
+        donors: Where objects come from, such as ``ClassBalancedMasks``; its masks have the size of the others.
+        classes: The rare classes.
+        objects: Objects in a mask: a number from 1 to this.
+        min_pixels: Smaller pieces are no objects.
+        max_share: Pieces that cover more of the mask are no objects.
+        shift: How far an object may move up or down, as a share of the rows.
+
+    Raises:
+        DataError: no class is given.
+
+    Source:
+        Sec. 3.4 (additional masks); Ghiasi et al. (2021), copy-paste. Ours: in mask space.
+    """
+
+    def __init__(
+        self,
+        masks: Any,
+        donors: Any,
+        classes: Sequence[int],
+        *,
+        objects: int = 3,
+        min_pixels: int = 24,
+        max_share: float = 0.1,
+        shift: float = 0.05,
+    ) -> None:
+        if not len(classes):
+            raise DataError(message("LayoutComposer: no class to paste.", given="()", needed="the rare classes, such as (6, 8, 9)"))
+        check_number("LayoutComposer", "objects", objects, low=1, integer=True)
+        check_number("LayoutComposer", "min_pixels", min_pixels, low=1, integer=True)
+        check_number("LayoutComposer", "max_share", max_share, low=0, high=1, open_low=True)
+        check_number("LayoutComposer", "shift", shift, low=0, high=1)
+        self.masks, self.donors = as_source(masks), as_source(donors)
+        self.classes = tuple(int(number) for number in classes)
+        self.objects, self.min_pixels, self.max_share, self.shift = objects, min_pixels, max_share, shift
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """``n`` composed masks, ``(n, H, W)`` int64; where the donor holds no object the mask stays as it is."""
+        masks, donors = self.masks.draw(n, generator), self.donors.draw(n, generator)
+        return torch.stack([self._compose(m, d, generator) for m, d in zip(masks, donors, strict=True)]) if n else masks
+
+    def _compose(self, mask: Tensor, donor: Tensor, generator: torch.Generator) -> Tensor:
+        pieces = [(number, piece) for number in self.classes for piece in components(donor == number)]
+        largest = self.max_share * donor.numel()
+        pieces = [(number, piece) for number, piece in pieces if self.min_pixels <= int(piece.sum()) <= largest]
+        if not pieces:
+            return mask
+        mask = mask.clone()
+        count = 1 + int(torch.randint(self.objects, (), generator=generator))
+        for pick in torch.randperm(len(pieces), generator=generator)[:count].tolist():
+            number, piece = pieces[pick]
+            rows, columns = piece.nonzero().unbind(1)
+            draws = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
+            if draws[0] < 0.5:
+                columns = columns.max() + columns.min() - columns
+            height, width = mask.shape
+            # Anywhere sideways, as long as half of it is in the picture.
+            middle = float(columns.min() + columns.max()) / 2
+            columns = columns + round(draws[1] * (width - 1) - middle)
+            rows = rows + round((2 * draws[2] - 1) * self.shift * height)
+            inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+            mask[rows[inside], columns[inside]] = number
+        return mask
+
+
+def components(region: Tensor) -> list[Tensor]:
+    """The connected pieces (eight neighbours) of a boolean ``(H, W)`` region, each as such a region."""
+    if not bool(region.any()):
+        return []
+    numbers = torch.arange(1, region.numel() + 1, dtype=torch.float64).view(region.shape) * region
+    while True:
+        # Each pixel takes the largest number among its neighbours; a piece has one number when nothing changes.
+        grown = F.max_pool2d(numbers[None, None], 3, stride=1, padding=1)[0, 0] * region
+        if torch.equal(grown, numbers):
+            break
+        numbers = grown
+    return [numbers == number for number in numbers[region].unique().tolist()]
