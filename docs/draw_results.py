@@ -103,7 +103,9 @@ def architectures(results: list[dict]) -> str:
     for r in results:
         s, score = r["settings"], r["recognition"]
         levels = ", ".join(
-            f"{x['tokens']} tokens of {x['channels']}" if x["tokens"] else f"{x['channels']} / {x['reduction']}"
+            f"{x['tokens']} token{'s' * (x['tokens'] > 1)} of {x['channels']}"
+            if x["tokens"]
+            else f"{x['channels']} / {x['reduction']}"
             for x in s["levels"]
         )
         images = sum(g["num_images"] for g in s["generator"])

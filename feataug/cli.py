@@ -63,9 +63,18 @@ def inspect(args: argparse.Namespace) -> None:
     from feataug.places import cuts
     from feataug.report import places_table, write_result
 
-    rows, columns = args.size
     model = named_model(args.model)
-    places = cuts(model, torch.zeros(1, args.channels, rows, columns), max_levels=args.max_levels)
+    native = getattr(model, "default_cfg", {}).get("input_size", (args.channels, 256, 256))
+    rows, columns = args.size or native[1:]
+    try:
+        places = cuts(model, torch.zeros(1, args.channels, rows, columns), max_levels=args.max_levels)
+    except FeatAugError:
+        raise
+    except Exception as error:
+        given = f"{args.channels} x {rows} x {columns}: {type(error).__name__}: {error}"
+        raise ConfigError(
+            message("feataug inspect: the model does not take such images.", given=given, needed="another --size")
+        ) from error
     print(places_table(places))
     print(f"{len(places)} places where {args.model} can be cut whole, at {rows} x {columns}; `/` is the stride")
     if args.output is not None:
@@ -295,7 +304,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="timm/NAME; a folder saved by `feataug finetune`; or MODULE:FUNCTION, which is called and returns it",
     )
-    command.add_argument("--size", type=_size, default=(256, 256), metavar="ROWSxCOLUMNS", help="size of the images (256x256)")
+    command.add_argument(
+        "--size", type=_size, metavar="ROWSxCOLUMNS", help="size of the images (the model's own in timm, or 256x256)"
+    )
     command.add_argument("--channels", type=int, default=3, help="channels of the images (3)")
     command.add_argument("--max-levels", type=int, default=8, help="leave out places where more tensors cross (8)")
     command.add_argument("--output", type=Path, metavar="DIR", help="also write DIR/result.json")
@@ -304,7 +315,13 @@ def _parser() -> argparse.ArgumentParser:
     command = add("fit-generator", fit_generator, "Train a feature generator for a trained model.")
     add_data(command, training=True)
     command.add_argument("--model", required=True, metavar="FOLDER", help="a model saved by `feataug finetune`, or a hub id")
-    command.add_argument("--at", required=True, metavar="LAYER", help="where the model is cut, such as encoder.layer3.0")
+    command.add_argument(
+        "--at",
+        required=True,
+        nargs="+",
+        metavar="LAYER",
+        help="where the model is cut, such as encoder.layer3.0; feataug inspect lists places",
+    )
     command.add_argument("--preset", default="default", choices=("default", "paper"), help="architecture and objective")
     command.add_argument("--images", type=int, default=20_000, help="length of training, counted in images")
     command.add_argument("--lr", type=float, help="learning rate, instead of the preset's")

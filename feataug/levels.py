@@ -108,19 +108,24 @@ class Layout:
 def _reduction(image_size: tuple[int, int], size: tuple[int, int]) -> int | None:
     """The stride that gives ``size`` by rounding up, if there is one."""
     guess = max(1, round(max(image_size) / max(size)))
-    for reduction in (guess, guess + 1, guess - 1):
-        if reduction >= 1 and all(-(-a // reduction) == b for a, b in zip(image_size, size, strict=True)):
-            return reduction
-    return None
+    near = range(max(1, guess // 2), 2 * guess + 2)
+    return _likeliest(image_size, [r for r in near if all(-(-a // r) == b for a, b in zip(image_size, size, strict=True))])
 
 
 def _token_reduction(image_size: tuple[int, int], tokens: int) -> int | None:
+    """The stride that gives so many tokens, if there is one."""
     if tokens < 1:
         return None
-    for reduction in range(1, max(image_size) + 1):
-        rows, columns = -(-image_size[0] // reduction), -(-image_size[1] // reduction)
-        if rows * columns == tokens:
-            return reduction
-        if rows * columns < tokens:
-            return None
-    return None
+    strides = range(1, max(image_size) + 1)
+    return _likeliest(image_size, [r for r in strides if -(-image_size[0] // r) * -(-image_size[1] // r) == tokens])
+
+
+def _likeliest(image_size: tuple[int, int], strides: list[int]) -> int | None:
+    """Small maps fit several strides: powers of two and patch sizes that divide the image come first."""
+
+    def rank(stride: int) -> tuple[int, int]:
+        exact = not any(side % stride for side in image_size)
+        power = stride & (stride - 1) == 0
+        return (0 if exact and (power or stride <= 16) else 1 if power else 2 if exact else 3), stride
+
+    return min(strides, key=rank, default=None)

@@ -43,7 +43,9 @@ class Place:
 
     def __str__(self) -> str:
         levels = ", ".join(
-            f"{level.channels} x {level.tokens} tokens" if level.tokens else f"{level.channels} / {level.reduction}"
+            f"{level.tokens} token{'s' * (level.tokens > 1)} of {level.channels}"
+            if level.tokens
+            else f"{level.channels} / {level.reduction}"
             for level in self.spec
         )
         parameters = self.encoder_parameters / max(self.encoder_parameters + self.decoder_parameters, 1)

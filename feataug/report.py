@@ -81,7 +81,8 @@ def places_table(places: Sequence[Place]) -> str:
         # The name last in the pass tells where the cut is; the others make the skips.
         names = [place.at] if isinstance(place.at, str) else list(place.at)
         crossing = ", ".join(
-            f"{x.tokens} tokens of {x.channels}" if x.tokens else f"{x.channels} / {x.reduction}" for x in place.spec
+            f"{x.tokens} token{'s' * (x.tokens > 1)} of {x.channels}" if x.tokens else f"{x.channels} / {x.reduction}"
+            for x in place.spec
         )
         parameters = place.encoder_parameters / max(place.encoder_parameters + place.decoder_parameters, 1)
         macs = place.encoder_macs / max(place.encoder_macs + place.decoder_macs, 1)

@@ -118,6 +118,16 @@ def test_inspect_of_what_is_no_model(name, start, capsys):
     assert capsys.readouterr().err.startswith(start)
 
 
+def test_inspect_of_images_that_the_model_refuses(capsys):
+    assert main(["inspect", "timm/test_vit", "--size", "33x47"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "ConfigError: feataug inspect: the model does not take such images.\n  given:   3 x 33 x 47: AssertionError"
+    )
+    assert main(["inspect", "timm/test_vit"]) == 0
+    assert "at 160 x 160" in capsys.readouterr().out
+
+
 def test_inspect_needs_a_size(capsys):
     with pytest.raises(SystemExit):
         main(["inspect", "timm/test_resnet", "--size", "64"])

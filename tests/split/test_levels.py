@@ -52,6 +52,25 @@ def test_no_feature_map(tensor):
     assert Layout.of(tensor, 2, (64, 96)) is None
 
 
+@pytest.mark.parametrize(
+    ("image_size", "shape", "reduction"),
+    [
+        ((224, 224), (1, 384, 4, 4), 64),  # 56 would do, too, and divides the image; no network has it
+        ((98, 98), (1, 8, 7, 7), 14),
+        ((713, 713), (1, 8, 90, 90), 8),
+        ((713, 713), (1, 8, 23, 23), 32),
+        ((224, 224), (1, 256, 384), 14),
+        ((240, 320), (1, 8, 8, 10), 32),
+        ((65, 65), (1, 8, 2, 2), 64),
+    ],
+    ids=str,
+)
+def test_the_likeliest_stride_is_chosen(image_size, shape, reduction):
+    layout = Layout.of(torch.zeros(shape), 1, image_size)
+    assert layout.reduction == reduction
+    assert layout.size(shape, image_size) == layout.specs("x")[0].size(image_size)
+
+
 def test_specs_of_tokens():
     assert SPEC[1].size((713, 713)) == (1, 5)
     assert SPEC.finest == 4
