@@ -207,6 +207,8 @@ def transformers_model(make: Callable[[Any], nn.Module]) -> Callable[[], nn.Modu
     return build
 
 
+NARROW: dict[str, Any] = {"decoder_channels": (32, 16, 16, 8, 8)}
+SLIM: dict[str, Any] = {"decoder_fusion_channels": 16, "decoder_intermediate_channels": (16, 16, 16, 16)}
 UPER: dict[str, Any] = {"hidden_size": 16, "auxiliary_channels": 8, "pool_scales": [1, 2]}
 SWIN: dict[str, Any] = {"img_size": 64, "window_size": 4, "embed_dim": 12, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 4)}
 
@@ -362,20 +364,20 @@ TIMM: dict[str, Entry] = {
     ),
 }
 SMP: dict[str, Entry] = {
-    "smp Unet": (smp_model("Unet"), 64, ("encoder", ["encoder.relu", "encoder.layer1", "encoder.layer2"], "decoder")),
-    "smp UnetPlusPlus": (smp_model("UnetPlusPlus"), 64, ("encoder",)),
-    "smp MAnet": (smp_model("MAnet"), 64, ("encoder",)),
+    "smp Unet": (smp_model("Unet", **NARROW), 64, ("encoder", ["encoder.relu", "encoder.layer1", "encoder.layer2"], "decoder")),
+    "smp UnetPlusPlus": (smp_model("UnetPlusPlus", **NARROW), 64, ("encoder",)),
+    "smp MAnet": (smp_model("MAnet", **NARROW), 64, ("encoder",)),
     "smp Linknet": (smp_model("Linknet"), 64, ("encoder",)),
     "smp FPN": (smp_model("FPN", decoder_dropout=0.0), 64, ("encoder", "decoder:input", "encoder.layer1")),
     "smp PSPNet": (smp_model("PSPNet", psp_dropout=0.0), 64, ("encoder", "encoder.layer1", "encoder.layer2.0:pre_act")),
     "smp PAN": (smp_model("PAN"), 128, ("encoder",)),
     "smp DeepLabV3": (smp_model("DeepLabV3", decoder_aspp_dropout=0.0), 64, ("encoder", "encoder.layer3.0:pre_act", "encoder.layer4")),
     "smp DeepLabV3Plus": (smp_model("DeepLabV3Plus", decoder_aspp_dropout=0.0), 64, ("encoder", ["encoder.layer1", "encoder.layer3.0:pre_act"])),
-    "smp UPerNet": (smp_model("UPerNet"), 64, ("encoder",)),
+    "smp UPerNet": (smp_model("UPerNet", decoder_channels=16), 64, ("encoder",)),
     "smp Segformer": (smp_model("Segformer", "mit_b0"), 64, ("encoder",)),
-    "smp Unet on ConvNeXt": (smp_model("Unet", "tu-convnext_atto"), 64, ("encoder",)),
+    "smp Unet on ConvNeXt": (smp_model("Unet", "tu-convnext_atto", **NARROW), 64, ("encoder",)),
     "smp FPN, classifier": (smp_model("FPN", decoder_dropout=0.0, aux_params={"classes": 3}), 64, ("encoder",)),
-    "smp DPT": (smp_model("DPT", "tu-vit_tiny_patch16_224", dynamic_img_size=True), 64, ("encoder",)),
+    "smp DPT": (smp_model("DPT", "tu-vit_tiny_patch16_224", dynamic_img_size=True, **SLIM), 64, ("encoder",)),
 }  # fmt: skip
 TORCHVISION: dict[str, Entry] = {
     "torchvision fcn": (torchvision_model("fcn_resnet50", aux_loss=True), 64, ("backbone", ["backbone.layer3", "backbone.layer4"])),
