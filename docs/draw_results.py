@@ -6,6 +6,8 @@ import json
 import sys
 from pathlib import Path
 
+from feataug.evaluation import verdict
+
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "studies" / "results"
 TITLES = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
@@ -127,21 +129,6 @@ def architectures(results: list[dict]) -> str:
         + " steps, with `update_bn` in the end.",
     ]
     return "\n".join(lines)
-
-
-def verdict(d: dict) -> str:
-    """What the intervals allow to be said, in words."""
-    up = [TITLES[m] for m in TITLES if d[m]["low"] is not None and d[m]["low"] > 0]
-    down = [TITLES[m] for m in TITLES if d[m]["high"] is not None and d[m]["high"] < 0]
-    unclear = [TITLES[m] for m in TITLES if TITLES[m] not in up + down]
-    parts = []
-    if up:
-        parts.append(f"feataug is ahead in {', '.join(up)}: the interval lies above zero.")
-    if down:
-        parts.append(f"feataug is behind in {', '.join(down)}: the interval lies below zero.")
-    if unclear:
-        parts.append(f"No difference is shown in {', '.join(unclear)}: the interval holds zero.")
-    return " ".join(parts)
 
 
 def page() -> str:

@@ -30,7 +30,7 @@ from feataug import (
     split,
 )
 from feataug.data import CamVid, eval_transforms, seeded_loader, train_transforms
-from feataug.evaluation import differences, train_arm
+from feataug.evaluation import differences, mean_figures, train_arm
 from feataug.models import PSPNet
 from feataug.report import by_class, recognition_summary, table
 from feataug.training.run import keep_freed_memory
@@ -183,10 +183,10 @@ class Study:
         score = recognised[self.args.eval_split]
         return {
             "base": base,
-            **{name: _mean(runs, self.train.classes) for name, runs in arms.items()},
+            **{name: mean_figures(runs) for name, runs in arms.items()},
             "recognition": score | {"on_training_masks": recognised["train"], "curve": recognised["curve"]},
             "difference": differences(arms["control"], arms["feataug"]),
-            "as_trained": {name: _mean(runs, self.train.classes) for name, runs in raw.items()}
+            "as_trained": {name: mean_figures(runs) for name, runs in raw.items()}
             | {"difference": differences(raw["control"], raw["feataug"])},
             "seconds": self.seconds | {"total": round(sum(self.seconds.values()), 1)},
             "seconds_of_the_last_part_only": self.resumed,
@@ -201,18 +201,6 @@ class Study:
                 "device": self.args.device, "torch": torch.__version__, "threads": torch.get_num_threads(),
             },
         }  # fmt: skip
-
-
-def _mean(runs: list[dict[str, Any]], classes: tuple[str, ...]) -> dict[str, Any]:
-    """Means over the seeds of every measure, per class, too."""
-
-    def mean(values: list[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return sum(known) / len(known) if known else None
-
-    measures = {name: mean([run[name] for run in runs]) for name in runs[0] if name not in ("per_class", "as_trained")}
-    per_class = {c: {m: mean([run["per_class"][c][m] for run in runs]) for m in ("acc", "iou")} for c in classes}
-    return measures | {"per_class": per_class}
 
 
 def arguments(description: str | None, name: str) -> argparse.ArgumentParser:
