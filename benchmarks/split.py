@@ -1,8 +1,8 @@
 """What cutting costs: ``python benchmarks/split.py [--device cpu|cuda] [--size 256] [--batch 2]``.
 
 On models of ResNet-50's size, in eval mode and without gradients: the decoder through the cut against the same layers called directly, and
-``decode(encode(images))`` against the plain model. Sides take turns, medians over rounds. Ends with one JSON line per claim
-(``ratio`` is ours over the other, 1.03 is an overhead of 3 %), kept in ``benchmarks/results/split-DEVICE.json``.
+``decode(encode(images))`` against the plain model. Sides take turns; ``ratio`` is the median over rounds of ours over the other
+(1.03 is an overhead of 3 %). One JSON line per claim, kept in ``benchmarks/results/split-DEVICE.json``.
 """
 
 from __future__ import annotations
@@ -48,22 +48,32 @@ def middle() -> tuple[Any, str, None]:
     return PSPNet("resnet50", 19, output_stride=8), "encoder.layer3.2:pre_act", None
 
 
-def race(sides: dict[str, Callable[[], Any]], rounds: int, device: torch.device) -> dict[str, float]:
-    """Median seconds of each side; in turn, so that a busy machine harms all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(rounds + 2):
-        for name, run in sides.items():
-            began = time.perf_counter()
-            run()
+def race(ours: Callable[[], Any], other: Callable[[], Any], seconds: float, device: torch.device) -> dict[str, Any]:
+    """Both sides in turn, the first one changing, for some seconds; medians, and the median of the rounds' ratios."""
+    times: list[list[float]] = []
+    began = time.perf_counter()
+    while len(times) < 12 or time.perf_counter() - began < seconds:
+        pair = [0.0, 0.0]
+        for side in (0, 1) if len(times) % 2 else (1, 0):
+            start = time.perf_counter()
+            (ours, other)[side]()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            if number >= 2:
-                seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            pair[side] = time.perf_counter() - start
+        times.append(pair)
+    times = times[2:]  # warm-up
+    return {
+        "ours": round(statistics.median(a for a, _ in times), 5),
+        "other": round(statistics.median(b for _, b in times), 5),
+        "ratio": round(statistics.median(a / b for a, b in times), 4),
+        "rounds": len(times),
+    }
 
 
 @torch.no_grad()
-def measure(make: Callable[[], tuple[Any, str, Any]], shape: list[int], rounds: int, device: torch.device) -> list[dict[str, Any]]:
+def measure(
+    make: Callable[[], tuple[Any, str, Any]], shape: list[int], seconds: float, device: torch.device
+) -> list[dict[str, Any]]:
     """The claims on one model."""
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     torch.manual_seed(0)
@@ -79,11 +89,9 @@ def measure(make: Callable[[], tuple[Any, str, Any]], shape: list[int], rounds: 
         claims["decode"] = (lambda: cut.decode(features, size), lambda: decoder(features, size))
     results = []
     for claim, (ours, other) in claims.items():
-        medians = race({"ours": ours, "other": other}, rounds, device)
-        results.append({
-            "claim": f"split_{claim}", "model": make.__name__, "at": at, **{k: round(v, 5) for k, v in medians.items()},
-            "ratio": round(medians["ours"] / medians["other"], 4), "device": name, "shape": shape,
-        })  # fmt: skip
+        figures = race(ours, other, seconds, device)
+        line = {"claim": f"split_{claim}", "model": make.__name__, "at": at} | figures | {"device": name, "shape": shape}
+        results.append(line)
         print(json.dumps(results[-1]), flush=True)
     return results
 
@@ -93,12 +101,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=30, help="for each claim")
     args = parser.parse_args()
     keep_freed_memory()
     device = torch.device(args.device)
     shape = [args.batch, 3, args.size, args.size]
-    results = [line for make in (pspnet, fpn, middle) for line in measure(make, shape, args.rounds, device)]
+    results = [line for make in (pspnet, fpn, middle) for line in measure(make, shape, args.seconds, device)]
     folder = Path(__file__).parent / "results"
     folder.mkdir(exist_ok=True)
     text = "[\n" + ",\n".join(" " + json.dumps(line) for line in results) + "\n]\n"
