@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 from feataug.evaluation import verdict
+from feataug.report import TITLES
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "studies" / "results"
-TITLES = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
 
 
 def camvid(r: dict) -> str:

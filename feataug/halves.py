@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
-from feataug.checks import check_features, describe
+from feataug.checks import describe
 from feataug.errors import ShapeError, SplitError, message
 from feataug.levels import Layout
 from feataug.port import Port, join
@@ -60,7 +62,7 @@ class Halves:
 
     def take(self) -> list[Any]:
         """What crosses at each site when the example is passed."""
-        return self._take(lambda: self.call_example())
+        return self._take(self.call_example)
 
     def plan(self, image_size: tuple[int, int], device: torch.device) -> Plan:
         """What decoding meets before the cut. Shapes depend on the image size in ways only the model knows: each is measured once."""
@@ -112,7 +114,6 @@ class Halves:
         self, call: Callable[..., Any], features: Any, size: tuple[int, int], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """``args`` and ``kwargs`` are the model's, with blank images."""
-        features = check_features("cut.decode", features, self.spec)
         device, batch = features[0].device, len(features[0])
         plan = self.plan(size, device)
         modes = tuple(module.training for module in self._modules)
@@ -233,7 +234,12 @@ class Halves:
 
 def _remove(hooks: list[tuple[nn.Module, Port]]) -> None:
     for module, port in hooks:
-        for registered in (module._forward_hooks, module._forward_pre_hooks):
-            for key in [key for key, hook in registered.items() if hook is port]:
-                del registered[key]
-                module._forward_pre_hooks_with_kwargs.pop(key, None)
+        take_off(module, partial(operator.is_, port))
+
+
+def take_off(module: nn.Module, ours: Callable[[Any], bool]) -> None:
+    """Take those hooks off a layer that are ``ours``."""
+    for registered in (module._forward_hooks, module._forward_pre_hooks):
+        for key in [key for key, hook in registered.items() if ours(hook)]:
+            del registered[key]
+            module._forward_pre_hooks_with_kwargs.pop(key, None)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from feataug.checks import describe
 from feataug.errors import ShapeError, message
+from feataug.report import TITLES
 
 
 def color_masks(masks: Tensor, palette: Sequence[tuple[int, int, int]]) -> Tensor:
@@ -48,14 +49,13 @@ def save_comparison(path: str | Path, result: Mapping[str, Any]) -> Path:
     """
     from matplotlib.figure import Figure  # not pyplot: no window, no global state
 
-    titles = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
     classes = list(result["difference"]["per_class"])
     figure = Figure(figsize=(9, 1.6 + 0.28 * max(len(classes), 4)), layout="constrained")
     left, right = figure.subplots(1, 2)
     arms = result["differences"]
     for number, (arm, gaps) in enumerate(arms.items()):
         shift = 0.6 * (number + 0.5) / len(arms) - 0.3
-        panels = ((left, [gaps[name] for name in titles]), (right, [gaps["per_class"].get(c, {}).get("iou") for c in classes]))
+        panels = ((left, [gaps[name] for name in TITLES]), (right, [gaps["per_class"].get(c, {}).get("iou") for c in classes]))
         for axes, rows in panels:
             for row, gap in enumerate(rows):
                 if gap is None:
@@ -65,7 +65,7 @@ def save_comparison(path: str | Path, result: Mapping[str, Any]) -> Path:
                 if gap["low"] is not None:
                     axes.plot([gap["low"], gap["high"]], [y, y], color=f"C{number}", linewidth=2)
                 axes.plot([gap["mean"]], [y], "o", color=f"C{number}", markersize=5, label=label)
-    for axes, names, title in ((left, list(titles.values()), "measures"), (right, classes, "IoU per class")):
+    for axes, names, title in ((left, list(TITLES.values()), "measures"), (right, classes, "IoU per class")):
         axes.axvline(0, color="gray", linewidth=1)
         axes.set_yticks(range(len(names)), reversed(names))
         axes.set_title(title, fontsize=10)

@@ -29,7 +29,6 @@ class Call:
     index: int
     start: int
     end: int | None = None
-    inputs: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
     output: Any = None
 
     def within(self, other: Call) -> bool:
@@ -112,10 +111,10 @@ def watch(model: nn.Module, run: Callable[[], Any], clock: Iterator[int] | None 
     clock = clock or itertools.count()
 
     def before(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
             index = counts.get(module, 0)
             counts[module] = index + 1
-            call = Call(name, module, stack[-1] if stack else None, index, next(clock), inputs=(args, kwargs))
+            call = Call(name, module, stack[-1] if stack else None, index, next(clock))
             calls.append(call)
             stack.append(call)
 
@@ -127,7 +126,7 @@ def watch(model: nn.Module, run: Callable[[], Any], clock: Iterator[int] | None 
 
     handles = []
     for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
+        handles.append(module.register_forward_pre_hook(before(name)))
         handles.append(module.register_forward_hook(after))
     output = None
     try:

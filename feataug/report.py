@@ -34,11 +34,14 @@ def recognition_summary(result: Mapping[str, Any], classes: Sequence[str]) -> di
 
 def write_result(folder: str | Path, result: Mapping[str, Any]) -> Path:
     """Write ``result.json``, whole or not at all."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "result.json"
+    return write_json(Path(folder) / "result.json", result)
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> Path:
+    """Write a JSON file, whole or not at all; its folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(result, indent=1) + "\n")
+    temporary.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(temporary, path)
     return path
 

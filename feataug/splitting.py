@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 
 from feataug.checks import check_features, describe
 from feataug.errors import SplitError, message
-from feataug.halves import Halves
+from feataug.halves import Halves, take_off
 from feataug.leaks import find_leaks, find_live, leak_error, same
 from feataug.levels import Layout
 from feataug.locating import find_call, partition
@@ -231,10 +231,7 @@ class Cut(Halves):
         model = copy.deepcopy(self.model)
         for module in model.modules():
             # Hooks of cuts are copied idle, and nobody will use them.
-            for registered in (module._forward_hooks, module._forward_pre_hooks):
-                for key in [key for key, hook in registered.items() if isinstance(hook, Port)]:
-                    del registered[key]
-                    module._forward_pre_hooks_with_kwargs.pop(key, None)
+            take_off(module, lambda hook: isinstance(hook, Port))
         return Cut(model, self.at, self._given)
 
     def _read_levels(self, plain: Any) -> dict[tuple[int, int], Layout]:
@@ -249,7 +246,6 @@ class Cut(Halves):
         }
         live = find_live(self, plain, found)
         layouts: dict[tuple[int, int], Layout] = {}
-        self.layouts = layouts
         for key, layout in found.items():
             if key not in live:
                 continue

@@ -16,6 +16,9 @@ from feataug.splitting import split
 from feataug.training.config import FinetuneConfig
 from feataug.training.finetune import Finetuner
 
+# A rival: (a copy of the model, the loader, the settings, a folder for checkpoints) to the trained model.
+Arm = Callable[[nn.Module, Iterable[Any], FinetuneConfig, Path | None], nn.Module]
+
 
 def train_arm(
     model: nn.Module,
@@ -32,7 +35,7 @@ def train_arm(
     pixel_filter: Any = None,
     ignore_index: int = 255,
     update_bn: bool = True,
-    rival: Callable[[nn.Module, Iterable[Any], FinetuneConfig, Path | None], nn.Module] | None = None,
+    rival: Arm | None = None,
     output: str | Path | None = None,
     device: str | None = "auto",
     progress: bool | str = True,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,16 +12,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from feataug.errors import CheckpointError, ConfigError, message
-from feataug.evaluation.arms import train_arm
+from feataug.errors import ConfigError, message
+from feataug.evaluation.arms import Arm, train_arm
 from feataug.evaluation.intervals import differences, mean_figures, verdict
 from feataug.generator import FeatureGenerator
 from feataug.metrics import evaluate
-from feataug.report import by_class
+from feataug.report import by_class, write_json, write_result
 from feataug.training.config import FinetuneConfig
-
-# A rival: (a copy of the model, the loader, the settings, a folder for checkpoints) to the trained model.
-Arm = Callable[[nn.Module, Iterable[Any], FinetuneConfig, Path | None], nn.Module]
+from feataug.training.run import check_settings
 
 
 def compare(
@@ -128,7 +125,7 @@ def compare(
         finished.append({"seed": seed} | runs)
         result = _summary(base, finished, arms, settings)
         if folder is not None:
-            _write(folder / "result.json", result)
+            write_result(folder, result)
     return result
 
 
@@ -153,28 +150,11 @@ def _once(folder: Path | None, name: str, settings: dict[str, Any], run: Callabl
     path = folder / f"{name}.json"
     if path.exists():
         stored = json.loads(path.read_text())
-        changed = sorted(key for key in settings if stored["settings"].get(key) != json.loads(json.dumps(settings[key])))
-        if changed:
-            raise CheckpointError(
-                message(
-                    "compare: the output folder holds a comparison with other settings.",
-                    given=", ".join(f"{key}={settings[key]!r}" for key in changed),
-                    needed=", ".join(f"{key}={stored['settings'].get(key)!r}" for key in changed) + f", as in {path}",
-                    advice="Use another output folder, or delete this one to start again.",
-                )
-            )
+        check_settings("compare: the output folder holds a comparison with other settings.", settings, stored["settings"], path)
         return stored["figures"]
     figures = run()
-    _write(path, {"settings": settings, "figures": figures})
+    write_json(path, {"settings": settings, "figures": figures})
     return figures
-
-
-def _write(path: Path, value: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
 
 
 def _fingerprint(module: nn.Module) -> str:

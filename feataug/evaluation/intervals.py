@@ -8,8 +8,7 @@ from typing import Any
 
 from feataug.checks import check_number
 from feataug.metrics import MEASURES
-
-TITLES = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
+from feataug.report import TITLES
 
 # Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom; beyond the table the first terms of
 # its expansion around the normal's (Fisher, Cornish 1960).

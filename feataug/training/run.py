@@ -38,16 +38,7 @@ class RunFolder:
             self._drop_after(-1)
             return None
         progress, content = load_checkpoint(newest)
-        if content["settings"] != json.loads(json.dumps(self.settings)):
-            changed = sorted(k for k in self.settings if content["settings"].get(k) != json.loads(json.dumps(self.settings[k])))
-            raise CheckpointError(
-                message(
-                    "feataug: the output folder holds a run with other settings.",
-                    given=", ".join(f"{k}={self.settings[k]!r}" for k in changed),
-                    needed=", ".join(f"{k}={content['settings'].get(k)!r}" for k in changed) + f", as in {newest}",
-                    advice="Use another output folder, or delete this one to start again.",
-                )
-            )
+        check_settings("feataug: the output folder holds a run with other settings.", self.settings, content["settings"], newest)
         self._drop_after(progress)
         return progress, content["state"]
 
@@ -86,6 +77,22 @@ class RunFolder:
     def _stats(self) -> Path:
         assert self.path is not None
         return self.path / "stats.jsonl"
+
+
+def check_settings(what: str, settings: dict[str, Any], stored: dict[str, Any], path: Path) -> None:
+    """Raise ``CheckpointError``, headed by ``what``, unless the settings are those that ``path`` was written with."""
+    plain = json.loads(json.dumps(settings))
+    if stored == plain:
+        return
+    changed = sorted(key for key in plain if stored.get(key) != plain[key])
+    raise CheckpointError(
+        message(
+            what,
+            given=", ".join(f"{key}={settings[key]!r}" for key in changed),
+            needed=", ".join(f"{key}={stored.get(key)!r}" for key in changed) + f", as in {path}",
+            advice="Use another output folder, or delete this one to start again.",
+        )
+    )
 
 
 def make_accelerator(
