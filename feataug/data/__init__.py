@@ -5,7 +5,8 @@ Every reader has ``classes`` (names), ``palette`` (RGB per class), ``num_classes
 
 from feataug.data.camvid import CamVid
 from feataug.data.folder import MaskedImages
+from feataug.data.idd import IDDLite
 from feataug.data.scenes import Scenes
 from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
 
-__all__ = ["CamVid", "Scenes", "MaskedImages", "eval_transforms", "seeded_loader", "train_transforms"]
+__all__ = ["CamVid", "IDDLite", "Scenes", "MaskedImages", "eval_transforms", "seeded_loader", "train_transforms"]

@@ -1,4 +1,4 @@
-"""A folder of images and a folder of masks, paired by file name."""
+"""A folder of images and a folder of masks, paired by file name; folders within them, too."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
 class MaskedImages(Dataset):
-    """Pairs ``(image, mask)`` from two folders, matched by the files' stems.
+    """Pairs ``(image, mask)`` from two folders, matched by the files' paths within them, less suffixes and endings.
 
     Args:
-        images: Folder with ``.png`` or ``.jpg`` images.
-        masks: Folder with single-channel ``.png`` label maps of the same size and stem.
+        images: Folder with ``.png`` or ``.jpg`` images, also in folders below it.
+        masks: Folder with single-channel ``.png`` label maps of the same size and path.
         classes: Names of the classes, in the order of their labels.
         palette: One RGB colour per class, for pictures; drawn from a default set if absent.
+        endings: What the stems of images and of masks end in, such as ``("_leftImg8bit", "_gtFine_labelIds")``; other files are passed
+            over.
         void: Label that the files use for void; it becomes ``ignore_index``.
         transforms: ``(image, mask) -> (image, mask)``, as torchvision v2's joint transforms.
         ignore_index: Label of void in the masks that come out.
@@ -46,6 +48,7 @@ class MaskedImages(Dataset):
         classes: Sequence[str],
         palette: Sequence[tuple[int, int, int]] | None = None,
         *,
+        endings: tuple[str, str] = ("", ""),
         void: int = 255,
         transforms: Callable[..., Any] | None = None,
         ignore_index: int = 255,
@@ -55,7 +58,7 @@ class MaskedImages(Dataset):
         self.void = void
         self.transforms = transforms
         self.ignore_index = ignore_index
-        self.image_files, self.mask_files = _pair(type(self).__name__, Path(images), Path(masks))
+        self.image_files, self.mask_files = _pair(type(self).__name__, Path(images), Path(masks), endings)
 
     @property
     def num_classes(self) -> int:
@@ -120,34 +123,37 @@ class MaskedImages(Dataset):
         return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
 
 
-def _pair(who: str, images: Path, masks: Path) -> tuple[list[Path], list[Path]]:
+def _pair(who: str, images: Path, masks: Path, endings: tuple[str, str]) -> tuple[list[Path], list[Path]]:
     """Files of both folders in the order of their names, one mask for each image."""
     for folder in (images, masks):
         if not folder.is_dir():
             raise MissingDataError(
                 message(f"{who}: a folder is missing.", given=str(folder), needed="a folder of images and one of masks")
             )
-    image_files = _images_in(images)
-    if not image_files:
-        raise DataError(
-            message(f"{who}: the folder holds no images.", given=str(images), needed=f"files ending in {', '.join(IMAGE_SUFFIXES)}")
-        )
-    mask_of = {file.stem: file for file in _images_in(masks)}
-    lost = [file for file in image_files if file.stem not in mask_of]
+    named, mask_of = _images_in(images, endings[0]), dict(_images_in(masks, endings[1]))
+    if not named:
+        files = ", ".join(f"*{endings[0]}{suffix}" for suffix in IMAGE_SUFFIXES)
+        raise DataError(message(f"{who}: the folder holds no images.", given=str(images), needed=f"files named {files}"))
+    lost = [file for name, file in named if name not in mask_of]
     if lost:
         raise MissingDataError(
             message(
-                f"{who}: {len(lost)} of {len(image_files)} images have no mask.",
+                f"{who}: {len(lost)} of {len(named)} images have no mask.",
                 given=", ".join(file.name for file in lost[:5]) + (", ..." if len(lost) > 5 else ""),
-                needed=f"a file of the same stem in {masks}",
+                needed=f"a file of the same name in {masks}" + (f", ending in {endings[1]}" if endings[1] else ""),
                 advice="Add the masks, or move these images out of the folder.",
             )
         )
-    return image_files, [mask_of[file.stem] for file in image_files]
+    return [file for _, file in named], [mask_of[name] for name, _ in named]
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+def _images_in(folder: Path, ending: str) -> list[tuple[str, Path]]:
+    """Image files with their paths within ``folder``, less suffix and ending."""
+    return [
+        (str(file.relative_to(folder).with_suffix("")).removesuffix(ending), file)
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.stem.endswith(ending) and file.is_file()
+    ]
 
 
 def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:

@@ -107,7 +107,7 @@ def test_empty_folder(tmp_path):
     with pytest.raises(DataError) as error:
         read(tmp_path)
     assert str(error.value) == (
-        f"MaskedImages: the folder holds no images.\n  given:   {tmp_path / 'images'}\n  needed:  files ending in .png, .jpg, .jpeg"
+        f"MaskedImages: the folder holds no images.\n  given:   {tmp_path / 'images'}\n  needed:  files named *.png, *.jpg, *.jpeg"
     )
 
 
@@ -118,7 +118,7 @@ def test_images_without_masks(tmp_path):
     expected = (
         "MaskedImages: {} of 8 images have no mask.\n"
         "  given:   {}\n"
-        f"  needed:  a file of the same stem in {tmp_path / 'masks'}\n"
+        f"  needed:  a file of the same name in {tmp_path / 'masks'}\n"
         "Add the masks, or move these images out of the folder."
     )
     with pytest.raises(MissingDataError) as error:
