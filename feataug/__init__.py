@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from feataug.evaluation import compare
     from feataug.filtering import PixelFilter
     from feataug.generator import FeatureGenerator
-    from feataug.masks import ClassBalancedMasks, DatasetMasks, HardNegativeSampler, LayoutComposer, MaskMixture
+    from feataug.masks import ClassBalancedMasks, DatasetMasks, HardNegativeSampler, LayoutComposer, MaskMixture, pseudo_masks
     from feataug.metrics import SegmentationMetrics, evaluate, recognition
     from feataug.mixing import FeatureMixer, synthetic_loss
     from feataug.places import Place, cuts
@@ -44,6 +44,7 @@ _HOME = {
     "compare": "evaluation",
     "cuts": "places",
     "evaluate": "metrics",
+    "pseudo_masks": "masks",
     "recognition": "metrics",
     "split": "splitting",
     "synthetic_loss": "mixing",
@@ -71,6 +72,7 @@ __all__ = [
     "compare",
     "cuts",
     "evaluate",
+    "pseudo_masks",
     "recognition",
     "split",
     "synthetic_loss",

@@ -83,9 +83,11 @@ def flood(region):
 def test_components_agree_with_flooding(density):
     for seed in range(5):
         region = torch.rand(17, 23, generator=rng(seed)) < density
-        found = [frozenset(map(tuple, piece.nonzero().tolist())) for piece in components(region)]
+        labels = components(region)
+        found = [frozenset(map(tuple, (labels == number).nonzero().tolist())) for number in range(1, int(labels.max()) + 1)]
         assert set(found) == flood(region)
         assert len(found) == len(set(found))
+        assert torch.equal(labels > 0, region)
 
 
 def test_objects_are_pasted_where_such_objects_are():

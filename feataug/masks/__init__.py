@@ -2,6 +2,16 @@
 
 from feataug.masks.hard import HardNegativeSampler
 from feataug.masks.layouts import ClassBalancedMasks, LayoutComposer
+from feataug.masks.pseudo import pseudo_masks
 from feataug.masks.sources import DatasetMasks, MaskMixture, MaskSource, as_source
 
-__all__ = ["ClassBalancedMasks", "DatasetMasks", "HardNegativeSampler", "LayoutComposer", "MaskMixture", "MaskSource", "as_source"]
+__all__ = [
+    "ClassBalancedMasks",
+    "DatasetMasks",
+    "HardNegativeSampler",
+    "LayoutComposer",
+    "MaskMixture",
+    "MaskSource",
+    "as_source",
+    "pseudo_masks",
+]

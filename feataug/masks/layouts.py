@@ -132,16 +132,21 @@ class LayoutComposer:
         return torch.stack([self._compose(m, d, generator) for m, d in zip(masks, donors, strict=True)]) if n else masks
 
     def _compose(self, mask: Tensor, donor: Tensor, generator: torch.Generator) -> Tensor:
-        pieces = [(number, piece) for number in self.classes for piece in components(donor == number)]
+        labels = {number: components(donor == number) for number in self.classes if bool((donor == number).any())}
         largest = self.max_share * donor.numel()
-        pieces = [(number, piece) for number, piece in pieces if self.min_pixels <= int(piece.sum()) <= largest]
+        pieces = [
+            (number, piece)
+            for number, found in labels.items()
+            for piece, size in enumerate(found.flatten().bincount().tolist())
+            if piece and self.min_pixels <= size <= largest
+        ]
         if not pieces:
             return mask
         mask = mask.clone()
         count = 1 + int(torch.randint(self.objects, (), generator=generator))
         for pick in torch.randperm(len(pieces), generator=generator)[:count].tolist():
             number, piece = pieces[pick]
-            rows, columns = piece.nonzero().unbind(1)
+            rows, columns = (labels[number] == piece).nonzero().unbind(1)
             draws = torch.rand(3, generator=generator, dtype=torch.float64).tolist()
             if draws[0] < 0.5:
                 columns = columns.max() + columns.min() - columns
@@ -155,15 +160,34 @@ class LayoutComposer:
         return mask
 
 
-def components(region: Tensor) -> list[Tensor]:
-    """The connected pieces (eight neighbours) of a boolean ``(H, W)`` region, each as such a region."""
-    if not bool(region.any()):
-        return []
-    numbers = torch.arange(1, region.numel() + 1, dtype=torch.float64).view(region.shape) * region
-    while True:
-        # Each pixel takes the largest number among its neighbours; a piece has one number when nothing changes.
-        grown = F.max_pool2d(numbers[None, None], 3, stride=1, padding=1)[0, 0] * region
-        if torch.equal(grown, numbers):
-            break
-        numbers = grown
-    return [numbers == number for number in numbers[region].unique().tolist()]
+def components(region: Tensor) -> Tensor:
+    """Number of the connected piece (eight neighbours) at each pixel of a boolean ``(H, W)`` region: 1, 2, ..., and 0 outside.
+
+    Runs of a row are joined with those that they touch in the row above, so that the work grows with the runs, not with the pixels.
+    """
+    edges = torch.diff(F.pad(region.int(), (1, 1)), dim=1)
+    row_of, starts = (x.tolist() for x in (edges == 1).nonzero().unbind(1))
+    ends = (edges == -1).nonzero()[:, 1].tolist()
+    parent = list(range(len(starts)))
+
+    def root(run: int) -> int:
+        while parent[run] != run:
+            parent[run] = parent[parent[run]]
+            run = parent[run]
+        return run
+
+    above = 0
+    for run, row in enumerate(row_of):
+        # Ends are exclusive, and diagonal neighbours touch. Runs of the row above that end before this one begins are done with.
+        while above < run and (row_of[above] < row - 1 or (row_of[above] == row - 1 and ends[above] < starts[run])):
+            above += 1
+        other = above
+        while other < run and row_of[other] == row - 1 and starts[other] <= ends[run]:
+            parent[root(run)] = root(other)
+            other += 1
+    numbers: dict[int, int] = {}
+    of_run = torch.tensor([numbers.setdefault(root(run), len(numbers) + 1) for run in range(len(starts))], dtype=torch.long)
+    labels = torch.zeros(region.shape, dtype=torch.long)
+    # Pixels of the region come row by row, and so do the runs.
+    labels[region] = of_run.repeat_interleave(torch.tensor(ends, dtype=torch.long) - torch.tensor(starts, dtype=torch.long))
+    return labels
