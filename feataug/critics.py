@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from feataug.layers.aspp import MaskEncoder
+from feataug.layers.shares import class_shares
 from feataug.specs import FeatureSpec
 
 
@@ -22,16 +23,21 @@ class Discriminator(nn.Module):
         spec: What crosses the cut.
         width: Channels of the first layer; the mask encoder's widths follow from it.
         scales: Resolutions at each level of the spec: the features' own, half of it, and so on.
+        masks: How masks are encoded: ``"aspp"``, or ``"shares"``, the shares of the classes in each cell, which costs next to nothing.
 
     Source:
         Sec. 3.1 (ASPP for the masks, encoded layout and feature concatenated). Ours: spectral norm.
     """
 
-    def __init__(self, num_classes: int, spec: FeatureSpec, *, width: int = 64, scales: int = 2) -> None:
+    def __init__(self, num_classes: int, spec: FeatureSpec, *, width: int = 64, scales: int = 2, masks: str = "aspp") -> None:
         super().__init__()
         self.spec, self.scales = spec, scales
         self.finest = spec.finest
-        self.mask_encoder = MaskEncoder(num_classes, (width // 2, width, 2 * width), self.finest)
+        self.mask_encoder = (
+            MaskEncoder(num_classes, (width // 2, width, 2 * width), self.finest)
+            if masks == "aspp"
+            else ShareEncoder(num_classes, width, self.finest)
+        )
         self.patches = nn.ModuleList(
             nn.ModuleList(_patch_critic(level.channels + self.mask_encoder.out_channels, width) for _ in range(scales))
             for level in spec
@@ -63,6 +69,19 @@ class Discriminator(nn.Module):
                     pair = F.avg_pool2d(pair, 2, ceil_mode=True)
                 results.append(critic(pair))
         return results
+
+
+class ShareEncoder(nn.Module):
+    """Label maps to maps at a feature's resolution by the shares of the classes in each cell: no work at the images' resolution."""
+
+    def __init__(self, num_classes: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.num_classes, self.out_channels, self.stride = num_classes, out_channels, stride
+        self.project = nn.Conv2d(num_classes + 1, out_channels, 1)
+
+    def forward(self, masks: Tensor) -> Tensor:
+        """``(B, H, W)`` int64 to ``(B, out_channels, h, w)``."""
+        return F.leaky_relu(self.project(class_shares(masks, self.num_classes, self.stride)), 0.2)
 
 
 def _patch_critic(in_channels: int, width: int) -> nn.Sequential:

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from feataug.checks import check_features, check_masks, check_number, describe
 from feataug.errors import ConfigError, ShapeError, message
 from feataug.layers.aspp import MaskEncoder
+from feataug.layers.shares import class_shares
 from feataug.layers.unet import UNet
 from feataug.specs import FeatureSpec, LevelSpec
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"mask_widths": (96, 192, 384), "depth": 3, "modulate": False},
-    "default": {"mask_widths": (48, 96, 192), "depth": 2, "modulate": True},
+    "paper": {"mask_widths": (96, 192, 384), "depth": 3, "modulation": "none"},
+    "default": {"mask_widths": (48, 96, 192), "depth": 2, "modulation": "latent"},
 }
+
+MODULATIONS = ("none", "latent", "class")
 
 
 class FeatureGenerator(
@@ -38,10 +41,11 @@ class FeatureGenerator(
         width: Maps of the U-Net at its finest scale; others in proportion. By default each scale has half of the channels to generate
             there, at least 128, or 16 times the stride if that is less; scales below the coarsest output have twice as many as it.
         depth: Levels of the U-Net below the features' resolution, instead of the preset's.
+        modulation: What the U-Net's norms depend on, instead of the preset's; see ``layers.unet.UNet``.
         ignore_index: Label of void.
 
     Raises:
-        ConfigError: a number is out of range, the preset is unknown, or only tokens cross.
+        ConfigError: a number is out of range, the preset or the modulation is unknown, or only tokens cross.
 
     Example:
         >>> from feataug.specs import LevelSpec
@@ -65,6 +69,7 @@ class FeatureGenerator(
         mask_widths: Sequence[int] | None = None,
         width: int | None = None,
         depth: int | None = None,
+        modulation: str | None = None,
         ignore_index: int = 255,
     ) -> None:
         super().__init__()
@@ -75,6 +80,11 @@ class FeatureGenerator(
         chosen = PRESETS[preset]
         mask_widths = chosen["mask_widths"] if mask_widths is None else tuple(mask_widths)
         depth = chosen["depth"] if depth is None else depth
+        modulation = chosen["modulation"] if modulation is None else modulation
+        if modulation not in MODULATIONS:
+            raise ConfigError(
+                message("FeatureGenerator: no such modulation.", given=repr(modulation), needed=" or ".join(map(repr, MODULATIONS)))
+            )
         check_number("FeatureGenerator", "num_classes", num_classes, low=1, integer=True)
         check_number("FeatureGenerator", "latent_dim", latent_dim, low=1, integer=True)
         if width is not None:
@@ -91,6 +101,7 @@ class FeatureGenerator(
         self.finest = finest
         self.mask_encoder = MaskEncoder(num_classes, mask_widths, finest)
         maps = [level for level in spec if not level.tokens]
+        self.modulation = modulation
         self.unet = UNet(
             self.mask_encoder.out_channels,
             [level.channels for level in maps],
@@ -98,7 +109,8 @@ class FeatureGenerator(
             tokens=[(level.channels, level.tokens) for level in spec if level.tokens],
             widths=_widths(maps, finest, depth, width),
             latent_dim=latent_dim,
-            modulate=chosen["modulate"],
+            modulation=modulation,
+            num_labels=num_classes + 1,
         )
         for number, level in enumerate(spec):
             # Tokens differ more among themselves than the places of a map: each has its own statistics.
@@ -141,7 +153,10 @@ class FeatureGenerator(
         finest = (-(-size[0] // self.finest), -(-size[1] // self.finest))
         if tuple(code.shape[-2:]) != finest:
             code = F.interpolate(code, finest, mode="bilinear", align_corners=False)
-        made = self.unet(code.repeat(samples, 1, 1, 1), z.to(code.dtype))
+        shares = None
+        if self.modulation == "class":
+            shares = class_shares(masks, self.num_classes, self.finest).repeat(samples, 1, 1, 1)
+        made = self.unet(code.repeat(samples, 1, 1, 1), z.to(code.dtype), shares)
         maps, tokens = iter(made), iter(made[sum(not level.tokens for level in self.spec) :])
         levels = [next(tokens if level.tokens else maps) for level in self.spec]
         levels = [

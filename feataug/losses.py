@@ -62,6 +62,31 @@ def smoothed_cross_entropy(logits: Tensor, masks: Tensor, label_smoothing: float
     return F.cross_entropy(logits.float(), masks, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing)
 
 
+def balanced_cross_entropy(logits: Tensor, masks: Tensor, balance: float, ignore_index: int = 255) -> Tensor:
+    """Mean cross entropy over valid pixels, each weighted by its class's area in the batch to the power of ``-balance``.
+
+    Args:
+        logits: ``(B, K, H, W)``.
+        masks: ``(B, H, W)``.
+        balance: 0 for all pixels alike, 1 for all classes alike.
+        ignore_index: Label of void.
+
+    Returns:
+        A scalar; 0 if no pixel is valid.
+
+    Source:
+        Ours.
+    """
+    pixels = smoothed_cross_entropy(logits, masks, 0.0, ignore_index)
+    valid = masks != ignore_index
+    if not balance:
+        return pixels.sum() / valid.sum().clamp(min=1)
+    labels = masks.masked_fill(~valid, 0)
+    area = torch.zeros(logits.shape[1], device=masks.device).scatter_add_(0, labels.flatten(), valid.flatten().float())
+    weight = area.clamp(min=1).pow(-balance)[labels] * valid
+    return (pixels * weight).sum() / weight.sum().clamp(min=1e-12)
+
+
 def per_sample_loss(logits: Tensor, masks: Tensor, ignore_index: int = 255) -> Tensor:
     """Mean cross entropy over the valid pixels of each sample, ``(B,)``; 0 where a sample is void only.
 

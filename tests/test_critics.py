@@ -52,10 +52,11 @@ def test_label_conv_looks_up_every_tap(rows, columns, kernel, stride, dilation, 
         torch.testing.assert_close(layer(labels), label_conv_oracle(layer, labels), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("encoding", ["aspp", "shares"])
 @pytest.mark.parametrize("size", [(64, 64), (37, 51), (1, 1)], ids=str)
-def test_the_discriminator_scores_k_features_for_each_mask_as_if_apart(size):
+def test_the_discriminator_scores_k_features_for_each_mask_as_if_apart(size, encoding):
     torch.manual_seed(0)
-    critic = Discriminator(K, FOUR, width=4, scales=2).eval()
+    critic = Discriminator(K, FOUR, width=4, scales=2, masks=encoding).eval()
     masks = draw_masks(2, *size)
     features = [torch.randn(6, level.channels, *level.size(size)) for level in FOUR]
     together = critic(masks, features)

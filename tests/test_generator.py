@@ -197,6 +197,11 @@ ERRORS = {
         ConfigError,
         "FeatureGenerator: no such preset.\n  given:   'papre'\n  needed:  'paper' or 'default'",
     ),
+    "modulation": (
+        lambda g: FeatureGenerator(K, ONE, modulation="spade"),
+        ConfigError,
+        "FeatureGenerator: no such modulation.\n  given:   'spade'\n  needed:  'none' or 'latent' or 'class'",
+    ),
     "classes": (
         lambda g: FeatureGenerator(0, ONE),
         ConfigError,
@@ -220,3 +225,23 @@ def test_messages(name):
     with pytest.raises(kind) as error:
         attempt(small())
     assert str(error.value) == text
+
+
+def test_class_modulation_starts_as_none_and_then_acts_where_the_class_is():
+    plain, classed = small(modulation="latent"), small(modulation="class")
+    tables = [value for name, value in classed.named_parameters() if name.endswith(".table")]
+    assert tables
+    assert all(value.shape[0] == K + 1 for value in tables)  # void has a row of its own
+    classed.load_state_dict(plain.state_dict(), strict=False)
+    masks = torch.zeros(1, 64, 128, dtype=torch.long)
+    masks[:, :, 64:] = 3
+    z = classed.draw_z(1, torch.Generator().manual_seed(0))
+    (before,) = classed(masks, z)
+    torch.testing.assert_close(before, plain(masks, z)[0])
+    with torch.no_grad():
+        last = classed.unet.norms[0].table
+        last[3] += 1.0
+    (after,) = classed(masks, z)
+    moved = (after - before).abs().sum(1)[0]  # 8 x 16 cells; the head sees one further
+    assert moved[:, 8:].min() > 0
+    assert moved[:, :7].max() == 0

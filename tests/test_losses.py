@@ -218,3 +218,17 @@ def test_mode_seeking_is_the_ratio_of_differences(rng):
     farther = [p + 5 * (p - q) for p, q in zip(f1, f2, strict=True)]
     assert losses.mode_seeking(farther, f2, z1, z2) < losses.mode_seeking(f1, f2, z1, z2)
     assert losses.mode_seeking(f1, f1, z1, z2).isfinite()
+
+
+@pytest.mark.parametrize("balance", [0.0, 0.5, 1.0])
+def test_balanced_cross_entropy_weights_classes_by_a_power_of_their_inverse_area(balance):
+    masks = torch.zeros(2, 8, 8, dtype=torch.long)
+    masks[0, :2, :3], masks[1, 5, 5], masks[1, 7] = 1, 2, 255
+    logits = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    pixels = F.cross_entropy(logits, masks, ignore_index=255, reduction="none")
+    areas = {k: int((masks == k).sum()) for k in (0, 1, 2)}
+    weights = {k: area**-balance for k, area in areas.items()}
+    total = sum(weights[k] * pixels[masks == k].sum() for k in areas)
+    expected = total / sum(weights[k] * areas[k] for k in areas)
+    assert losses.balanced_cross_entropy(logits, masks, balance).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert losses.balanced_cross_entropy(logits, torch.full_like(masks, 255), balance) == 0

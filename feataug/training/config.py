@@ -10,6 +10,7 @@ from feataug.checks import check_number
 from feataug.errors import ConfigError, message
 
 MIXED_PRECISION = ("no", "bf16", "fp16")
+CRITIC_MASKS = ("aspp", "shares")
 
 
 class _Config:
@@ -103,13 +104,16 @@ class GeneratorConfig(_Config):
         lr: Of Adam, for generator, latent encoder and critics; constant for the first half, then linear to zero.
         beta1, beta2: Of Adam.
         gan_weight: LSGAN, on the reconstructed and on the random branch.
-        l1_weight: L1 between ``G(y, E(f))`` and ``f``, in standardised units.
+        l1_weight: L1 between ``G(y, E(f))`` and ``f``, in standardised units (BicycleGAN: 10).
         latent_weight: L1 between ``z`` and what the latent encoder finds in ``G(y, z)``.
         kl_weight: KL of the latent code from ``N(0, 1)``.
         task_weight: Cross entropy of the frozen decoder on synthetic features (ours; 0 is the paper).
+        task_balance: Power of the inverse area of a class in the batch by which the task loss weights its pixels: 0 for all pixels
+            alike, 1 for all classes alike (ours).
         diversity_weight: Mode-seeking ratio ``|z1 - z2| / |f1 - f2|`` (ours; 0 is the paper).
         ema_images: Images after which a weight's share in the moving average has halved; 0 to use the weights themselves.
         stats_images: Images from which the features' channel statistics are measured before training.
+        critic_masks: How the critics see masks: ``"aspp"`` (Sec. 3.1), or ``"shares"`` of the classes in each cell (ours, a third faster).
         critic_width: Channels of the first layer of the critics.
         critic_scales: Resolutions at which features are judged.
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as accelerate's.
@@ -125,13 +129,15 @@ class GeneratorConfig(_Config):
     beta1: float = 0.5
     beta2: float = 0.999
     gan_weight: float = 1.0
-    l1_weight: float = 10.0
+    l1_weight: float = 5.0
     latent_weight: float = 0.5
     kl_weight: float = 0.01
-    task_weight: float = 1.0
-    diversity_weight: float = 0.3
+    task_weight: float = 4.0
+    task_balance: float = 0.5
+    diversity_weight: float = 0.2
     ema_images: int = 2_000
     stats_images: int = 200
+    critic_masks: str = "shares"
     critic_width: int = 64
     critic_scales: int = 2
     mixed_precision: str = "no"
@@ -154,9 +160,19 @@ class GeneratorConfig(_Config):
             check_number(who, name, getattr(self, name), low=0)
         for name in ("beta1", "beta2"):
             check_number(who, name, getattr(self, name), low=0, high=1, open_high=True)
+        check_number(who, "task_balance", self.task_balance, low=0, high=1)
+        if self.critic_masks not in CRITIC_MASKS:
+            needed = " or ".join(map(repr, CRITIC_MASKS))
+            raise ConfigError(message(f"{who}: critic_masks is not offered.", given=repr(self.critic_masks), needed=needed))
         self._check_precision(self.mixed_precision)
 
     @classmethod
     def paper(cls, **changes: Any) -> GeneratorConfig:
-        """The paper's objective: no task loss, no diversity term, no moving average; ``changes`` go on top."""
-        return cls(**{"lr": 2e-4, "task_weight": 0.0, "diversity_weight": 0.0, "ema_images": 0} | changes)
+        """The paper's objective: its weights, critics that encode masks by ASPP, no task loss, no diversity term, no moving average.
+
+        ``changes`` go on top.
+        """
+        paper: dict[str, Any] = {
+            "lr": 2e-4, "l1_weight": 10.0, "task_weight": 0.0, "task_balance": 0.0, "diversity_weight": 0.0, "critic_masks": "aspp", "ema_images": 0,
+        }  # fmt: skip
+        return cls(**paper | changes)

@@ -30,12 +30,13 @@ class Finetuner:
         config: See ``FinetuneConfig``; its defaults are the paper's.
         mixer: Extends every batch at the cut; without one, training sees real samples only (the control).
         cut: Where the mixer's features enter ``model``; needed with ``mixer``.
+        loss: Your own, of the model's output and the masks; cross entropy by default. A mixer brings its own.
         output: Folder for ``stats.jsonl`` and checkpoints. A run that finds its own checkpoint there goes on from it.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         progress: Show a progress bar; its text, if a string.
 
     Raises:
-        ConfigError: a mixer without a cut, or a cut of another model.
+        ConfigError: a mixer without a cut, a cut of another model, or a mixer and a loss.
 
     Source:
         Sec. 4.1 (SGD, poly); E is updated by real samples only, D by both (Sec. 3).
@@ -48,6 +49,7 @@ class Finetuner:
         *,
         mixer: FeatureMixer | None = None,
         cut: Any = None,
+        loss: Callable[[Any, Tensor], Tensor] | None = None,
         output: str | Path | None = None,
         device: str | None = "auto",
         progress: bool | str = True,
@@ -60,7 +62,16 @@ class Finetuner:
                     needed="Finetuner(cut.model, mixer=mixer, cut=cut)",
                 )
             )
-        self.model, self.mixer, self.cut = model, mixer, cut
+        if mixer is not None and loss is not None:
+            raise ConfigError(
+                message(
+                    "Finetuner: two losses.",
+                    given="a mixer and a loss",
+                    needed="one of them",
+                    advice="A loss of your own on mixed batches: give the mixer a subclass's loss(out, batch).",
+                )
+            )
+        self.model, self.mixer, self.cut, self.loss = model, mixer, cut, loss
         self.config = config or FinetuneConfig()
         self.run = RunFolder(output, self.config.to_dict() | {"mixed": mixer.settings() if mixer is not None else False})
         self.accelerator = make_accelerator(device, self.config.mixed_precision)
@@ -160,7 +171,10 @@ class Finetuner:
     def _loss(self, model: nn.Module, images: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
         with self.accelerator.autocast():
             if self.mixer is None:
-                return segmentation_loss(model(images), masks, aux_weight=self.config.aux_weight, ignore_index=ignore_index)
+                out = model(images)
+                if self.loss is not None:
+                    return self.loss(out, masks)
+                return segmentation_loss(out, masks, aux_weight=self.config.aux_weight, ignore_index=ignore_index)
             with self.mixer.on(self.cut, masks) as batch:
                 out = model(images)
             return self.mixer.loss(out, batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Iterable
@@ -20,12 +19,12 @@ from feataug.critics import Discriminator, LatentEncoder
 from feataug.errors import FeatAugWarning, ShapeError, TrainingError, message
 from feataug.generator import FeatureGenerator
 from feataug.losses import (
+    balanced_cross_entropy,
     kl_divergence,
     lsgan,
     mode_seeking,
     reconstruction,
     resize_logits,
-    smoothed_cross_entropy,
     split_outputs,
 )
 from feataug.metrics import recognition
@@ -34,6 +33,7 @@ from feataug.seeds import derive_seed, generator_for
 from feataug.splitting import Cut
 from feataug.training.config import GeneratorConfig
 from feataug.training.run import RunFolder, check_finite, endless, make_accelerator
+from feataug.training.statistics import channel_statistics
 
 # The latent L1 alone is no witness: with the mode-seeking term it stayed above 0.8 (E|N(0, 1)|) while samples did differ.
 DIVERSITY_ALARM = 0.1
@@ -87,7 +87,13 @@ class GeneratorTrainer:
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(config.seed, "critics"))
             critics = {
-                name: Discriminator(generator.num_classes, cut.spec, width=config.critic_width, scales=config.critic_scales)
+                name: Discriminator(
+                    generator.num_classes,
+                    cut.spec,
+                    width=config.critic_width,
+                    scales=config.critic_scales,
+                    masks=config.critic_masks,
+                )
                 for name in ("judge_encoded", "judge_random")
             }
             self.parts = nn.ModuleDict(
@@ -149,7 +155,7 @@ class GeneratorTrainer:
                 ema.load_state_dict(state["ema"])
         with self._frozen():
             if not bool(self.generator.fitted):
-                self._measure_statistics(loader)
+                self.generator.set_statistics(*channel_statistics(self.cut, endless(loader), config.stats_images, device))
                 if ema is not None:
                     ema.module.load_state_dict(self.generator.state_dict())
             batches = endless(loader, step)
@@ -253,7 +259,8 @@ class GeneratorTrainer:
             losses["latent"] = (found - z_random).abs().mean()
             if config.task_weight:
                 out = self.cut.decode(generator.destandardize(random), masks.shape[-2:])
-                losses["task"] = self._task_loss(out, masks1)
+                logits = resize_logits(split_outputs(out)[0], masks.shape[-2:])
+                losses["task"] = balanced_cross_entropy(logits, masks1, config.task_balance, generator.ignore_index)
             if config.diversity_weight:
                 losses["diversity"] = mode_seeking(random, other[0], z_random, z_other)
             total = sum(getattr(config, f"{name}_weight") * value for name, value in losses.items())
@@ -284,32 +291,6 @@ class GeneratorTrainer:
             else:
                 on_real, on_synthetic = judge(real_masks, real), judge(masks, synthetic)
             return 0.5 * (lsgan(on_real, 1.0) + lsgan(on_synthetic, 0.0))
-
-    def _task_loss(self, out: Any, masks: Tensor) -> Tensor:
-        logits = resize_logits(split_outputs(out)[0], masks.shape[-2:])
-        ignore_index = self.generator.ignore_index
-        pixels = smoothed_cross_entropy(logits, masks, 0.0, ignore_index)
-        return pixels.sum() / (masks != ignore_index).sum().clamp(min=1)
-
-    @torch.no_grad()
-    def _measure_statistics(self, loader: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Mean and standard deviation of each channel over ``stats_images`` images, in float64."""
-        count, batches = 0, endless(loader)
-        shapes = [(level.channels, level.tokens) if level.tokens else (level.channels,) for level in self.cut.spec]
-        sums = [torch.zeros(2, *shape, dtype=torch.float64) for shape in shapes]
-        pixels = [0] * len(sums)
-        while count < self.config.stats_images:
-            images, _ = next(batches)
-            features = self.cut.encode(images.to(self.accelerator.device, memory_format=torch.channels_last))
-            for number, level in enumerate(features):
-                values = level.double()
-                over = (0, 2, 3) if len(shapes[number]) == 1 else (0, 2)
-                sums[number] += torch.stack([values.sum(over), values.square().sum(over)]).cpu()
-                pixels[number] += level.numel() // math.prod(shapes[number])
-            count += len(images)
-        means = [total[0] / n for total, n in zip(sums, pixels, strict=True)]
-        stds = [(s[1] / n - m.square()).clamp(min=0).sqrt() for s, m, n in zip(sums, means, pixels, strict=True)]
-        self.generator.set_statistics(means, stds)
 
     @torch.no_grad()
     def _average(self, ema: AveragedModel, images: int) -> None:

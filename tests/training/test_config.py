@@ -20,7 +20,10 @@ AMOUNTS = {
     GeneratorConfig: ["lr", "gan_weight", "l1_weight", "latent_weight", "kl_weight", "task_weight", "diversity_weight"],
 }
 SHARES = {FinetuneConfig: ["momentum"], GeneratorConfig: ["beta1", "beta2"]}
-OTHERS = {FinetuneConfig: {"lr_scale", "mixed_precision", "channels_last"}, GeneratorConfig: {"trackers", "mixed_precision"}}
+OTHERS = {
+    FinetuneConfig: {"lr_scale", "mixed_precision", "channels_last"},
+    GeneratorConfig: {"trackers", "mixed_precision", "critic_masks", "task_balance"},
+}
 
 COUNT_CASES = [(c, name, low, bad) for c in CONFIGS for name, low in COUNTS[c].items() for bad in (low - 1, 1.5, True, "3", None)]
 AMOUNT_CASES = [(c, name, bad) for c in CONFIGS for name in AMOUNTS[c] for bad in (-1e-9, math.nan, math.inf, "1", None, True)]
@@ -74,6 +77,16 @@ def test_refuses_a_precision_that_is_not_offered(config):
     assert str(error.value) == (
         f"{config.__name__}: mixed_precision is not offered.\n  given:   'fp8'\n  needed:  'no', 'bf16', 'fp16'"
     )
+
+
+def test_refuses_unknown_encodings_and_balances():
+    assert GeneratorConfig(critic_masks="shares", task_balance=1).task_balance == 1
+    with pytest.raises(ConfigError) as error:
+        GeneratorConfig(critic_masks="one-hot")
+    assert str(error.value) == (
+        "GeneratorConfig: critic_masks is not offered.\n  given:   'one-hot'\n  needed:  'aspp' or 'shares'"
+    )
+    refused(GeneratorConfig, {"task_balance": 1.1}, name="task_balance", given=1.1, needed="a number in [0, 1]")
 
 
 @pytest.mark.parametrize("config", CONFIGS)

@@ -268,3 +268,24 @@ def test_a_loss_that_is_not_finite(tmp_path):
         "Lower lr, or train without mixed_precision. The last checkpoint is untouched."
     )
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint-0000000002.safetensors"]
+
+
+def test_a_loss_of_ones_own_is_what_is_minimised():
+    calls = []
+
+    def loss(out, masks):
+        calls.append(tuple(out.shape))
+        return 0.0 * out.sum() + segmentation_loss(out, masks)
+
+    own, plain = tuner(loss=loss), tuner()
+    own.fit(loader())
+    plain.fit(loader())
+    assert calls == [(3, CLASSES, *SIZE)] * 2
+    for a, b in zip(own.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    with pytest.raises(ConfigError) as error:
+        tuner(mixed=True, loss=loss)
+    assert str(error.value) == (
+        "Finetuner: two losses.\n  given:   a mixer and a loss\n  needed:  one of them\n"
+        "A loss of your own on mixed batches: give the mixer a subclass's loss(out, batch)."
+    )

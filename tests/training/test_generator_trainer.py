@@ -149,6 +149,13 @@ def test_whom_each_loss_reaches(on, reaches_generator, reaches_latent):
     assert same(copied(trainer.parts["latent"]), latent) is not reaches_latent
 
 
+def test_critics_can_see_masks_as_shares():
+    trainer = make(settings(critic_masks="shares"))
+    before = copied(trainer.parts["judge_random"])
+    trainer.fit(loader())
+    assert not same(copied(trainer.parts["judge_random"]), before)
+
+
 def test_learning_rate_and_moving_average():
     config = settings(num_images=24, ema_images=6)
     trainer = make(config)

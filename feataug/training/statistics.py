@@ -1,0 +1,43 @@
+"""Mean and standard deviation of each channel of real features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feataug.splitting import Cut
+
+
+@torch.no_grad()
+def channel_statistics(
+    cut: Cut, batches: Iterator[tuple[Tensor, Tensor]], num_images: int, device: Any
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Over ``num_images`` images and, for maps, all places; in float64.
+
+    Args:
+        cut: Its model is in eval mode.
+        batches: Of ``(images, masks)``; endless.
+        num_images: From how many.
+        device: Where the model is.
+
+    Returns:
+        One mean and one standard deviation per level, ``(channels,)``; ``(channels, tokens)`` for tokens.
+    """
+    shapes = [(level.channels, level.tokens) if level.tokens else (level.channels,) for level in cut.spec]
+    sums = [torch.zeros(2, *shape, dtype=torch.float64) for shape in shapes]
+    pixels, count = [0] * len(sums), 0
+    while count < num_images:
+        images, _ = next(batches)
+        features = cut.encode(images.to(device, memory_format=torch.channels_last))
+        for number, level in enumerate(features):
+            values = level.double()
+            over = (0, 2, 3) if len(shapes[number]) == 1 else (0, 2)
+            sums[number] += torch.stack([values.sum(over), values.square().sum(over)]).cpu()
+            pixels[number] += level.numel() // math.prod(shapes[number])
+        count += len(images)
+    means = [total[0] / n for total, n in zip(sums, pixels, strict=True)]
+    return means, [(s[1] / n - m.square()).clamp(min=0).sqrt() for s, m, n in zip(sums, means, pixels, strict=True)]
