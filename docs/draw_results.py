@@ -30,9 +30,6 @@ def camvid(r: dict) -> str:
     ]
     lines += [f"| {name} | " + " | ".join(f"{r[name][m]:.2f}" for m in TITLES) + " |" for name in ("base", "control", "feataug")]
 
-    def interval(d: dict) -> str:
-        return f"{d['mean']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]" if d["low"] is not None else f"{d['mean']:+.2f}"
-
     lines.append("| feataug - control, 95 % interval | " + " | ".join(interval(r["difference"][m]) for m in TITLES) + " |")
     lines += ["", verdict(r["difference"]), ""]
     lines += [
@@ -131,6 +128,81 @@ def architectures(results: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def interval(d: dict) -> str:
+    return f"{d['mean']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]" if d["low"] is not None else f"{d['mean']:+.2f}"
+
+
+def comparison(title: str, r: dict) -> str:
+    """Base, generator and, where they have been run, all arms."""
+    s, score = r["settings"], r["recognition"]
+    rows, columns = s["size"]
+    seen = score["on_training_masks"]
+    lines = [
+        "",
+        f"## {title}",
+        "",
+        f"`python studies/compare.py --data DIR --dataset {s['data']}`: {s['model']}; {s['images']} training images, crops of {rows} x {columns} at "
+        f"about the images' own resolution, batches of {s['batch']}; measured on whole images of {s['eval_split']}; {s['device']}.",
+        "",
+        "| features on masks of | real, mIoU | synthetic, mIoU | ratio | diversity ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for name, x in ((f"{s['eval_split']} (never seen by the generator)", score), ("train", seen)):
+        lines.append(f"| {name} | {x['real']:.2f} | {x['synthetic']:.2f} | {x['ratio']:.3f} | {x['diversity']:.3f} |")
+    curve = ", ".join(f"{c['ratio']:.2f} after {c['images']:,}" for c in score["curve"])
+    lines += ["", f"The ratio while the generator trained: {curve} images.", ""]
+    made, real = score["measures"]["synthetic"]["per_class"], r["base"]["per_class"]
+    lines += ["| IoU | " + " | ".join(real) + " |", "|---|" + "---|" * len(real)]
+    for name, x in (("real features", real), ("synthetic features", made)):
+        lines.append(f"| {name} | " + " | ".join("-" if c["iou"] is None else f"{c['iou']:.0f}" for c in x.values()) + " |")
+    if "differences" not in r:
+        return "\n".join([*lines, "", "The arms have not been run at this setting yet."])
+    lines += ["", f"Differences from the control, {len(r['seeds'])} paired seeds, points and 95 % intervals:", ""]
+    lines += ["| arm | " + " | ".join(TITLES.values()) + " | minutes |", "|---|" + "---|" * (len(TITLES) + 1)]
+    for name, gaps in r["differences"].items():
+        minutes = sum(entry[name]["seconds"] for entry in r["seeds"]) / len(r["seeds"]) / 60
+        lines.append(f"| {name} | " + " | ".join(interval(gaps[m]) for m in TITLES) + f" | {minutes:.1f} |")
+    return "\n".join([*lines, "", r["verdict"]])
+
+
+def generators(r: dict) -> str:
+    """The generator's ablation: one line a variant."""
+    lines = [
+        "",
+        "## CamVid: what makes a generator better",
+        "",
+        f"`python studies/generator.py --data CamVid --dataset camvid`: one change at a time, {r['images']:,} images each, which is far from "
+        "enough to converge: who learns faster. Crops of 224 x 288 at about the images' own resolution, measured on whole validation images. "
+        "*rejected* is the share of synthetic pixels that `PixelFilter` takes out; *distance* the Frechet distance per channel, standardised; "
+        "*spread* the synthetic over the real standard deviation.",
+        "",
+        "| variant | ratio | diversity | rejected | distance | spread | minutes, one thread |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, x in r["variants"].items():
+        figures = " | ".join(f"{x[key]:.2f}" for key in ("ratio", "diversity", "rejected", "frechet", "spread"))
+        lines.append(f"| {name} | {figures} | {x['seconds'] / 60:.0f} |")
+    return "\n".join(lines)
+
+
+def screened(r: dict) -> str:
+    """The screening of mask sources and mixing settings."""
+    seeds = len(r["runs"]["control"])
+    lines = [
+        "",
+        "## CamVid: screening with the encoder frozen",
+        "",
+        f"`python studies/screen.py`: the decoder alone, on cached features, {seeds} paired seeds; differences from "
+        "the control in points. A lead, no result.",
+        "",
+        "| masks, settings | " + " | ".join(TITLES.values()) + " | seeds |",
+        "|---|" + "---|" * (len(TITLES) + 1),
+    ]
+    for name, gaps in r["differences"].items():
+        lines.append(f"| {name} | " + " | ".join(f"{gaps[m]['mean']:+.2f}" for m in TITLES) + f" | {len(r['runs'][name])} |")
+    return "\n".join(lines)
+
+
 def page() -> str:
     head = "# Results\n\n<!-- Drawn by docs/draw_results.py from studies/results/*.json; do not edit. -->\n"
     how = (
@@ -139,7 +211,14 @@ def page() -> str:
     )
     parts = [head, how, camvid(json.loads((RESULTS / "camvid.json").read_text()))]
     others = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("architectures-*.json"))]
-    return "\n".join(parts + ([architectures(others)] if others else [])) + "\n"
+    parts += [architectures(others)] if others else []
+    for name, title in (("camvid", "CamVid at its own resolution"), ("idd", "IDD-Lite")):
+        file = RESULTS / f"compare-{name}.json"
+        parts += [comparison(title, json.loads(file.read_text()))] if file.exists() else []
+    for name, draw in (("generator-camvid", generators), ("screen-camvid", screened)):
+        file = RESULTS / f"{name}.json"
+        parts += [draw(json.loads(file.read_text()))] if file.exists() else []
+    return "\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

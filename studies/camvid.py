@@ -39,7 +39,6 @@ SIZE = (240, 320)
 BATCH = 16
 SCALE = (0.525, 1.5)
 AT = "encoder.blocks.4"
-CLASSES = 11
 # 22 steps are an epoch.
 BASE = FinetuneConfig(num_steps=36 * 22, lr=0.05, lr_scale={"encoder": 0.3}, eval_every=66, save_every=22, seed=0)
 # Two phases: the first with a strong mode-seeking term (recognition 0.755 of the real one, diversity 0.55), the second with less of it
@@ -67,14 +66,20 @@ class Study:
     """PSPNet on CamVid; another model is a subclass with other settings, ``model``, ``keep`` and ``trained``."""
 
     name = "PSPNet, tf_efficientnet_lite0 (ImageNet), output stride 16, head 128"
-    at, size, batch = AT, SIZE, BATCH
+    at, size, batch, scale = AT, SIZE, BATCH, SCALE
     base_config, generator_configs, further = BASE, GENERATOR, FURTHER
+
+    def data(self) -> tuple[Any, Any, Any]:
+        """Training images, augmented; some of them as they are; and those to measure on."""
+        root, measured = self.args.data, eval_transforms(self.size)
+        train = CamVid(root, "train", transforms=train_transforms(self.size, scale=self.scale))
+        plain = CamVid(root, "train", transforms=measured)
+        return train, plain, CamVid(root, self.args.eval_split, transforms=measured)
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.output = args, args.output
-        transforms = train_transforms(self.size, scale=SCALE)
-        self.train = CamVid(args.data, "train", transforms=transforms)
-        self.val = CamVid(args.data, args.eval_split, transforms=eval_transforms(self.size))
+        self.train, self.plain, self.val = self.data()
+        self.classes = self.val.classes
         self.val_loader = seeded_loader(self.val, self.batch, shuffle=False)
         self.seconds: dict[str, float] = {}
         self.resumed: list[str] = []
@@ -99,15 +104,15 @@ class Study:
     def base(self) -> dict[str, Any]:
         model = self.model()
         tuner = Finetuner(model, self.base_config, output=self.output / "base", device=self.args.device, progress="base")
-        history = tuner.fit(seeded_loader(self.train, self.batch, seed=0), self.val_loader, num_classes=CLASSES)
+        history = tuner.fit(seeded_loader(self.train, self.batch, seed=0), self.val_loader, num_classes=len(self.classes))
         self.keep(model)
         curve = [{"step": entry["progress"], "miou": entry["miou"]} for entry in history]
-        return by_class(history[-1], self.train.classes) | {"curve": curve}
+        return by_class(history[-1], self.classes) | {"curve": curve}
 
     def generator(self) -> dict[str, Any]:
         cut = self.cut()
         torch.manual_seed(0)
-        generator = FeatureGenerator(CLASSES, cut.spec)
+        generator = FeatureGenerator(len(self.classes), cut.spec)
         curve, before = [], 0
         for number, config in enumerate(self.generator_configs, start=1):
             folder, text = self.output / f"generator-{number}", f"generator {number}"
@@ -116,15 +121,17 @@ class Study:
             curve += [{"images": before + e["progress"], "ratio": e["ratio"], "diversity": e["diversity"]} for e in history]
             before += config.num_images
         generator.save_pretrained(self.output / "generator-model")
-        # As many training masks as there are validation masks, spread over the set.
-        on_train = CamVid(self.args.data, "train", transforms=eval_transforms(self.size))
-        some = torch.utils.data.Subset(on_train, range(0, len(on_train), 4))
-        seen = recognition(cut, generator, seeded_loader(some, self.batch, shuffle=False), device=trainer.accelerator.device)
+        seen = recognition(cut, generator, self.some_plain(), device=trainer.accelerator.device)
         return {
-            self.args.eval_split: recognition_summary(history[-1], self.train.classes),
-            "train": recognition_summary(seen, self.train.classes),
+            self.args.eval_split: recognition_summary(history[-1], self.classes),
+            "train": recognition_summary(seen, self.classes),
             "curve": curve,
         }
+
+    def some_plain(self) -> Any:
+        """Training images as they are, as many as there are to measure on, spread over the set."""
+        every = max(1, round(len(self.plain) / len(self.val)))
+        return seeded_loader(torch.utils.data.Subset(self.plain, range(0, len(self.plain), every)), self.batch, shuffle=False)
 
     def arm(self, name: str, seed: int) -> dict[str, Any]:
         config = FinetuneConfig.from_dict(self.further.to_dict() | {"seed": seed})
@@ -138,17 +145,17 @@ class Study:
 
         def validate(model: torch.nn.Module) -> dict[str, Any]:
             device = next(model.parameters()).device
-            return evaluate(model, self.val_loader, CLASSES, device=device)
+            return evaluate(model, self.val_loader, len(self.classes), device=device)
 
         loader = seeded_loader(self.train, self.batch, seed=100 + seed)
         device, text = self.args.device, f"{name} {seed}"
         _, figures = train_arm(base, self.at, loader, validate, config, output=folder, device=device, progress=text, **mixed)
-        as_trained = by_class(figures["as_trained"], self.train.classes)
-        return by_class(figures, self.train.classes) | {"as_trained": as_trained}
+        as_trained = by_class(figures["as_trained"], self.classes)
+        return by_class(figures, self.classes) | {"as_trained": as_trained}
 
     def model(self) -> torch.nn.Module:
         torch.manual_seed(0)
-        model = PSPNet("tf_efficientnet_lite0", CLASSES, output_stride=16, width=128)
+        model = PSPNet("tf_efficientnet_lite0", len(self.classes), output_stride=16, width=128)
         load_imagenet_weights(model.encoder)
         return model
 
@@ -156,6 +163,7 @@ class Study:
         model.save_pretrained(self.output / "base-model")
 
     def trained(self) -> torch.nn.Module:
+        """The base model, as it was kept."""
         return PSPNet.from_pretrained(self.output / "base-model")
 
     def cut(self) -> Any:

@@ -1,0 +1,276 @@
+"""Does feataug help, and more than what one could do without it? A base model, a generator, then every arm on paired seeds.
+
+    python studies/compare.py --data DIR --dataset camvid|idd|folder [--eval-split val|test] [--fraction 0.25]
+        [--arms control feataug ohem ...] [--seeds 0 1 2 3 4] [--device cpu] [--output runs/compare-camvid]
+
+``--dataset folder`` takes ``DIR/{train,val}/{images,masks}`` and ``DIR/classes.txt``, a name a line. Stages that are done are not done
+again, and one that was stopped goes on from its last checkpoint. The figures go to ``studies/results/compare-camvid.json``
+(``--result``) after every seed; ``docs/results.md`` is drawn from it by ``python docs/draw_results.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from camvid import Study
+from lite0 import phase_dilations
+from rivals import RIVALS
+from torch.utils.data import Subset
+
+from feataug import (
+    ClassBalancedMasks,
+    DatasetMasks,
+    FeatureGenerator,
+    FinetuneConfig,
+    GeneratorConfig,
+    GeneratorTrainer,
+    HardNegativeSampler,
+    LayoutComposer,
+    PixelFilter,
+    compare,
+    recognition,
+    split,
+)
+from feataug.data import CamVid, IDDLite, MaskedImages, eval_transforms, seeded_loader, train_transforms
+from feataug.recording import eval_mode
+from feataug.report import comparison_table, recognition_summary, write_json
+from feataug.seeds import generator_for
+from feataug.training.run import keep_freed_memory
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What differs between data sets. Crops are cut at about the images' own resolution; measured is on whole images."""
+
+    reader: Any
+    size: tuple[int, int]
+    scale: tuple[float, float]
+    base_steps: int
+
+
+def folder(root: Path, split: str, *, transforms: Any) -> MaskedImages:
+    """Any data set: ``root/SPLIT/images``, ``root/SPLIT/masks`` and ``root/classes.txt``, a name a line."""
+    classes = (root / "classes.txt").read_text().split("\n")
+    return MaskedImages(root / split / "images", root / split / "masks", [c for c in classes if c], transforms=transforms)
+
+
+SETUPS = {
+    # 360 x 480: scale 1.67 is the images' own resolution.
+    "camvid": Setup(CamVid, (224, 288), (1.0, 2.5), 1500),
+    "idd": Setup(IDDLite, (224, 320), (0.75, 1.75), 1400),
+    "folder": Setup(folder, (224, 288), (1.0, 2.5), 1500),
+}
+
+
+class FractionOf(Subset):
+    """Some images of a data set, drawn once by a seed of their own; reads masks alone, as the set does."""
+
+    def __init__(self, dataset: Any, fraction: float) -> None:
+        order = torch.randperm(len(dataset), generator=generator_for(0, "fraction", 0)).tolist()
+        super().__init__(dataset, sorted(order[: max(1, round(fraction * len(dataset)))]))
+        self.classes, self.palette, self.transforms = dataset.classes, dataset.palette, dataset.transforms
+
+    def mask(self, index: int) -> torch.Tensor:
+        """The mask alone, without transforms."""
+        return self.dataset.mask(self.indices[index])
+
+
+class Comparison(Study):
+    """A base and a generator for one data set and one share of its labels, then all arms."""
+
+    batch = 12
+    # Chosen on CamVid's validation images by studies/screen.py.
+    feataug: ClassVar[dict[str, Any]] = {"masks": "mined"}
+    input_cut = "encoder.conv_stem:input"
+    further = FinetuneConfig(num_steps=100, lr=0.01, lr_scale={"encoder": 0.3}, save_every=25)
+    generator_configs = (
+        GeneratorConfig(
+            num_images=7_200,
+            critic_masks="shares",
+            task_weight=4.0,
+            task_balance=0.5,
+            l1_weight=5.0,
+            diversity_weight=0.2,
+            eval_images=1_800,
+            snapshot_images=240,
+            log_images=240,
+            seed=0,
+        ),
+    )
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.setup = SETUPS[args.dataset]
+        self.size, self.scale = self.setup.size, self.setup.scale
+        steps = self.setup.base_steps if args.fraction > 0.3 else self.setup.base_steps // 2
+        self.base_config = FinetuneConfig(
+            num_steps=steps, lr=0.05, lr_scale={"encoder": 0.3}, eval_every=steps // 6, save_every=25, seed=0
+        )
+        super().__init__(args)
+
+    def data(self) -> tuple[Any, Any, Any]:
+        root, reader = self.args.data, self.setup.reader
+        train = reader(root, "train", transforms=train_transforms(self.size, scale=self.scale))
+        plain = reader(root, "train", transforms=eval_transforms())
+        val = reader(root, self.args.eval_split, transforms=eval_transforms())
+        if self.args.fraction < 1:
+            train, plain = FractionOf(train, self.args.fraction), FractionOf(plain, self.args.fraction)
+        return train, plain, val
+
+    def loader(self, seed: int) -> Any:
+        """Real batches of one pair of runs."""
+        return seeded_loader(self.train, self.batch, seed=100 + seed)
+
+    def masks(self, source: str) -> Any:
+        """A mask source by name: ``random``, ``balanced``, ``composed`` (rare objects pasted), ``both``; ``mined-`` before it."""
+        if source.startswith("mined"):
+            return HardNegativeSampler(self.masks(source.removeprefix("mined").removeprefix("-") or "random"), 64, 16, 25)
+        plain = DatasetMasks(self.train)
+        if source == "random":
+            return plain
+        balanced = ClassBalancedMasks(self.train, len(self.classes))
+        if source == "balanced":
+            return balanced
+        return LayoutComposer(balanced if source == "both" else plain, balanced, self.rare(), objects=8)
+
+    def rare(self) -> list[int]:
+        """Classes that cover less than a quarter of an equal share of the training pixels."""
+        masks = [torch.as_tensor(self.plain.mask(index)) for index in range(0, len(self.plain), 4)]
+        counts = sum(torch.bincount(mask.flatten(), minlength=256)[: len(self.classes)] for mask in masks)
+        return (counts / counts.sum() < 0.25 / len(self.classes)).nonzero().flatten().tolist()
+
+    def filter(self, factor: float) -> PixelFilter:
+        """A filter by the base model; the classes' losses are measured once."""
+        cut = self.cut()
+        losses = self.stage(
+            "class-losses", lambda: {"losses": PixelFilter.fit(cut, self.some_plain(), len(self.classes)).class_loss.tolist()}
+        )
+        cut.model.requires_grad_(False).eval()
+        return PixelFilter(cut, torch.tensor(losses["losses"]), factor=factor)
+
+    def generator_distance(self) -> torch.Tensor:
+        """Standard deviation of a normal distribution as far from 0, in each channel, as synthetic features are from real ones."""
+
+        def run() -> dict[str, Any]:
+            cut, generator, rng = self.cut(), self.trained_generator().eval(), torch.Generator().manual_seed(0)
+            gaps = []
+            with torch.no_grad(), eval_mode(cut.model):
+                for images, masks in self.some_plain():
+                    (real,), (made,) = cut.encode(images), generator(masks, generator.draw_z(len(masks), rng))
+                    gaps.append((real - made).abs().mean((0, 2, 3)))
+            return {"scale": (torch.stack(gaps).mean(0) * math.sqrt(math.pi / 2)).tolist()}
+
+        return torch.tensor(self.stage("generator-distance", run)["scale"])
+
+    def image_generator(self) -> FeatureGenerator:
+        """A generator of images, for the model cut at its input."""
+        folder = self.output / "image-generator-model"
+
+        def run() -> dict[str, Any]:
+            cut = split(self.trained(), self.input_cut)
+            torch.manual_seed(0)
+            generator = FeatureGenerator(len(self.classes), cut.spec)
+            config = GeneratorConfig(num_images=1_800, snapshot_images=240, log_images=240, seed=0)
+            where, text = self.output / "image-generator", "image generator"
+            GeneratorTrainer(generator, cut, config, output=where, device=self.args.device, progress=text).fit(
+                seeded_loader(self.train, self.batch, seed=1)
+            )
+            generator.save_pretrained(folder)
+            return recognition_summary(recognition(cut, generator, self.val_loader), self.classes)
+
+        self.stage("image-generator", run)
+        return FeatureGenerator.from_pretrained(folder)
+
+    def arms(self) -> dict[str, Any]:
+        """Every arm on every seed; the result is written after each."""
+        rivals = {name: RIVALS[name](self) for name in self.args.arms if name not in ("control", "feataug")}
+        source, mixing = self.feataug["masks"], {k: v for k, v in self.feataug.items() if k not in ("masks", "filter")}
+        pixel_filter = self.filter(self.feataug["filter"]) if self.feataug.get("filter") else None
+        result: dict[str, Any] = {}
+        for count in range(1, len(self.args.seeds) + 1):
+            result = compare(
+                self.trained(), self.at, self.trained_generator(), self.masks(source), self.loader, self.val_loader, self.further,
+                seeds=self.args.seeds[:count], rivals=rivals, pixel_filter=pixel_filter, classes=self.classes, output=self.output / "arms",
+                device=self.args.device, **mixing,
+            )  # fmt: skip
+            write_json(self.args.result, self.described(result))
+        return result
+
+    def described(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The comparison with what led to it."""
+        base, recognised = self.stage("base", self.base), self.stage("generator", self.generator)
+        score = recognised[self.args.eval_split]
+        return result | {
+            "base_curve": base["curve"],
+            "recognition": score | {"on_training_masks": recognised["train"], "curve": recognised["curve"]},
+            "seconds": self.seconds,
+            "seconds_of_the_last_part_only": self.resumed,
+            "settings": result["settings"] | {
+                "data": self.args.dataset, "images": len(self.train), "fraction": self.args.fraction, "eval_split": self.args.eval_split,
+                "size": self.size, "scale": self.scale, "batch": self.batch, "model": self.name, "base": self.base_config.to_dict(),
+                "generator": [config.to_dict() for config in self.generator_configs], "feataug": self.feataug,
+                "device": self.args.device, "torch": torch.__version__, "threads": torch.get_num_threads(),
+            },
+        }  # fmt: skip
+
+    def trained_generator(self) -> FeatureGenerator:
+        """The generator, as it was kept."""
+        return FeatureGenerator.from_pretrained(self.output / "generator-model")
+
+    def model(self) -> torch.nn.Module:
+        model = super().model()
+        phase_dilations(model)
+        return model
+
+    def trained(self) -> torch.nn.Module:
+        model = super().trained()
+        phase_dilations(model)
+        return model
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """The options that all studies of this kind share."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the data set's folder")
+    parser.add_argument("--dataset", choices=tuple(SETUPS), required=True)
+    parser.add_argument("--eval-split", choices=("val", "test"), default="val")
+    parser.add_argument("--fraction", type=float, default=1.0, help="share of the training images that are used")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--output", type=Path, help="checkpoints and finished stages; runs/compare-DATASET by default")
+    parser.add_argument("--result", type=Path, help="studies/results/compare-DATASET.json by default")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, name: str) -> argparse.Namespace:
+    """Arguments, with folders named after the data set and the fraction."""
+    args = parser.parse_args()
+    of = args.dataset + (f"-{args.fraction:g}" if args.fraction < 1 else "")
+    args.output = args.output or Path("runs") / f"compare-{of}"
+    args.result = args.result or Path("studies/results") / f"{name}-{of}.json"
+    return args
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--arms", nargs="+", choices=("control", "feataug", *RIVALS), default=["control", "feataug", *RIVALS])
+    parser.add_argument("--until", choices=("base", "generator", "arms"), default="arms", help="the last stage to run")
+    args = parse(parser, "compare")
+    keep_freed_memory()
+    study = Comparison(args)
+    print(study.stage("base", study.base)["miou"])
+    if args.until != "base":
+        print(study.stage("generator", study.generator)[args.eval_split]["ratio"])
+        if not args.result.exists():
+            write_json(args.result, study.described({"base": study.stage("base", study.base), "settings": {}}))
+    if args.until == "arms":
+        result = study.arms()
+        print(comparison_table(result))
+
+
+if __name__ == "__main__":
+    main()
