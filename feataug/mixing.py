@@ -40,6 +40,8 @@ class FeatureMixer(nn.Module):
         label_smoothing: epsilon of Eq. (3), on synthetic samples only. (The paper: 1e-4 on Cityscapes, 0.1 on ADE20K.)
         synthetic_weight: Factor of the synthetic terms in the mean over all valid pixels; ``"sum"`` for Eq. (1) as written, the mean
             over real pixels plus the mean over synthetic ones. See ``losses.segmentation_loss``.
+        synthetic_balance: Weight synthetic pixels by a power of the inverse area of their class: 0 for all pixels alike, 1 for all classes
+            alike. See ``losses.segmentation_loss``.
         aux_weight: Weight of auxiliary heads' losses.
         ignore_index: Label of void.
         cut: The cut that the mixer works at. Only hard negative mining needs it, to ask the current decoder for its loss;
@@ -64,6 +66,7 @@ class FeatureMixer(nn.Module):
         label_smoothing: float = 1e-4,
         *,
         synthetic_weight: float | Literal["sum"] = 1.0,
+        synthetic_balance: float = 0.0,
         aux_weight: float = 0.4,
         ignore_index: int = 255,
         cut: Any = None,
@@ -73,6 +76,7 @@ class FeatureMixer(nn.Module):
         super().__init__()
         check_number("FeatureMixer", "ratio", ratio, low=0, high=1, open_high=True)
         check_number("FeatureMixer", "label_smoothing", label_smoothing, low=0, high=1)
+        check_number("FeatureMixer", "synthetic_balance", synthetic_balance, low=0, high=1)
         check_number("FeatureMixer", "aux_weight", aux_weight, low=0)
         if synthetic_weight != "sum":
             check_number("FeatureMixer", "synthetic_weight", synthetic_weight, low=0)
@@ -88,6 +92,7 @@ class FeatureMixer(nn.Module):
         self.generator: Any = generator
         self.masks = masks
         self.ratio, self.label_smoothing, self.synthetic_weight = ratio, label_smoothing, synthetic_weight
+        self.synthetic_balance = synthetic_balance
         self.aux_weight, self.ignore_index, self.pixel_filter = aux_weight, ignore_index, pixel_filter
         self.rng = torch.Generator().manual_seed(seed)
         self.generator.eval()
@@ -183,13 +188,14 @@ class FeatureMixer(nn.Module):
             batch.num_real,
             label_smoothing=self.label_smoothing,
             synthetic_weight=self.synthetic_weight,
+            synthetic_balance=self.synthetic_balance,
             aux_weight=self.aux_weight,
             ignore_index=self.ignore_index,
         )
 
     def settings(self) -> dict[str, Any]:
         """What a run depends on, for checkpoints and result files."""
-        names = ("ratio", "label_smoothing", "synthetic_weight", "aux_weight", "ignore_index")
+        names = ("ratio", "label_smoothing", "synthetic_weight", "synthetic_balance", "aux_weight", "ignore_index")
         filtered = {"pixel_filter": getattr(self.pixel_filter, "factor", True)} if self.pixel_filter is not None else {}
         return {name: getattr(self, name) for name in names} | {"masks": type(self.masks).__name__} | filtered
 
