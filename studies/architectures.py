@@ -17,7 +17,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from camvid import ARMS, CLASSES, SIZE, Study, arguments
+from camvid import ARMS, CLASSES, EARLIER, SIZE, Study, arguments
 from lite0 import load_imagenet_weights
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from feataug.report import table
 from feataug.training.run import keep_freed_memory
 
 GENERATOR = GeneratorConfig(
+    **EARLIER,
     num_images=1_600,
     lr=1e-3,
     diversity_weight=0.1,
