@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from feataug.evaluation import verdict
-from feataug.report import TITLES
+from feataug.report import TITLES, interval
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "studies" / "results"
@@ -126,10 +126,6 @@ def architectures(results: list[dict]) -> str:
         + " steps, with `update_bn` in the end.",
     ]
     return "\n".join(lines)
-
-
-def interval(d: dict) -> str:
-    return f"{d['mean']:+.2f} [{d['low']:+.2f}, {d['high']:+.2f}]" if d["low"] is not None else f"{d['mean']:+.2f}"
 
 
 def comparison(title: str, r: dict) -> str:

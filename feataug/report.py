@@ -64,12 +64,13 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def interval(gap: Mapping[str, Any]) -> str:
+    """A mean difference in points, with its interval if there is one."""
+    return f"{gap['mean']:+.2f}" + (f" [{gap['low']:+.2f}, {gap['high']:+.2f}]" if gap["low"] is not None else "")
+
+
 def comparison_table(result: Mapping[str, Any]) -> str:
     """What ``compare`` returns, as text: every arm's measures, IoU per class, and the differences with their intervals."""
-
-    def interval(gap: Mapping[str, Any]) -> str:
-        return f"{gap['mean']:+.2f}" + (f" [{gap['low']:+.2f}, {gap['high']:+.2f}]" if gap["low"] is not None else "")
-
     lines = [table({"base": result["base"]} | result["arms"]), ""]
     for arm, gaps in result["differences"].items():
         cells = ", ".join(f"{TITLES[name]} {interval(gaps[name])}" for name in MEASURES)

@@ -84,7 +84,7 @@ class Comparison(Study):
     """A base and a generator for one data set and one share of its labels, then all arms."""
 
     batch = 12
-    # Chosen on CamVid's validation images by studies/screen.py.
+    # The paper's; studies/screen.py looks for better ones on CamVid's validation images.
     feataug: ClassVar[dict[str, Any]] = {"masks": "mined"}
     input_cut = "encoder.conv_stem:input"
     further = FinetuneConfig(num_steps=100, lr=0.01, lr_scale={"encoder": 0.3}, save_every=25)

@@ -9,6 +9,7 @@ lead, no result. Figures go to ``studies/results/screen-camvid.json`` after ever
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from feataug.losses import segmentation_loss
 from feataug.metrics import SegmentationMetrics
 from feataug.recording import eval_mode
 from feataug.report import by_class, table, write_json
-from feataug.training.run import keep_freed_memory
+from feataug.training.run import endless, keep_freed_memory
 
 
 class Cached:
@@ -37,19 +38,6 @@ class Cached:
 
     def __iter__(self) -> Any:
         return ((features.float(), masks.long()) for features, masks in self.items)
-
-
-def batches(study: Comparison, seed: int, steps: int) -> Any:
-    """The first ``steps`` real batches of the loader with this seed."""
-    loader, epoch = study.loader(seed), 0
-    while steps:
-        loader.batch_sampler.set_epoch(epoch)
-        for batch in loader:
-            yield batch
-            steps -= 1
-            if not steps:
-                return
-        epoch += 1
 
 
 def measure(cut: Any, cached: Cached, num_classes: int) -> dict[str, Any]:
@@ -76,7 +64,7 @@ def update_bn(cut: Any, cached: list[tuple[Tensor, Tensor]]) -> None:
 
 
 class Screen(Comparison):
-    """Arms by name; each a function of nothing that returns what the mixer is to be given."""
+    """The decoder trained alone, once for each arm."""
 
     def train_decoder(self, cut: Any, real: Cached, seed: int, mixer: FeatureMixer | None) -> None:
         """The steps of ``further``, decoder alone."""
@@ -111,7 +99,7 @@ class Screen(Comparison):
         return by_class(measure(cut, val, len(self.classes)), self.classes)
 
     def mixer_settings(self, name: str) -> dict[str, Any]:
-        """``masks[,key=value...]``: a source of ``sources`` and settings of the mixer; ``filter=1.25``, ``generator=FOLDER``."""
+        """``masks[,key=value...]``: a source of ``Comparison.masks`` and settings of the mixer; ``filter=1.25``, ``generator=FOLDER``."""
         source, *options = name.split(",")
         settings: dict[str, Any] = {"masks": self.masks(source)}
         folder = "generator-model"
@@ -140,7 +128,7 @@ def main() -> None:
             runs = figures.setdefault(name, {})
             if str(seed) in runs:
                 continue
-            real = real or Cached(study.cut(), batches(study, seed, study.further.num_steps))
+            real = real or Cached(study.cut(), islice(endless(study.loader(seed)), study.further.num_steps))
             runs[str(seed)] = study.run_arm(name, seed, real, val)
             gaps = {}
             for other in figures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -45,7 +46,7 @@ def pseudo_masks(
     if device is None and isinstance(predict, torch.nn.Module):
         device = next((p.device for p in predict.parameters()), None)
     masks: list[Tensor] = []
-    with eval_mode(predict) if isinstance(predict, torch.nn.Module) else torch.no_grad():
+    with eval_mode(predict) if isinstance(predict, torch.nn.Module) else nullcontext():
         for batch in loader:
             images = batch if isinstance(batch, Tensor) else batch[0]
             logits = resize_logits(split_outputs(predict(images.to(device)))[0], images.shape[-2:])
