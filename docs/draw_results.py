@@ -153,12 +153,60 @@ def comparison(title: str, r: dict) -> str:
         lines.append(f"| {name} | " + " | ".join("-" if c["iou"] is None else f"{c['iou']:.0f}" for c in x.values()) + " |")
     if "differences" not in r:
         return "\n".join([*lines, "", "The arms have not been run at this setting yet."])
-    lines += ["", f"Differences from the control, {len(r['seeds'])} paired seeds, points and 95 % intervals:", ""]
-    lines += ["| arm | " + " | ".join(TITLES.values()) + " | minutes |", "|---|" + "---|" * (len(TITLES) + 1)]
+    lines += [
+        "",
+        f"Means over {len(r['seeds'])} paired seeds; differences from the control in points, with 95 % intervals where there are two seeds:",
+        "",
+    ]
+    lines += ["| arm | " + " | ".join(TITLES.values()) + " |", "|---|" + "---|" * len(TITLES)]
+    lines.append("| base | " + " | ".join(f"{r['base'][m]:.2f}" for m in TITLES) + " |")
+    lines += [f"| {name} | " + " | ".join(f"{x[m]:.2f}" for m in TITLES) + " |" for name, x in r["arms"].items()]
+    lines += ["", "| minus control | " + " | ".join(TITLES.values()) + " | minutes |", "|---|" + "---|" * (len(TITLES) + 1)]
     for name, gaps in r["differences"].items():
         minutes = sum(entry[name]["seconds"] for entry in r["seeds"]) / len(r["seeds"]) / 60
         lines.append(f"| {name} | " + " | ".join(interval(gaps[m]) for m in TITLES) + f" | {minutes:.1f} |")
-    return "\n".join([*lines, "", r["verdict"]])
+    lines += ["", "| IoU minus control's | " + " | ".join(real) + " |", "|---|" + "---|" * len(real)]
+    for name, gaps in r["differences"].items():
+        found = [gaps["per_class"].get(k, {}).get("iou", {}).get("mean") for k in real]
+        lines.append(f"| {name} | " + " | ".join("-" if x is None else f"{x:+.1f}" for x in found) + " |")
+    f = s["feataug"]
+    control = sum(entry["control"]["seconds"] for entry in r["seeds"]) / len(r["seeds"]) / 60
+    resumed = " (its last part alone: it was stopped and went on)" if "generator" in r["seconds_of_the_last_part_only"] else ""
+    lines += [
+        "",
+        f"feataug: masks `{f['masks']}` (`Comparison.masks` in studies/compare.py), {100 * f['ratio']:.0f} % synthetic, pixels filtered at "
+        f"{f['filter']} times their class's loss, class weights by deficit to the power of {f['power']}. *class weights* are the same weights on "
+        f"real samples alone. The control took {control:.1f} minutes ({s['threads']} threads); the generator "
+        f"{r['seconds'].get('generator', 0) / 60:.0f}{resumed}, once for all seeds.",
+        "",
+        r["verdict"],
+    ]
+    return "\n".join(lines)
+
+
+def fractions(results: list[tuple[str, dict]]) -> str:
+    """How the gain depends on the number of labelled images."""
+    lines = [
+        "",
+        "## The gain, by the number of labelled images",
+        "",
+        "| data | images | base, mIoU | recognition | "
+        + " | ".join(f"feataug, {TITLES[m]}" for m in ("class_acc", "miou"))
+        + " | class weights alone |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, r in results:
+        gaps = r["differences"]
+        alone = (
+            f"{interval(gaps['class weights']['class_acc'])}, {interval(gaps['class weights']['miou'])}"
+            if "class weights" in gaps
+            else "-"
+        )
+        lines.append(
+            f"| {name} | {r['settings']['images']} | {r['base']['miou']:.2f} | {r['recognition']['ratio']:.2f} | "
+            f"{interval(gaps['feataug']['class_acc'])} | {interval(gaps['feataug']['miou'])} | {alone} |"
+        )
+    return "\n".join(lines)
 
 
 def generators(r: dict) -> str:
@@ -189,7 +237,11 @@ def screened(r: dict) -> str:
         "## CamVid: screening with the encoder frozen",
         "",
         f"`python studies/screen.py`: the decoder alone, on cached features, {seeds} paired seeds; differences from "
-        "the control in points. A lead, no result.",
+        "the control in points. A lead, no result. Masks: `random` from the training set; `both` drawn by class, with rare objects pasted in; "
+        "`mined` hard negatives; `control` none. `power`: of `deficit_weights`, measured once, on all samples.",
+        "",
+        "Tried, and not offered: `synthetic_balance`, synthetic pixels weighted by the inverse area of their class to that power; `inverse_area`, "
+        "the same on real ones; `deficit`, as `power`, but on synthetic pixels alone unless `real=1`; `followed`, deficits followed during training.",
         "",
         "| masks, settings | " + " | ".join(TITLES.values()) + " | seeds |",
         "|---|" + "---|" * (len(TITLES) + 1),
@@ -211,6 +263,9 @@ def page() -> str:
     for name, title in (("camvid", "CamVid at its own resolution"), ("idd", "IDD-Lite")):
         file = RESULTS / f"compare-{name}.json"
         parts += [comparison(title, json.loads(file.read_text()))] if file.exists() else []
+    runs = [(file.stem.removeprefix("compare-"), json.loads(file.read_text())) for file in sorted(RESULTS.glob("compare-*.json"))]
+    runs = [(name, r) for name, r in runs if "differences" in r]
+    parts += [fractions(runs)] if len(runs) > 1 else []
     for name, draw in (("generator-camvid", generators), ("screen-camvid", screened)):
         file = RESULTS / f"{name}.json"
         parts += [draw(json.loads(file.read_text()))] if file.exists() else []

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from feataug.balancing import deficit_weights
     from feataug.evaluation import compare
     from feataug.filtering import PixelFilter
     from feataug.generator import FeatureGenerator
@@ -43,6 +44,7 @@ _HOME = {
     "SegmentationMetrics": "metrics",
     "compare": "evaluation",
     "cuts": "places",
+    "deficit_weights": "balancing",
     "evaluate": "metrics",
     "pseudo_masks": "masks",
     "recognition": "metrics",
@@ -71,6 +73,7 @@ __all__ = [
     "SegmentationMetrics",
     "compare",
     "cuts",
+    "deficit_weights",
     "evaluate",
     "pseudo_masks",
     "recognition",

@@ -140,7 +140,8 @@ def finetune(args: argparse.Namespace) -> None:
         generator = FeatureGenerator.from_pretrained(args.generator)
         cut = split(model, at=generator.spec.layers)
         masks = HardNegativeSampler(DatasetMasks(train), enabled=not args.no_mining)
-        mixer = FeatureMixer(generator, masks, args.ratio, args.label_smoothing, cut=cut, seed=args.seed)
+        weights = _class_weights(args, model)
+        mixer = FeatureMixer(generator, masks, args.ratio, args.label_smoothing, class_weights=weights, cut=cut, seed=args.seed)
     tuner = Finetuner(model, config, mixer=mixer, cut=cut, output=args.output / "run", device=args.device, progress=not args.quiet)
     loader = seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers)
     val_loader = seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers)
@@ -169,8 +170,9 @@ def compare(args: argparse.Namespace) -> None:
     train = _dataset(args, args.split, train_transforms(tuple(args.size)))
     val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size)))
     generator = FeatureGenerator.from_pretrained(args.generator)
+    model = PSPNet.from_pretrained(args.model)
     result = run(
-        PSPNet.from_pretrained(args.model),
+        model,
         list(generator.spec.layers),
         generator,
         HardNegativeSampler(DatasetMasks(train), enabled=not args.no_mining),
@@ -180,6 +182,7 @@ def compare(args: argparse.Namespace) -> None:
         seeds=range(args.seed, args.seed + args.seeds),
         ratio=args.ratio,
         label_smoothing=args.label_smoothing,
+        class_weights=_class_weights(args, model),
         classes=train.classes,
         output=args.output,
         device=args.device,
@@ -224,6 +227,19 @@ def _dataset(args: argparse.Namespace, split: str, transforms: Any) -> Any:
         )
     folders = (args.data / split / "images", args.data / split / "masks")
     return MaskedImages(*folders, args.classes, void=args.void, transforms=transforms)
+
+
+def _class_weights(args: argparse.Namespace, model: Any) -> Any:
+    """Those of ``--balance``, measured on the training images."""
+    if not args.balance:
+        return None
+    from feataug.balancing import deficit_weights
+    from feataug.data.transforms import eval_transforms, seeded_loader
+    from feataug.training.run import make_accelerator
+
+    train = _dataset(args, args.split, eval_transforms(tuple(args.size)))
+    loader = seeded_loader(train, args.batch_size, shuffle=False, num_workers=args.workers)
+    return deficit_weights(model, loader, train.num_classes, args.balance, device=make_accelerator(args.device, "no").device)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -284,6 +300,13 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--ratio", type=float, default=0.3, help="synthetic share of a batch")
         command.add_argument("--label-smoothing", type=float, default=1e-4, help="epsilon of Eq. (3), synthetic samples only")
+        command.add_argument(
+            "--balance",
+            type=float,
+            default=0.0,
+            metavar="POWER",
+            help="of the weights for classes that are predicted too rarely; try 1.5",
+        )
         command.add_argument("--no-mining", action="store_true", help="draw masks evenly instead of hard negatives")
         command.add_argument("--steps", type=int, default=1000, help="optimiser steps")
         command.add_argument("--lr", type=float, default=1e-3, help="first learning rate of the poly policy")

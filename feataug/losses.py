@@ -63,7 +63,8 @@ def smoothed_cross_entropy(logits: Tensor, masks: Tensor, label_smoothing: float
 
 
 def balanced_cross_entropy(logits: Tensor, masks: Tensor, balance: float, ignore_index: int = 255) -> Tensor:
-    """Mean cross entropy over valid pixels, each weighted by its class's area in the batch to the power of ``-balance``.
+    """Mean cross entropy over valid pixels, each weighted by its class's area in the batch to the power of ``-balance``,
+    with a mean weight of 1.
 
     Args:
         logits: ``(B, K, H, W)``.
@@ -78,28 +79,13 @@ def balanced_cross_entropy(logits: Tensor, masks: Tensor, balance: float, ignore
         Ours.
     """
     pixels = smoothed_cross_entropy(logits, masks, 0.0, ignore_index)
-    if balance:
-        pixels = pixels * balancing_weights(masks, logits.shape[1], balance, ignore_index)
-    return pixels.sum() / (masks != ignore_index).sum().clamp(min=1)
-
-
-def balancing_weights(masks: Tensor, num_classes: int, balance: float, ignore_index: int = 255) -> Tensor:
-    """Each class's area in the batch to the power of ``-balance`` at its pixels, scaled to a mean of 1; 0 at void.
-
-    Args:
-        masks: ``(B, H, W)``.
-        num_classes: Number of classes.
-        balance: 0 for all pixels alike, 1 for all classes alike.
-        ignore_index: Label of void.
-
-    Source:
-        Ours.
-    """
     valid = masks != ignore_index
-    labels = masks.masked_fill(~valid, 0)
-    area = torch.zeros(num_classes, device=masks.device).scatter_add_(0, labels.flatten(), valid.flatten().float())
-    weight = area.clamp(min=1).pow(-balance)[labels] * valid
-    return weight * (valid.sum() / weight.sum().clamp(min=1e-12))
+    if balance:
+        labels = masks.masked_fill(~valid, 0)
+        area = torch.zeros(logits.shape[1], device=masks.device).scatter_add_(0, labels.flatten(), valid.flatten().float())
+        weight = area.clamp(min=1).pow(-balance)[labels] * valid
+        pixels = pixels * weight * (valid.sum() / weight.sum().clamp(min=1e-12))
+    return pixels.sum() / valid.sum().clamp(min=1)
 
 
 def per_sample_loss(logits: Tensor, masks: Tensor, ignore_index: int = 255) -> Tensor:
@@ -120,7 +106,7 @@ def segmentation_loss(
     *,
     label_smoothing: float = 0.0,
     synthetic_weight: float | Literal["sum"] = 1.0,
-    synthetic_balance: float = 0.0,
+    class_weights: Tensor | None = None,
     aux_weight: float = 0.4,
     ignore_index: int = 255,
 ) -> Tensor:
@@ -134,8 +120,8 @@ def segmentation_loss(
         synthetic_weight: Factor of the synthetic pixels' terms in the mean over all valid pixels; or ``"sum"``, which adds the
             mean over the synthetic pixels to the mean over the real ones, as Eq. (1) is written. (For a weight ``w`` equal to
             real over synthetic pixels, the first is ``real / (real + synthetic)`` times the second.)
-        synthetic_balance: Power of the inverse area of a class in the synthetic masks by which their pixels are weighted, with a mean
-            weight of 1: 0 for all pixels alike, 1 for all classes alike (ours).
+        class_weights: ``(K,)`` factors of the pixels' terms by their label, in all samples; the mean stays one over the number of pixels,
+            whatever the weights are. See ``deficit_weights``.
         aux_weight: Factor of each auxiliary head's loss, 0.4 in PSPNet.
         ignore_index: Label of void.
 
@@ -143,6 +129,7 @@ def segmentation_loss(
         A scalar; 0 (with a gradient of 0) if no pixel is valid.
     """
     logits, auxiliary = split_outputs(out)
+    class_weights = class_weights.to(masks.device) if class_weights is not None else None
     num_real = len(masks) if num_real is None else num_real
 
     def one(head: Tensor) -> Tensor:
@@ -157,11 +144,11 @@ def segmentation_loss(
                 )
             )
         sums, counts = [], []
-        parts = ((slice(None, num_real), 0.0, 0.0), (slice(num_real, None), label_smoothing, synthetic_balance))
-        for part, smoothing, balance in parts:
+        parts = ((slice(None, num_real), 0.0), (slice(num_real, None), label_smoothing))
+        for part, smoothing in parts:
             pixels = smoothed_cross_entropy(head[part], masks[part], smoothing, ignore_index)
-            if balance:
-                pixels = pixels * balancing_weights(masks[part], head.shape[1], balance, ignore_index)
+            if class_weights is not None:
+                pixels = pixels * class_weights[masks[part].masked_fill(masks[part] == ignore_index, 0)]
             sums.append(pixels.sum())
             counts.append((masks[part] != ignore_index).sum())
         if synthetic_weight == "sum":

@@ -40,8 +40,7 @@ class FeatureMixer(nn.Module):
         label_smoothing: epsilon of Eq. (3), on synthetic samples only. (The paper: 1e-4 on Cityscapes, 0.1 on ADE20K.)
         synthetic_weight: Factor of the synthetic terms in the mean over all valid pixels; ``"sum"`` for Eq. (1) as written, the mean
             over real pixels plus the mean over synthetic ones. See ``losses.segmentation_loss``.
-        synthetic_balance: Weight synthetic pixels by a power of the inverse area of their class: 0 for all pixels alike, 1 for all classes
-            alike. See ``losses.segmentation_loss``.
+        class_weights: ``(K,)`` factors of the pixels' losses by their label, in real and synthetic samples; see ``deficit_weights``.
         aux_weight: Weight of auxiliary heads' losses.
         ignore_index: Label of void.
         cut: The cut that the mixer works at. Only hard negative mining needs it, to ask the current decoder for its loss;
@@ -58,15 +57,17 @@ class FeatureMixer(nn.Module):
         Sec. 3 and 4.6 (70 % real, 30 % synthetic), 3.2 (label smoothing). Ours: the random rounding.
     """
 
+    class_weights: Tensor | None
+
     def __init__(
         self,
-        generator: nn.Module,
+        generator: Any,
         masks: Any,
         ratio: float = 0.3,
         label_smoothing: float = 1e-4,
         *,
         synthetic_weight: float | Literal["sum"] = 1.0,
-        synthetic_balance: float = 0.0,
+        class_weights: Tensor | None = None,
         aux_weight: float = 0.4,
         ignore_index: int = 255,
         cut: Any = None,
@@ -76,7 +77,6 @@ class FeatureMixer(nn.Module):
         super().__init__()
         check_number("FeatureMixer", "ratio", ratio, low=0, high=1, open_high=True)
         check_number("FeatureMixer", "label_smoothing", label_smoothing, low=0, high=1)
-        check_number("FeatureMixer", "synthetic_balance", synthetic_balance, low=0, high=1)
         check_number("FeatureMixer", "aux_weight", aux_weight, low=0)
         if synthetic_weight != "sum":
             check_number("FeatureMixer", "synthetic_weight", synthetic_weight, low=0)
@@ -92,7 +92,16 @@ class FeatureMixer(nn.Module):
         self.generator: Any = generator
         self.masks = masks
         self.ratio, self.label_smoothing, self.synthetic_weight = ratio, label_smoothing, synthetic_weight
-        self.synthetic_balance = synthetic_balance
+        if class_weights is not None and tuple(class_weights.shape) != (generator.num_classes,):
+            raise ShapeError(
+                message(
+                    "FeatureMixer: class_weights do not fit the generator's classes.",
+                    given=describe(class_weights),
+                    needed=f"[{generator.num_classes}]",
+                )
+            )
+        # Not persistent: a setting, no state.
+        self.register_buffer("class_weights", class_weights, persistent=False)
         self.aux_weight, self.ignore_index, self.pixel_filter = aux_weight, ignore_index, pixel_filter
         self.rng = torch.Generator().manual_seed(seed)
         self.generator.eval()
@@ -188,16 +197,17 @@ class FeatureMixer(nn.Module):
             batch.num_real,
             label_smoothing=self.label_smoothing,
             synthetic_weight=self.synthetic_weight,
-            synthetic_balance=self.synthetic_balance,
+            class_weights=self.class_weights,
             aux_weight=self.aux_weight,
             ignore_index=self.ignore_index,
         )
 
     def settings(self) -> dict[str, Any]:
         """What a run depends on, for checkpoints and result files."""
-        names = ("ratio", "label_smoothing", "synthetic_weight", "synthetic_balance", "aux_weight", "ignore_index")
+        names = ("ratio", "label_smoothing", "synthetic_weight", "aux_weight", "ignore_index")
         filtered = {"pixel_filter": getattr(self.pixel_filter, "factor", True)} if self.pixel_filter is not None else {}
-        return {name: getattr(self, name) for name in names} | {"masks": type(self.masks).__name__} | filtered
+        weighted = {"class_weights": self.class_weights.tolist()} if self.class_weights is not None else {}
+        return {name: getattr(self, name) for name in names} | {"masks": type(self.masks).__name__} | filtered | weighted
 
     def plan_state(self) -> dict[str, Any]:
         """Everything that decides future plans, for checkpoints."""

@@ -26,6 +26,12 @@ def label_smoothing(study: Any) -> Any:
     return _with_loss(study, lambda model: lambda out, masks: segmentation_loss(out, masks, 0, label_smoothing=0.1))
 
 
+def class_weights(study: Any) -> Any:
+    """The class weights that feataug's arm has, without synthetic features: what they do by themselves."""
+    weights = study.class_weights()
+    return _with_loss(study, lambda model: lambda out, masks: segmentation_loss(out, masks, class_weights=weights))
+
+
 def ohem(study: Any, threshold: float = 0.7, kept: float = 0.1) -> Any:
     """Online hard example mining: pixels whose own class has a probability below 0.7, at least a tenth of all.
 
@@ -146,6 +152,7 @@ def images(study: Any) -> Any:
 
 RIVALS = {
     "label smoothing": label_smoothing,
+    "class weights": class_weights,
     "ohem": ohem,
     "isda": isda,
     "class-uniform": class_uniform,

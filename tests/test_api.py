@@ -10,7 +10,7 @@ import feataug
 NAMES = [
     "ClassBalancedMasks", "Cut", "DatasetMasks", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner",
     "GeneratorConfig", "GeneratorTrainer", "HardNegativeSampler", "LayoutComposer", "LevelSpec", "MaskMixture", "MixedBatch",
-    "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "evaluate", "pseudo_masks", "recognition", "split",
+    "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "deficit_weights", "evaluate", "pseudo_masks", "recognition", "split",
     "synthetic_loss",
 ]  # fmt: skip
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
@@ -172,16 +173,33 @@ def test_arms_that_are_done_are_not_run_again(trained, tmp_path):
             assert {m: kept[arm][m] for m in MEASURES} == {m: fresh[arm][m] for m in MEASURES}
 
 
-def test_another_comparison_in_the_folder_is_an_error(trained, tmp_path):
-    compare(trained, seeds=(0,), output=tmp_path)
+def test_with_other_mixing_only_our_arm_is_run_again(trained, tmp_path):
+    first = compare(trained, seeds=(0,), output=tmp_path)
     with pytest.raises(CheckpointError) as error:
-        compare(trained, seeds=(0,), output=tmp_path, ratio=0.4)
+        compare(trained, seeds=(0,), output=tmp_path, ratio=0.4, class_weights=torch.ones(CLASSES))
+    arm = tmp_path / "seed-0/feataug"
     assert str(error.value) == (
-        "compare: the output folder holds a comparison with other settings.\n"
-        "  given:   ratio=0.4\n"
-        f"  needed:  ratio=0.3, as in {tmp_path / 'base.json'}\n"
-        "Use another output folder, or delete this one to start again."
+        "compare: the output folder holds a run with other settings.\n"
+        f"  given:   class_weights={[1.0] * CLASSES}, ratio=0.4\n"
+        f"  needed:  class_weights=None, ratio=0.3, as in {arm}.json\n"
+        f"Use another output folder, or delete this file and {arm} to run that arm again."
     )
+    arm.with_suffix(".json").unlink()
+    shutil.rmtree(arm)
+    made = []
+
+    def loader(seed):
+        made.append(seed)
+        return seeded_loader(trained[2], 8, seed=seed)
+
+    again = compare(trained, seeds=(0,), output=tmp_path, ratio=0.4, class_weights=torch.ones(CLASSES), loader=loader)
+    assert made == [0]
+    assert again["seeds"][0]["control"] == first["seeds"][0]["control"]
+    assert again["seeds"][0]["feataug"] != first["seeds"][0]["feataug"]
+
+
+def test_another_model_in_the_folder_is_an_error(trained, tmp_path):
+    compare(trained, seeds=(0,), output=tmp_path)
     other = copy.deepcopy(trained[0])
     with torch.no_grad():
         other.head.bias[0] += 1

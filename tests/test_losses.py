@@ -232,22 +232,3 @@ def test_balanced_cross_entropy_weights_classes_by_a_power_of_their_inverse_area
     expected = total / sum(weights[k] * areas[k] for k in areas)
     assert losses.balanced_cross_entropy(logits, masks, balance).item() == pytest.approx(expected.item(), rel=1e-5)
     assert losses.balanced_cross_entropy(logits, torch.full_like(masks, 255), balance) == 0
-
-
-@pytest.mark.parametrize("balance", [0.5, 1.0])
-def test_synthetic_pixels_can_be_balanced_by_class(balance):
-    rng = torch.Generator().manual_seed(1)
-    logits, masks = torch.randn(3, 4, 6, 7, generator=rng), torch.zeros(3, 6, 7, dtype=torch.long)
-    masks[1, :2], masks[2, 3, 4:], masks[2, 5] = 1, 2, 255
-    found = losses.segmentation_loss(logits, masks, 1, synthetic_balance=balance)
-    pixels = F.cross_entropy(logits, masks, ignore_index=255, reduction="none")
-    areas = {k: int((masks[1:] == k).sum()) for k in (0, 1, 2)}
-    weights = {k: area**-balance for k, area in areas.items()}
-    mean = sum(weights[k] * areas[k] for k in areas) / sum(areas.values())
-    synthetic = sum(weights[k] / mean * pixels[1:][masks[1:] == k].sum() for k in areas)
-    expected = (pixels[0].sum() + synthetic) / int((masks != 255).sum())
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    # Real samples alone are as ever, and nothing synthetic that is valid gives nothing to weight.
-    assert losses.segmentation_loss(logits, masks, 3, synthetic_balance=balance) == losses.segmentation_loss(logits, masks)
-    masks[1:] = 255
-    torch.testing.assert_close(losses.segmentation_loss(logits, masks, 1, synthetic_balance=balance), pixels[0].mean())

@@ -36,6 +36,7 @@ def compare(
     ratio: float = 0.3,
     label_smoothing: float = 1e-4,
     pixel_filter: Any = None,
+    class_weights: Tensor | None = None,
     update_bn: bool = True,
     classes: Sequence[str] | None = None,
     example: Any = None,
@@ -59,7 +60,7 @@ def compare(
         config: Of the training; its ``seed`` is replaced by each of ``seeds``.
         seeds: One pair of runs each; at least two for an interval.
         rivals: Further arms by name, each against the control: ``(model, loader, config, folder) -> trained model``.
-        ratio, label_smoothing, pixel_filter: See ``FeatureMixer``.
+        ratio, label_smoothing, pixel_filter, class_weights: See ``FeatureMixer``.
         update_bn: Measure BatchNorm anew on real images in the end, in every arm.
         classes: Names; numbers by default.
         example: For ``split``.
@@ -73,7 +74,7 @@ def compare(
 
     Raises:
         ConfigError: no seeds, seeds that repeat, a loader that takes no seed, or a rival named as one of our arms.
-        CheckpointError: ``output`` holds a comparison with other settings, another model or another generator.
+        CheckpointError: ``output`` holds runs with other settings, another model or another generator.
 
     Source:
         Ours.
@@ -82,15 +83,19 @@ def compare(
     _check(loader, seeds, rivals)
     folder = Path(output) if output is not None else None
     names = list(classes) if classes is not None else [str(number) for number in range(generator.num_classes)]
-    settings = {
+    common = {
         "at": at if isinstance(at, str) else list(at),
-        "ratio": ratio,
-        "label_smoothing": label_smoothing,
         "update_bn": update_bn,
-        "masks": type(masks).__name__,
-        "pixel_filter": getattr(pixel_filter, "factor", pixel_filter is not None),
         "config": {key: value for key, value in config.to_dict().items() if key != "seed"},
         "model": _fingerprint(model),
+    }
+    mixing = {"ratio": ratio, "label_smoothing": label_smoothing}
+    settings = {
+        **common,
+        **mixing,
+        "masks": type(masks).__name__,
+        "pixel_filter": getattr(pixel_filter, "factor", pixel_filter is not None),
+        "class_weights": class_weights.tolist() if class_weights is not None else None,
         "generator": _fingerprint(generator),
     }
     start = copy.deepcopy(masks.state_dict()) if hasattr(masks, "state_dict") else None
@@ -105,23 +110,29 @@ def compare(
             masks.load_state_dict(copy.deepcopy(start))
         own = FinetuneConfig.from_dict(config.to_dict() | {"seed": seed})
         where = folder / f"seed-{seed}" / name if folder is not None else None
-        mixed = {"generator": generator, "masks": masks, "pixel_filter": pixel_filter} if name == "feataug" else {}
+        mixed = (
+            {"generator": generator, "masks": masks, "pixel_filter": pixel_filter, "class_weights": class_weights, **mixing}
+            if name == "feataug"
+            else {}
+        )
+        text = f"{name} {seed}" if progress else False
         _, figures = train_arm(
-            model, at, loader(seed), validate, own, ratio=ratio, label_smoothing=label_smoothing, update_bn=update_bn, example=example,
-            ignore_index=ignore_index, output=where, device=device, progress=f"{name} {seed}" if progress else False,
-            rival=rivals.get(name), **mixed,
+            model, at, loader(seed), validate, own, update_bn=update_bn, example=example, ignore_index=ignore_index, output=where,
+            device=device, progress=text, rival=rivals.get(name), **mixed,
         )  # fmt: skip
         extra = {"as_trained": by_class(figures["as_trained"], names)} if "as_trained" in figures else {}
         return by_class(figures, names) | extra | {"seconds": figures["seconds"]}
 
-    base = _once(folder, "base", settings, lambda: by_class(validate(model), names))
+    base = _once(folder, "base", {"model": common["model"]}, lambda: by_class(validate(model), names))
     arms = ["control", "feataug", *rivals]
     finished: list[dict[str, Any]] = []
     result: dict[str, Any] = {}
     for seed in seeds:
         runs = {}
         for name in arms:
-            runs[name] = _once(folder, f"seed-{seed}/{name}", settings, partial(run, name, seed))
+            # Neither the control nor a rival depends on how feataug mixes: with other settings only its own arm is run again.
+            own = settings if name == "feataug" else common
+            runs[name] = _once(folder, f"seed-{seed}/{name}", own, partial(run, name, seed))
         finished.append({"seed": seed} | runs)
         result = _summary(base, finished, arms, settings)
         if folder is not None:
@@ -150,7 +161,8 @@ def _once(folder: Path | None, name: str, settings: dict[str, Any], run: Callabl
     path = folder / f"{name}.json"
     if path.exists():
         stored = json.loads(path.read_text())
-        check_settings("compare: the output folder holds a comparison with other settings.", settings, stored["settings"], path)
+        advice = f"Use another output folder, or delete this file and {path.with_suffix('')} to run that arm again."
+        check_settings("compare: the output folder holds a run with other settings.", settings, stored["settings"], path, advice)
         return stored["figures"]
     figures = run()
     write_json(path, {"settings": settings, "figures": figures})

@@ -79,7 +79,7 @@ class RunFolder:
         return self.path / "stats.jsonl"
 
 
-def check_settings(what: str, settings: dict[str, Any], stored: dict[str, Any], path: Path) -> None:
+def check_settings(what: str, settings: dict[str, Any], stored: dict[str, Any], path: Path, advice: str = "") -> None:
     """Raise ``CheckpointError``, headed by ``what``, unless the settings are those that ``path`` was written with."""
     plain = json.loads(json.dumps(settings))
     if stored == plain:
@@ -90,7 +90,7 @@ def check_settings(what: str, settings: dict[str, Any], stored: dict[str, Any], 
             what,
             given=", ".join(f"{key}={settings[key]!r}" for key in changed),
             needed=", ".join(f"{key}={stored.get(key)!r}" for key in changed) + f", as in {path}",
-            advice="Use another output folder, or delete this one to start again.",
+            advice=advice or "Use another output folder, or delete this one to start again.",
         )
     )
 

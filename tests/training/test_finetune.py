@@ -196,7 +196,7 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
         tuner(mixed=True, config=FinetuneConfig(num_steps=3, lr=0.05), output=tmp_path).fit(loader())
     assert str(error.value) == (
         "feataug: the output folder holds a run with other settings.\n"
-        "  given:   mixed={'ratio': 0.4, 'label_smoothing': 0.0001, 'synthetic_weight': 1.0, 'synthetic_balance': 0.0, "
+        "  given:   mixed={'ratio': 0.4, 'label_smoothing': 0.0001, 'synthetic_weight': 1.0, "
         "'aux_weight': 0.4, 'ignore_index': 255, 'masks': 'HardNegativeSampler'}, num_steps=3\n"
         f"  needed:  mixed=False, num_steps=2, as in {tmp_path / 'checkpoint-0000000002.safetensors'}\n"
         "Use another output folder, or delete this one to start again."

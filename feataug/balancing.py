@@ -1,0 +1,71 @@
+"""Weights that bring back the classes that a model predicts too rarely."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from feataug.checks import check_number
+from feataug.errors import DataError, message
+from feataug.losses import resize_logits, split_outputs
+from feataug.recording import eval_mode
+
+
+@torch.no_grad()
+def deficit_weights(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    power: float = 1.5,
+    *,
+    limit: float = 8.0,
+    ignore_index: int = 255,
+    device: Any = None,
+) -> Tensor:
+    """Class weights from how many more pixels are labelled with a class than the model takes for it.
+
+    Cross entropy leaves thin, rare and difficult classes under-predicted. Weights by inverse area press on every small class, also on those that
+    are predicted often enough, and pay with the precision of their neighbours; these press where there is a deficit. They are measured
+    once, in eval mode, and stay: followed during training, they answer to what the model has learned by heart.
+
+    Args:
+        model: The trained model, before it is trained further.
+        loader: Yields ``(images, masks)`` of labelled images; read once.
+        num_classes: Number of classes ``K``.
+        power: Exponent of the ratio labelled / predicted; 0 for weights of 1.
+        limit: The ratio is kept between ``1 / limit`` and ``limit`` before the power is taken.
+        ignore_index: Label of void.
+        device: Where to compute; the model's by default, which is moved.
+
+    Returns:
+        ``(K,)`` float32 on the CPU, for ``FeatureMixer(class_weights=...)`` or ``losses.segmentation_loss(class_weights=...)``; 1 for a class
+        that is neither labelled nor predicted.
+
+    Raises:
+        ConfigError: a number is out of range.
+        DataError: the loader holds no valid pixel.
+
+    Source:
+        Ours; Tian et al. (2022), Recall Loss, weight by the share of a class's pixels that are missed.
+    """
+    check_number("deficit_weights", "num_classes", num_classes, low=1, integer=True)
+    check_number("deficit_weights", "power", power, low=0)
+    check_number("deficit_weights", "limit", limit, low=1)
+    if device is not None:
+        model.to(device)
+    device = next(model.parameters()).device
+    labelled, predicted = (torch.zeros(num_classes, dtype=torch.float64) for _ in range(2))
+    with eval_mode(model):
+        for images, masks in loader:
+            masks = masks.long().to(device)
+            found = resize_logits(split_outputs(model(images.to(device)))[0], masks.shape[-2:]).argmax(1)
+            valid = masks != ignore_index
+            labelled += torch.bincount(masks[valid], minlength=num_classes).cpu()
+            predicted += torch.bincount(found[valid], minlength=num_classes).cpu()
+    if not labelled.sum():
+        raise DataError(message("deficit_weights: no valid pixel.", given="a loader of void", needed="images with labels"))
+    # One pixel more on either side: nothing is divided by zero.
+    return ((labelled + 1) / (predicted + 1)).clamp(1 / limit, limit).pow(power).float()
