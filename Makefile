@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP_QUIET ?= -q
 
-.PHONY: demo test check docs clean
+.PHONY: demo test check docs bench clean
 
 demo: $(VENV)/.run
 	$(BIN)/feataug demo --output runs/demo
@@ -20,6 +20,11 @@ check: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
+
+# The quick set on a CPU: one script a claim, results in benchmarks/results/, the page docs/performance.md from them.
+bench: $(VENV)/.test
+	cd benchmarks && for script in label_conv mask_encoder mixed_step generator_step import_time; do ../$(BIN)/python $$script.py || exit 1; done
+	$(BIN)/python docs/draw_performance.py
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import nn
 
 from feataug.critics import Discriminator, LatentEncoder
-from feataug.layers.label_conv import LabelConv2d
 from feataug.specs import FeatureSpec, LevelSpec
 
 K, VOID = 11, 255
@@ -20,36 +16,6 @@ def draw_masks(*shape, seed=0):
     rng = torch.Generator().manual_seed(seed)
     masks = torch.randint(K, shape, generator=rng)
     return masks.masked_fill(torch.rand(shape, generator=rng) < 0.1, VOID)
-
-
-def label_conv_oracle(layer: LabelConv2d, labels):
-    """Each tap inside the image adds the weight of the class that it sees."""
-    size, reach = layer.weight.shape[-1], layer.padding
-    batch, rows, columns = labels.shape
-    result = []
-    for b in range(batch):
-        for y in range(0, rows, layer.stride):
-            for x in range(0, columns, layer.stride):
-                total = layer.bias.clone()
-                for i in range(size):
-                    for j in range(size):
-                        v, u = y + i * layer.dilation - reach, x + j * layer.dilation - reach
-                        if 0 <= v < rows and 0 <= u < columns:
-                            total = total + layer.weight[:, int(labels[b, v, u]), i, j]
-                result.append(total)
-    shape = (batch, -(-rows // layer.stride), -(-columns // layer.stride), -1)
-    return torch.stack(result).view(shape).permute(0, 3, 1, 2)
-
-
-@settings(max_examples=12, deadline=None)
-@given(st.integers(1, 7), st.integers(1, 7), st.sampled_from([1, 3, 5]), st.integers(1, 3), st.integers(1, 4), st.integers(0, 99))
-def test_label_conv_looks_up_every_tap(rows, columns, kernel, stride, dilation, seed):
-    torch.manual_seed(seed)
-    layer = LabelConv2d(4, 3, kernel, stride=stride, dilation=dilation)
-    nn.init.normal_(layer.bias)
-    labels = torch.randint(5, (2, rows, columns))
-    with torch.no_grad():
-        torch.testing.assert_close(layer(labels), label_conv_oracle(layer, labels), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("encoding", ["aspp", "shares"])

@@ -1,14 +1,19 @@
-"""Convolution of a label map."""
+"""Convolution of a label map, by looking rows up instead of multiplying zeros."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 
 class LabelConv2d(nn.Module):
     """A convolution over the one-hot code of a label map; void is a class of its own, padding is none.
+
+    No one-hot tensor is made: time and memory do not grow with the number of classes, but for the weights themselves.
 
     Args:
         num_classes: Number of classes ``K``; labels ``0 .. K``, where ``K`` stands for void.
@@ -23,15 +28,101 @@ class LabelConv2d(nn.Module):
     def __init__(self, num_classes: int, out_channels: int, kernel_size: int = 3, *, stride: int = 1, dilation: int = 1) -> None:
         super().__init__()
         self.num_classes, self.stride, self.dilation = num_classes, stride, dilation
-        self.padding = dilation * (kernel_size // 2)
         self.weight = nn.Parameter(torch.empty(out_channels, num_classes + 1, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         # One class is on at each tap, so the fan-in is the number of taps whatever the number of classes.
         nn.init.normal_(self.weight, std=kernel_size**-1.0)
 
     def forward(self, labels: Tensor) -> Tensor:
-        """``(B, H, W)`` int64 in ``0 .. K`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``."""
-        classes = torch.arange(self.num_classes + 1, device=labels.device)
-        # Compared in channels-last order, which is what the convolution is fastest on.
-        one_hot = (labels[..., None] == classes).to(self.weight.dtype).permute(0, 3, 1, 2)
-        return F.conv2d(one_hot, self.weight, self.bias, self.stride, self.padding, self.dilation)
+        """``(B, H, W)`` int64 in ``0 .. K`` to ``(B, out_channels, ceil(H / stride), ceil(W / stride))``, channels last."""
+        return label_conv2d(labels, self.weight, self.bias, stride=self.stride, dilation=self.dilation)
+
+
+def label_conv2d(labels: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, dilation: int = 1) -> Tensor:
+    """``conv2d(one_hot(labels), weight, bias)`` with padding that keeps the size, as a sum of one row of the weights for each tap.
+
+    Args:
+        labels: ``(B, H, W)`` integers in ``0 .. C - 1``.
+        weight: ``(out, C, k, k)``, ``k`` odd.
+        bias: ``(out,)``.
+        stride, dilation: As in ``conv2d``.
+
+    Returns:
+        ``(B, out, ceil(H / stride), ceil(W / stride))``, channels last; in the dtype of the weights, or autocast's.
+
+    Source:
+        Ours.
+    """
+    channels, classes, size, _ = weight.shape
+    taps = size * size
+    # One row for each tap and class, and one of zeros for padding. The tap in the middle never meets padding: it carries the bias.
+    rows = F.pad(weight.permute(2, 3, 1, 0).reshape(taps, classes, channels), (0, 0, 0, 1))
+    rows = torch.cat([rows[: taps // 2], rows[taps // 2 : taps // 2 + 1] + bias, rows[taps // 2 + 1 :]])
+    if torch.is_autocast_enabled(labels.device.type):
+        rows = rows.to(torch.get_autocast_dtype(labels.device.type))
+    result: Tensor = _SumOfRows.apply(_tap_labels(labels, classes, size, stride, dilation), rows)
+    return result.permute(0, 3, 1, 2)
+
+
+def _tap_labels(labels: Tensor, classes: int, size: int, stride: int, dilation: int) -> Tensor:
+    """The labels that each tap meets, ``(taps, B, h, w)`` int32; ``classes`` stands for padding."""
+    _, height, width = labels.shape
+    h, w, reach = -(-height // stride), -(-width // stride), dilation * (size // 2)
+    padded = F.pad(labels.int(), (reach,) * 4, value=classes)
+    corners = [(dilation * row, dilation * column) for row in range(size) for column in range(size)]
+    views = [padded[:, y : y + (h - 1) * stride + 1 : stride, x : x + (w - 1) * stride + 1 : stride] for y, x in corners]
+    return torch.stack(views)
+
+
+class _SumOfRows(torch.autograd.Function):
+    """``sum_t rows[t, labels[t]]`` without the tensor in between, forward and backward.
+
+    Inside a region all taps meet one label: such a pixel takes the sum of that label's rows, one lookup instead of nine. In the gradient the lookup
+    is turned round: sorted by row, the pixels that used a row are one bag, and the forward of ``embedding_bag`` sums their gradients. (Its
+    own backward adds one pixel at a time.)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, labels: Tensor, rows: Tensor) -> Tensor:
+        taps, classes = len(rows), rows.shape[1]
+        centre = labels[taps // 2]
+        flat = labels.flatten(1)
+        # How many there are is not known beforehand: on a GPU asking would cost more than it saves.
+        edge = None if labels.is_cuda or torch.compiler.is_compiling() else (flat != centre.flatten()).any(0).nonzero().flatten()
+        if edge is not None and 2 * len(edge) > flat.shape[1]:
+            edge = None
+        index = (flat if edge is None else flat[:, edge]) + classes * torch.arange(taps, dtype=torch.int32, device=labels.device)[
+            :, None
+        ]
+        index = index.t().contiguous()
+        out = F.embedding_bag(index, rows.flatten(0, 1), mode="sum")
+        if edge is not None:
+            inside = F.embedding(centre.flatten(), rows.float().sum(0).to(rows.dtype) if rows.dtype.itemsize < 4 else rows.sum(0))
+            out = inside.index_copy_(0, edge, out)
+        ctx.save_for_backward(index, centre, edge)
+        ctx.shape = rows.shape
+        return out.unflatten(0, centre.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        index, centre, edge = ctx.saved_tensors
+        taps, classes, _ = ctx.shape
+        grad = grad.flatten(0, 2).contiguous()
+        pixels, starts = _bags(index.flatten(), taps * classes)
+        pixels = pixels // taps
+        rows = F.embedding_bag(pixels if edge is None else edge[pixels], grad, starts, mode="sum").unflatten(0, (taps, classes))
+        if edge is not None:
+            # The pixels at edges are put behind all classes, where no bag begins.
+            keys = centre.flatten().index_fill(0, edge, classes)
+            pixels, starts = _bags(keys, classes + 1)
+            rows = rows + F.embedding_bag(pixels, grad, starts, mode="sum")[:classes]
+        return None, rows
+
+
+def _bags(keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Positions sorted by key, and where each of ``count`` keys starts."""
+    # Ten times faster to sort than int32, on a CPU.
+    small = torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32
+    keys, order = keys.to(small).sort(stable=True)
+    return order, torch.searchsorted(keys, torch.arange(count, dtype=small, device=keys.device))

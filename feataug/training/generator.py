@@ -10,28 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from feataug.checks import check_masks
-from feataug.critics import Discriminator, LatentEncoder
-from feataug.errors import FeatAugWarning, ShapeError, TrainingError, message
+from feataug.errors import FeatAugWarning, ShapeError, message
 from feataug.generator import FeatureGenerator
-from feataug.losses import (
-    balanced_cross_entropy,
-    kl_divergence,
-    lsgan,
-    mode_seeking,
-    reconstruction,
-    resize_logits,
-    split_outputs,
-)
 from feataug.metrics import recognition
 from feataug.recording import eval_mode
-from feataug.seeds import derive_seed, generator_for
 from feataug.splitting import Cut
 from feataug.training.config import GeneratorConfig
+from feataug.training.objective import Objective
 from feataug.training.run import RunFolder, check_finite, endless, make_accelerator
 from feataug.training.statistics import channel_statistics
 
@@ -54,8 +43,8 @@ class GeneratorTrainer:
         ShapeError: the generator was made for another cut.
 
     Source:
-        Sec. 3.1 and Zhu et al. (2017), BicycleGAN: cVAE-GAN on ``G(y, E(f))``, cLR-GAN on ``G(y, z)``. Ours, as settings: task loss
-        through the frozen decoder, mode-seeking term, moving average of the weights.
+        Sec. 3.1 and Zhu et al. (2017), BicycleGAN. Ours, as settings: task loss through the frozen decoder, mode-seeking term, moving
+        average of the weights.
     """
 
     def __init__(
@@ -83,22 +72,8 @@ class GeneratorTrainer:
         self.accelerator = make_accelerator(device, self.config.mixed_precision, self.config.trackers, self.run.path)
         self.progress = progress
         self._last: dict[str, float] = {}
-        config = self.config
-        with torch.random.fork_rng():
-            torch.manual_seed(derive_seed(config.seed, "critics"))
-            critics = {
-                name: Discriminator(
-                    generator.num_classes,
-                    cut.spec,
-                    width=config.critic_width,
-                    scales=config.critic_scales,
-                    masks=config.critic_masks,
-                )
-                for name in ("judge_encoded", "judge_random")
-            }
-            self.parts = nn.ModuleDict(
-                critics | {"latent": LatentEncoder(cut.spec, generator.latent_dim, width=config.critic_width)}
-            )
+        self.objective = Objective(generator, cut, self.config)
+        self.parts = self.objective.parts
 
     def fit(
         self,
@@ -122,20 +97,8 @@ class GeneratorTrainer:
             FeatAugWarning: the generator ignores ``z``.
         """
         config, accelerator, device = self.config, self.accelerator, self.accelerator.device
-        self.cut.model.to(device)
-        self.generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.parts.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        adam: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
-        optimizers = {
-            "generator": torch.optim.Adam(self.generator.parameters(), **adam),
-            "latent": torch.optim.Adam(self.parts["latent"].parameters(), **adam),
-            "critics": torch.optim.Adam(
-                [*self.parts["judge_encoded"].parameters(), *self.parts["judge_random"].parameters()], **adam
-            ),
-        }
-        parts = accelerator.prepare(self.generator, *self.parts.values(), *optimizers.values())
-        models = dict(zip(("generator", *self.parts), parts, strict=False))
-        optimizers = dict(zip(optimizers, parts[len(models) :], strict=True))
+        self.objective.prepare(accelerator)
+        optimizers = self.objective.optimizers
         ema = AveragedModel(self.generator) if config.ema_images else None
         seen, step, results = 0, 0, []
         sums: dict[str, Any] = {}
@@ -165,7 +128,7 @@ class GeneratorTrainer:
             with tqdm(total=config.num_images, initial=seen, desc=text, unit="img", disable=not shown) as bar:
                 while seen < config.num_images:
                     images, masks = last_batch = next(batches)
-                    losses = self._step(models, optimizers, images, masks, seen)
+                    losses = self.objective.step(images, masks, seen)
                     if ema is not None:
                         self._average(ema, len(images))
                     before, seen, step = seen, seen + len(images), step + 1
@@ -203,94 +166,6 @@ class GeneratorTrainer:
             # Without a validation set the last batch has to do.
             self._warn((results[-1] if results else self._evaluate([last_batch], None))["diversity"])
         return results
-
-    def _step(
-        self, models: dict[str, Any], optimizers: dict[str, Any], images: Tensor, masks: Tensor, seen: int
-    ) -> dict[str, Tensor]:
-        """One step of generator and latent encoder, then one of the critics; returns unweighted losses."""
-        config, generator, device = self.config, self.generator, self.accelerator.device
-        if len(images) < 2:
-            raise TrainingError(
-                message(
-                    "GeneratorTrainer: batches are too small.",
-                    given=f"{len(images)} sample",
-                    needed="two or more: one half is reconstructed, the other judged as real",
-                    advice="Use a larger batch_size, and drop_last=True.",
-                )
-            )
-        masks = check_masks("GeneratorTrainer", masks, generator.num_classes, generator.ignore_index).to(device)
-        images = images.to(device, memory_format=torch.channels_last)
-        with torch.no_grad(), self.accelerator.autocast():
-            real = [level.float() for level in generator.standardize(self.cut.encode(images))]
-        half = len(images) // 2
-        masks1, masks2 = masks[:half], masks[half : 2 * half]
-        real1, real2 = [x[:half] for x in real], [x[half : 2 * half] for x in real]
-        # Noise depends on the seed and the images seen alone, so that a resumed run draws what the undisturbed one would.
-        rng = generator_for(config.seed, "noise", seen)
-
-        def noise() -> Tensor:
-            return torch.randn(half, generator.latent_dim, generator=rng).to(device)
-
-        for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups):
-            group["lr"] = config.lr * min(1.0, 2 - 2 * seen / config.num_images)
-        judges = {"encoded": models["judge_encoded"], "random": models["judge_random"]}
-        losses: dict[str, Tensor] = {}
-        for judge in judges.values():
-            judge.requires_grad_(False)
-        with self.accelerator.autocast():
-            mean, log_variance = models["latent"](real1)
-            z_random = noise()
-            codes = [mean + noise() * (log_variance / 2).exp(), z_random]
-            z_other = noise()
-            if config.diversity_weight:
-                codes.append(z_other)
-            made = models["generator"](masks1, torch.cat(codes), samples=len(codes), standardized=True)
-            encoded, random, *other = zip(*(level.float().chunk(len(codes)) for level in made), strict=True)
-            losses["l1"] = reconstruction(encoded, real1)
-            losses["kl"] = kl_divergence(mean, log_variance)
-            if config.gan_weight:
-                losses["gan"] = lsgan(judges["encoded"](masks1, encoded), 1.0) + lsgan(judges["random"](masks1, random), 1.0)
-            else:
-                losses["gan"] = made[0].new_zeros(())
-            # G is to keep z readable; were E to learn from this, too, the two would hide z from the critics.
-            models["latent"].requires_grad_(False)
-            found, _ = models["latent"](random)
-            models["latent"].requires_grad_(True)
-            losses["latent"] = (found - z_random).abs().mean()
-            if config.task_weight:
-                out = self.cut.decode(generator.destandardize(random), masks.shape[-2:])
-                logits = resize_logits(split_outputs(out)[0], masks.shape[-2:])
-                losses["task"] = balanced_cross_entropy(logits, masks1, config.task_balance, generator.ignore_index)
-            if config.diversity_weight:
-                losses["diversity"] = mode_seeking(random, other[0], z_random, z_other)
-            total = sum(getattr(config, f"{name}_weight") * value for name, value in losses.items())
-        for name in ("generator", "latent"):
-            optimizers[name].zero_grad()
-        self.accelerator.backward(total)
-        for name in ("generator", "latent"):
-            optimizers[name].step()
-        for judge in judges.values():
-            judge.requires_grad_(True)
-        if config.gan_weight:
-            critics = self._critic_loss(judges["encoded"], masks1, real1, masks1, encoded)
-            critics = critics + self._critic_loss(judges["random"], masks2, real2, masks1, random)
-            optimizers["critics"].zero_grad()
-            self.accelerator.backward(critics)
-            optimizers["critics"].step()
-            losses["critics"] = critics
-        return {name: value.detach() for name, value in losses.items()}
-
-    def _critic_loss(self, judge: Any, real_masks: Tensor, real: Any, masks: Tensor, synthetic: Any) -> Tensor:
-        """Half of LSGAN's two terms, real to 1 and synthetic to 0."""
-        with self.accelerator.autocast():
-            synthetic = [level.detach() for level in synthetic]
-            if real_masks is masks:
-                # One encoding of the masks serves both.
-                scores = judge(masks, [torch.cat(pair) for pair in zip(real, synthetic, strict=True)])
-                on_real, on_synthetic = zip(*(score.chunk(2) for score in scores), strict=True)
-            else:
-                on_real, on_synthetic = judge(real_masks, real), judge(masks, synthetic)
-            return 0.5 * (lsgan(on_real, 1.0) + lsgan(on_synthetic, 0.0))
 
     @torch.no_grad()
     def _average(self, ema: AveragedModel, images: int) -> None:

@@ -1,0 +1,92 @@
+"""What all benchmarks share: two sides taken in turn in one process, and one JSON line per claim.
+
+``ratio`` is ours over the other's unless the claim says otherwise ("faster": the other's over ours), the median over rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """``--device``, ``--seconds`` (for each claim) and ``--threads``."""
+    found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    found.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    found.add_argument("--seconds", type=float, default=10, help="for each claim, at least three rounds")
+    return found
+
+
+def name_of(device: str) -> str:
+    """The GPU's name, or the number of threads."""
+    return torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+
+
+def race(ours: Callable[[], Any], other: Callable[[], Any], *, seconds: float, device: str, faster: bool = False) -> dict[str, Any]:
+    """Both sides in turn, the first one changing, after a round that warms up."""
+    times: list[tuple[float, float]] = []
+    began = time.perf_counter()
+    while len(times) < 4 or time.perf_counter() - began < seconds:
+        pair = [0.0, 0.0]
+        for side in (0, 1) if len(times) % 2 else (1, 0):
+            start = time.perf_counter()
+            (ours, other)[side]()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            pair[side] = time.perf_counter() - start
+        times.append((pair[0], pair[1]))
+    times = times[1:]
+    return {
+        "ours": round(statistics.median(a for a, _ in times), 6),
+        "other": round(statistics.median(b for _, b in times), 6),
+        "ratio": round(statistics.median(b / a if faster else a / b for a, b in times), 3),
+        "rounds": len(times),
+    }
+
+
+def peak_bytes(script: str, side: str, device: str) -> int:
+    """Bytes by which ``script --side SIDE`` says that its process grew at most, in a process of its own."""
+    command = [sys.executable, script, "--device", device, "--side", side]
+    return int(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])["bytes"])
+
+
+def grown_by(run: Callable[[], Any], device: str) -> int:
+    """Growth of the peak of this process's memory while ``run`` runs; once in a process, on a CPU: a peak never falls."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    before = resident()
+    run()
+    return max(0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+
+
+def resident() -> int:
+    """Bytes of this process in memory now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def write(name: str, device: str, lines: Sequence[dict[str, Any]]) -> None:
+    """Keep the lines in ``results/NAME-DEVICE.json``, print a table, and the lines at the end."""
+    RESULTS.mkdir(exist_ok=True)
+    text = "[\n" + ",\n".join(" " + json.dumps(line) for line in lines) + "\n]\n"
+    (RESULTS / f"{name}-{device}.json").write_text(text)
+    width = max(len(line["claim"]) for line in lines) + 2
+    print(f"{'claim':<{width}}{'ours':>12}{'other':>12}{'ratio':>9}  bound")
+    for line in lines:
+        print(f"{line['claim']:<{width}}{line['ours']:>12.6g}{line['other']:>12.6g}{line['ratio']:>9.3g}  {line['bound']}")
+    for line in lines:
+        print(json.dumps(line))

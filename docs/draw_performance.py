@@ -1,0 +1,79 @@
+"""``docs/performance.md`` from ``benchmarks/results/*.json``: ``python docs/draw_performance.py [--check]``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "benchmarks" / "results"
+
+CLAIMS = {
+    "label_conv_forward": (
+        "convolution of a label map, 150 classes, 512 x 512, 96 maps: forward",
+        "one-hot and `conv2d`, times faster",
+    ),
+    "label_conv_train": ("the same, forward and backward", "times faster"),
+    "label_conv_memory": ("the same, peak memory besides the results", "share of the other"),
+    "mask_encoder_classes": ("mask encoder at 150 classes, forward and backward", "itself at 19 classes, share of its time"),
+    "mixed_step_time": ("mixed step, 11 real and 5 synthetic", "plain step of 16, share of its time"),
+    "mixed_step_memory": ("the same, peak memory", "share of the other"),
+    "generator_step": ("generator's training step", "the same objective written plainly, times faster"),
+    "import": ("`import feataug`", "`import torch`, share of its time"),
+}
+
+
+def size(value: float, claim: str) -> str:
+    """Seconds or bytes, to read."""
+    if claim.endswith("memory"):
+        return f"{value / 2**20:,.0f} MiB"
+    return f"{1e3 * value:,.1f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [
+        "# Performance",
+        "",
+        "<!-- Drawn by docs/draw_performance.py from benchmarks/results/*.json; do not edit. -->",
+        "",
+        "`make bench` runs these on a CPU in some minutes; `python benchmarks/NAME.py --device cuda` on a GPU. Both sides of a line run in turn in one "
+        "process (memory: in one process each); figures are medians, the ratio is the median over rounds. Compare ratios, not times: these depend on the "
+        "machine.",
+    ]
+    found = [line for file in sorted(RESULTS.glob("*.json")) for line in read(file) if line.get("claim") in CLAIMS]
+    for device in sorted({line["device"] for line in found}):
+        lines += ["", f"## {device}", "", "| ours | against | ours | other | ratio | wanted |", "|---|---|---|---|---|---|"]
+        for claim, (ours, other) in CLAIMS.items():
+            for line in found:
+                if line["claim"] == claim and line["device"] == device:
+                    kind = next((f", {line[key]}" for key in ("model", "labels", "critics") if key in line), "")
+                    lines.append(
+                        f"| {ours}{kind} | {other} | {size(line['ours'], claim)} | {size(line['other'], claim)} | {line['ratio']:.3g} | {line['bound']} |"
+                    )
+        steps = [line for line in found if line["claim"] == "mixed_step_time" and line["device"] == device]
+        for line in steps:
+            lines += [
+                "",
+                f"{line['model']}, cut at `{line['at']}`: the encoder is {100 * line['encoder_share']:.0f} % of a plain step, so that a mixed one could cost "
+                f"{line['limit']:.3f} of it if features came for nothing; it costs {line['over_limit']:.2f} times that.",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def read(file: Path) -> list[dict]:
+    """A file's lines; the first ones held one object."""
+    found = json.loads(file.read_text())
+    return found if isinstance(found, list) else [found]
+
+
+if __name__ == "__main__":
+    text, target = page(), HERE / "performance.md"
+    if "--check" in sys.argv:
+        sys.exit(
+            0
+            if target.read_text() == text
+            else "docs/performance.md is not what benchmarks/results/*.json give: run docs/draw_performance.py"
+        )
+    target.write_text(text)
