@@ -38,9 +38,9 @@ def page() -> str:
         "",
         "<!-- Drawn by docs/draw_performance.py from benchmarks/results/*.json; do not edit. -->",
         "",
-        "`make bench` runs these on a CPU in some minutes; `python benchmarks/NAME.py --device cuda` on a GPU. Both sides of a line run in turn in one "
-        "process (memory: in one process each); figures are medians, the ratio is the median over rounds. Compare ratios, not times: these depend on the "
-        "machine.",
+        "`make bench` runs these on a CPU in some minutes; `python benchmarks/NAME.py --device cuda` on a GPU. Both sides of a line run in turn "
+        "in one process (memory: in one process each); figures are medians, the ratio is the median over rounds. Compare ratios, not times: "
+        "these depend on the machine.",
     ]
     found = [line for file in sorted(RESULTS.glob("*.json")) for line in read(file) if line.get("claim") in CLAIMS]
     for device in sorted({line["device"] for line in found}):
@@ -49,15 +49,14 @@ def page() -> str:
             for line in found:
                 if line["claim"] == claim and line["device"] == device:
                     kind = next((f", {line[key]}" for key in ("model", "labels", "critics") if key in line), "")
-                    lines.append(
-                        f"| {ours}{kind} | {other} | {size(line['ours'], claim)} | {size(line['other'], claim)} | {line['ratio']:.3g} | {line['bound']} |"
-                    )
+                    figures = [size(line[side], claim) for side in ("ours", "other")] + [f"{line['ratio']:.3g}", line["bound"]]
+                    lines.append(f"| {ours}{kind} | {other} | " + " | ".join(figures) + " |")
         steps = [line for line in found if line["claim"] == "mixed_step_time" and line["device"] == device]
         for line in steps:
             lines += [
                 "",
-                f"{line['model']}, cut at `{line['at']}`: the encoder is {100 * line['encoder_share']:.0f} % of a plain step, so that a mixed one could cost "
-                f"{line['limit']:.3f} of it if features came for nothing; it costs {line['over_limit']:.2f} times that.",
+                f"{line['model']}, cut at `{line['at']}`: the encoder is {100 * line['encoder_share']:.0f} % of a plain step, so that a mixed one "
+                f"could cost {line['limit']:.3f} of it if features came for nothing; it costs {line['over_limit']:.2f} times that.",
             ]
     return "\n".join(lines) + "\n"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -109,6 +109,7 @@ def segmentation_loss(
     class_weights: Tensor | None = None,
     aux_weight: float = 0.4,
     ignore_index: int = 255,
+    observe: Callable[[Tensor], None] | None = None,
 ) -> Tensor:
     """Eq. (2): cross entropy on real samples, label-smoothed cross entropy on synthetic ones.
 
@@ -124,6 +125,7 @@ def segmentation_loss(
             whatever the weights are. See ``deficit_weights``.
         aux_weight: Factor of each auxiliary head's loss, 0.4 in PSPNet.
         ignore_index: Label of void.
+        observe: Called with the mean loss of each synthetic sample over its valid pixels, ``(synthetic,)``, unweighted and detached.
 
     Returns:
         A scalar; 0 (with a gradient of 0) if no pixel is valid.
@@ -132,7 +134,7 @@ def segmentation_loss(
     class_weights = class_weights.to(masks.device) if class_weights is not None else None
     num_real = len(masks) if num_real is None else num_real
 
-    def one(head: Tensor) -> Tensor:
+    def one(head: Tensor, main: bool) -> Tensor:
         head = resize_logits(head, masks.shape[-2:])
         if len(head) != len(masks):
             raise ShapeError(
@@ -143,19 +145,23 @@ def segmentation_loss(
                     advice="Call the model inside `with mixer.on(...)`, or decode batch.features, not the real features alone.",
                 )
             )
-        sums, counts = [], []
+        sums: list[Tensor] = []
+        counts: list[Tensor] = []
         parts = ((slice(None, num_real), 0.0), (slice(num_real, None), label_smoothing))
         for part, smoothing in parts:
             pixels = smoothed_cross_entropy(head[part], masks[part], smoothing, ignore_index)
+            valid = (masks[part] != ignore_index).flatten(1).sum(1)
+            if observe is not None and main and sums:
+                observe(pixels.detach().flatten(1).sum(1) / valid.clamp(min=1))
             if class_weights is not None:
                 pixels = pixels * class_weights[masks[part].masked_fill(masks[part] == ignore_index, 0)]
             sums.append(pixels.sum())
-            counts.append((masks[part] != ignore_index).sum())
+            counts.append(valid.sum())
         if synthetic_weight == "sum":
             return sums[0] / counts[0].clamp(min=1) + sums[1] / counts[1].clamp(min=1)
         return (sums[0] + synthetic_weight * sums[1]) / (counts[0] + counts[1]).clamp(min=1)
 
-    return one(logits) + aux_weight * sum((one(head) for head in auxiliary), logits.new_zeros(()))
+    return one(logits, True) + aux_weight * sum((one(head, False) for head in auxiliary), logits.new_zeros(()))
 
 
 def lsgan(scores: Sequence[Tensor], target: float) -> Tensor:

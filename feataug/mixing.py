@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -191,6 +192,7 @@ class FeatureMixer(nn.Module):
         Raises:
             ShapeError: no logits there, or another number of samples.
         """
+        observe = partial(self.masks.observe, batch.drawn) if batch.drawn is not None else None
         return segmentation_loss(
             out,
             batch.masks,
@@ -200,6 +202,7 @@ class FeatureMixer(nn.Module):
             class_weights=self.class_weights,
             aux_weight=self.aux_weight,
             ignore_index=self.ignore_index,
+            observe=observe,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -222,12 +225,14 @@ class FeatureMixer(nn.Module):
         if "masks" in state:
             self.masks.load_state_dict(state["masks"])
 
-    def _synthesize(self, real_masks: Tensor, plan: MixPlan | None) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor, int]]:
-        """Synthetic features, and the masks, flags and count of the mixed batch."""
+    def _synthesize(self, real_masks: Tensor, plan: MixPlan | None) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+        """Synthetic features, and the rest of the mixed batch."""
         real_masks = real_masks.long()
         num_real, device = len(real_masks), real_masks.device
         if plan is None and not self.training:
             return (), (real_masks, torch.zeros(num_real, dtype=torch.bool, device=device), num_real)
+        # A plan that is replayed was drawn for another step: its losses are not the sampler's business.
+        learns = plan is None and getattr(self.masks, "learn", False)
         plan = plan or self.plan(num_real)
         flags = torch.arange(num_real + len(plan.masks), device=device) >= num_real
         if not len(plan.masks):
@@ -246,11 +251,11 @@ class FeatureMixer(nn.Module):
             synthetic = self.generator(drawn, plan.z.to(device, non_blocking=True))
             if self.pixel_filter is not None:
                 drawn = self.pixel_filter(synthetic, drawn)
-        return tuple(synthetic), (torch.cat([real_masks, drawn.long()]), flags, num_real)
+        return tuple(synthetic), (torch.cat([real_masks, drawn.long()]), flags, num_real, plan.masks if learns else None)
 
     def _mine_with(self, cut: Any) -> None:
         """Let a sampler that wants a score, and has none, ask the decoder of ``cut``."""
-        score = getattr(self.masks, "score", self)
+        score = getattr(self.masks, "score", self) if not getattr(self.masks, "learn", False) else self
         # A score that another mixer put in asks another decoder, which may be long gone; the user's own score stays.
         if score is None or getattr(score, "put_in_for", cut) is not cut:
             self.masks.score = synthetic_loss(self.generator, cut, ignore_index=self.ignore_index)

@@ -148,6 +148,7 @@ class MixedBatch:
         masks: ``(real + synthetic, H, W)`` int64.
         is_synthetic: ``(real + synthetic,)`` bool.
         num_real: How many samples come from images; kept as a number, so that asking for it never waits for a GPU.
+        drawn: The masks as their source drew them, ``(synthetic, H, W)``, where it wants to know their losses.
     """
 
     features: tuple[Tensor, ...]
@@ -155,6 +156,7 @@ class MixedBatch:
     is_synthetic: Tensor
 
     num_real: int
+    drawn: Tensor | None = None
 
     @property
     def num_synthetic(self) -> int:

@@ -197,3 +197,72 @@ def test_the_plan_state_carries_the_pool(cut, scenes):
         again = resumed.plan(10)
         assert torch.equal(plan.masks, again.masks)
         assert torch.equal(plan.z, again.z)
+
+
+def observed(sampler, n, seed):
+    """One training step: draw, and tell the losses."""
+    masks = sampler.draw(n, seeded(seed))
+    sampler.observe(masks, first_value(masks))
+    return masks
+
+
+def test_learned_the_hardest_that_were_ever_drawn_stay():
+    sampler = HardNegativeSampler(Plain(), keep=4, learn=True)
+    drawn = torch.cat([observed(sampler, 5, seed) for seed in range(6)])
+    pool = sampler.state_dict()["pool"]
+    assert first_value(pool).sort().values.tolist() == first_value(drawn).unique().sort().values[-4:].tolist()
+    # Half of a draw comes from the pool, once there is one, without repetition; the rest is fresh.
+    before = set(first_value(pool).tolist())
+    counts = []
+    for seed in range(40):
+        masks = first_value(sampler.draw(5, seeded(seed))).tolist()
+        counts.append(len(before & set(masks)))
+        assert len(set(masks)) == 5
+    assert set(counts) == {2, 3}
+
+
+def test_learned_losses_follow_the_decoder():
+    sampler = HardNegativeSampler(Plain(), keep=2, learn=True)
+    sampler.observe(numbered(4), torch.tensor([1.0, 9.0, float("nan"), 5.0]))
+    assert sorted(first_value(sampler.state_dict()["pool"]).tolist()) == [1, 3]
+    masks = sampler.draw(4, seeded(1))
+    sampler.observe(masks, torch.zeros(4))  # the pool's two have become easy
+    assert sampler.state_dict()["pool_losses"].tolist() == [0, 0]
+    sampler.observe(numbered(1, 50), torch.ones(1))
+    assert 50 in first_value(sampler.state_dict()["pool"])
+
+
+def test_learned_state_resumes_the_sequence():
+    def run(sampler, steps):
+        return [observed(sampler, 4, seed) for seed in steps]
+
+    masks = numbered(30)
+    undisturbed, stopped = (HardNegativeSampler(masks, keep=3, learn=True) for _ in range(2))
+    expected = run(undisturbed, range(8))[4:]
+    run(stopped, range(4))
+    resumed = HardNegativeSampler(masks, keep=3, learn=True)
+    resumed.load_state_dict(stopped.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(run(resumed, range(4, 8)), expected, strict=True))
+
+
+def test_a_mixer_tells_the_losses_of_what_was_drawn(tiny_net):
+    net = tiny_net()
+    cut = split(net, at="body")
+    sampler = HardNegativeSampler(torch.randint(5, (12, 32, 40)), keep=4, learn=True)
+    generator = FeatureGenerator(5, cut.spec, mask_widths=(4,), width=4, depth=0)
+    mixer = FeatureMixer(generator, sampler, 0.5, label_smoothing=0.0, cut=cut)
+    assert sampler.score is None  # there is nothing to ask
+    masks = torch.randint(5, (3, 32, 40))
+    with mixer.on(cut, masks) as batch:
+        out = net(torch.randn(3, 3, 32, 40))
+    mixer.loss(out, batch)
+    pool = sampler.state_dict()["pool"]
+    assert torch.equal(pool.sort(0).values, batch.masks[3:].sort(0).values)
+    logits = out["out"] if isinstance(out, dict) else out
+    expected = per_sample_loss(logits[3:], batch.masks[3:]).detach()
+    torch.testing.assert_close(sampler.pool_losses.sort().values, expected.sort().values)
+    # A replayed batch tells nothing.
+    with mixer.on(cut, masks, mixer.plan(3)) as batch:
+        out = net(torch.randn(3, 3, 32, 40))
+    mixer.loss(out, batch)
+    assert torch.equal(sampler.state_dict()["pool"], pool)

@@ -25,13 +25,15 @@ class HardNegativeSampler:
         score: Masks ``(n, H, W)`` to one loss each, ``(n,)``. Left out, a ``FeatureMixer`` that knows the cut puts in the loss of the
             current decoder on features generated from the masks.
         enabled: False draws evenly from ``masks``: the same run without mining.
+        learn: Take the losses that training computes anyway instead of scoring candidates: half of each draw are masks of the pool, half fresh
+            ones, and the ``keep`` hardest of both stay. It costs no forward; ``candidates``, ``refresh_every`` and ``score`` are not used.
 
     Raises:
         ConfigError: a number is out of range, or ``keep`` exceeds ``candidates``.
 
     Source:
         Sec. 3.3: "randomly sample some patches and compute their loss; the top ranking ones generate the features for the next
-        several iterations".
+        several iterations". Ours: ``learn``.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class HardNegativeSampler:
         *,
         score: Callable[[Tensor], Tensor] | None = None,
         enabled: bool = True,
+        learn: bool = False,
     ) -> None:
         who = "HardNegativeSampler"
         check_number(who, "candidates", candidates, low=1, integer=True)
@@ -54,16 +57,20 @@ class HardNegativeSampler:
             )
         self.source = as_source(masks)
         self.candidates, self.keep, self.refresh_every = candidates, keep, refresh_every
-        self.score, self.enabled = score, enabled
+        self.score, self.enabled, self.learn = score, enabled, learn
         self.pool: Tensor | None = None
         self.pool_losses: Tensor | None = None
         self.candidate_losses: Tensor | None = None
         self._draws = 0
+        self._drawn: tuple[Tensor, Tensor] | None = None
+        self._observed: tuple[Tensor, Tensor, Tensor] | None = None
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` masks of the pool, without repetition while it lasts; mines first when it is time. ``(n, H, W)`` int64."""
         if not self.enabled:
             return self.source.draw(n, generator)
+        if self.learn:
+            return self._draw_half(n, generator)
         if self.score is not None and self._draws % self.refresh_every == 0:
             self.refresh(self.score, generator)
         self._draws += 1
@@ -97,8 +104,46 @@ class HardNegativeSampler:
         hardest = losses.nan_to_num(nan=-torch.inf).topk(self.keep).indices
         self.pool, self.pool_losses, self.candidate_losses = masks[hardest], losses[hardest], losses
 
+    def observe(self, masks: Tensor, losses: Tensor) -> None:
+        """What training found: a ``FeatureMixer`` calls it from ``loss``.
+
+        Args:
+            masks: The tensor that was drawn last; another one's masks count as fresh.
+            losses: One for each mask, on any device; they are looked at when masks are drawn next, so that nothing waits for them.
+        """
+        if not self.learn or not len(masks):
+            return
+        self._absorb()
+        last, picks = self._drawn or (None, torch.zeros(0, dtype=torch.long))
+        self._observed = (masks, picks if masks is last else picks[:0], losses.detach())
+        self._drawn = None
+
+    def _draw_half(self, n: int, generator: torch.Generator) -> Tensor:
+        """Half from the pool, half fresh."""
+        self._absorb()
+        kept = int(n / 2 + torch.rand((), generator=generator))
+        picks = torch.randperm(len(self.pool) if self.pool is not None else 0, generator=generator)[:kept]
+        fresh = self.source.draw(n - len(picks), generator)
+        masks = torch.cat([self.pool[picks], fresh]) if self.pool is not None else fresh
+        self._drawn = (masks, picks)
+        return masks
+
+    def _absorb(self) -> None:
+        """Let the losses that were observed decide who is in the pool."""
+        if self._observed is None:
+            return
+        masks, picks, losses = self._observed
+        losses = losses.float().cpu().nan_to_num(nan=-torch.inf)
+        pool, known = masks[len(picks) :].cpu(), losses[len(picks) :]
+        if self.pool is not None and self.pool_losses is not None:
+            self.pool_losses[picks] = losses[: len(picks)]
+            pool, known = torch.cat([self.pool, pool]), torch.cat([self.pool_losses, known])
+        hardest = known.topk(min(self.keep, len(known))).indices
+        self.pool, self.pool_losses, self._observed = pool[hardest], known[hardest], None
+
     def state_dict(self) -> dict[str, Any]:
         """The pool and where in its life it is, for checkpoints."""
+        self._absorb()
         return {"draws": self._draws, "pool": self.pool, "pool_losses": self.pool_losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
