@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from feataug.places import Place, cuts
     from feataug.specs import FeatureSpec, LevelSpec, MixedBatch
     from feataug.splitting import Cut, split
+    from feataug.training.bank import FeatureBank
     from feataug.training.config import FinetuneConfig, GeneratorConfig
     from feataug.training.finetune import Finetuner
     from feataug.training.generator import GeneratorTrainer
@@ -29,6 +30,7 @@ _HOME = {
     "PixelFilter": "filtering",
     "Cut": "splitting",
     "DatasetMasks": "masks",
+    "FeatureBank": "training.bank",
     "FeatureGenerator": "generator",
     "FeatureMixer": "mixing",
     "FeatureSpec": "specs",
@@ -56,6 +58,7 @@ __all__ = [
     "ClassBalancedMasks",
     "Cut",
     "DatasetMasks",
+    "FeatureBank",
     "FeatureGenerator",
     "FeatureMixer",
     "FeatureSpec",

@@ -8,7 +8,7 @@ import pytest
 import feataug
 
 NAMES = [
-    "ClassBalancedMasks", "Cut", "DatasetMasks", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner",
+    "ClassBalancedMasks", "Cut", "DatasetMasks", "FeatureBank", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner",
     "GeneratorConfig", "GeneratorTrainer", "HardNegativeSampler", "LayoutComposer", "LevelSpec", "MaskMixture", "MixedBatch",
     "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "deficit_weights", "evaluate", "pseudo_masks", "recognition", "split",
     "synthetic_loss",

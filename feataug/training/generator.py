@@ -83,7 +83,8 @@ class GeneratorTrainer:
         """Train for ``config.num_images`` images; the generator then holds the averaged weights.
 
         Args:
-            loader: Yields ``(images, masks)`` in batches of two or more; read as often as needed. Features are encoded on the way.
+            loader: Yields ``(images, masks)`` in batches of two or more; read as often as needed. Features are encoded on the way, or come
+                from a ``FeatureBank``: ``(features, masks)``.
             val_loader: Pairs to measure the recognition score and the diversity ratio on; without it they are not measured.
 
         Returns:
@@ -130,12 +131,12 @@ class GeneratorTrainer:
                     images, masks = last_batch = next(batches)
                     losses = self.objective.step(images, masks, seen)
                     if ema is not None:
-                        self._average(ema, len(images))
-                    before, seen, step = seen, seen + len(images), step + 1
+                        self._average(ema, len(masks))
+                    before, seen, step = seen, seen + len(masks), step + 1
                     for name, value in losses.items():
                         sums[name] = sums.get(name, 0.0) + value
                     lines += 1
-                    bar.update(min(len(images), config.num_images - before))
+                    bar.update(min(len(masks), config.num_images - before))
                     last = seen >= config.num_images
 
                     def due(every: int, start: int = before, end: int = seen, final: bool = last) -> bool:
@@ -162,7 +163,7 @@ class GeneratorTrainer:
         self.generator.eval()
         if config.trackers:
             accelerator.end_training()
-        if results or last_batch is not None:
+        if results or (last_batch is not None and isinstance(last_batch[0], Tensor)):
             # Without a validation set the last batch has to do.
             self._warn((results[-1] if results else self._evaluate([last_batch], None))["diversity"])
         return results

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from feataug.losses import (
 from feataug.seeds import derive_seed, generator_for
 from feataug.splitting import Cut
 from feataug.training.config import GeneratorConfig
+from feataug.training.statistics import features_of
 
 
 class Objective:
@@ -81,11 +83,11 @@ class Objective:
         self.models = dict(zip(("generator", *self.parts), parts, strict=False))
         self.optimizers = dict(zip(optimizers, parts[len(self.models) :], strict=True))
 
-    def step(self, images: Tensor, masks: Tensor, seen: int) -> dict[str, Tensor]:
+    def step(self, images: Tensor | Sequence[Tensor], masks: Tensor, seen: int) -> dict[str, Tensor]:
         """One step of generator and latent encoder, then one of the critics.
 
         Args:
-            images: ``(B, 3, H, W)``, on any device.
+            images: ``(B, 3, H, W)``, on any device; or the features, one tensor for each level, as a ``FeatureBank`` has them.
             masks: ``(B, H, W)``.
             seen: Images before this batch: they decide the noise and the learning rate.
 
@@ -98,20 +100,19 @@ class Objective:
         """
         config, generator, device = self.config, self.generator, self.accelerator.device
         models, optimizers = self.models, self.optimizers
-        if len(images) < 2:
+        if len(masks) < 2:
             raise TrainingError(
                 message(
                     "GeneratorTrainer: batches are too small.",
-                    given=f"{len(images)} sample",
+                    given=f"{len(masks)} sample",
                     needed="two or more: one half is reconstructed, the other judged as real",
                     advice="Use a larger batch_size, and drop_last=True.",
                 )
             )
         masks = check_masks("GeneratorTrainer", masks, generator.num_classes, generator.ignore_index).to(device)
-        images = images.to(device, memory_format=torch.channels_last)
         with torch.no_grad(), self.accelerator.autocast():
-            real = [level.float() for level in generator.standardize(self.cut.encode(images))]
-        half = len(images) // 2
+            real = [level.float() for level in generator.standardize(features_of(self.cut, images, device))]
+        half = len(masks) // 2
         masks1, masks2 = masks[:half], masks[half : 2 * half]
         real1, real2 = [x[:half] for x in real], [x[half : 2 * half] for x in real]
         # Noise depends on the seed and the images seen alone, so that a resumed run draws what the undisturbed one would.

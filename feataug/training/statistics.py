@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from feataug.splitting import Cut
+
+
+def features_of(cut: Cut, images: Tensor | Sequence[Tensor], device: Any) -> tuple[Tensor, ...]:
+    """What the encoder makes of images; features that a bank holds are taken as they are."""
+    if isinstance(images, Tensor):
+        return tuple(cut.encode(images.to(device, memory_format=torch.channels_last)))
+    return tuple(level.to(device) for level in images)
 
 
 @torch.no_grad()
@@ -20,7 +27,7 @@ def channel_statistics(
 
     Args:
         cut: Its model is in eval mode.
-        batches: Of ``(images, masks)``; endless.
+        batches: Of ``(images, masks)`` or ``(features, masks)``; endless.
         num_images: From how many.
         device: Where the model is.
 
@@ -31,13 +38,13 @@ def channel_statistics(
     sums = [torch.zeros(2, *shape, dtype=torch.float64) for shape in shapes]
     pixels, count = [0] * len(sums), 0
     while count < num_images:
-        images, _ = next(batches)
-        features = cut.encode(images.to(device, memory_format=torch.channels_last))
+        images, masks = next(batches)
+        features = features_of(cut, images, device)
         for number, level in enumerate(features):
             values = level.double()
             over = (0, 2, 3) if len(shapes[number]) == 1 else (0, 2)
             sums[number] += torch.stack([values.sum(over), values.square().sum(over)]).cpu()
             pixels[number] += level.numel() // math.prod(shapes[number])
-        count += len(images)
+        count += len(masks)
     means = [total[0] / n for total, n in zip(sums, pixels, strict=True)]
     return means, [(s[1] / n - m.square()).clamp(min=0).sqrt() for s, m, n in zip(sums, means, pixels, strict=True)]
