@@ -20,8 +20,20 @@ CLAIMS = {
     "mixed_step_time": ("mixed step, 11 real and 5 synthetic", "plain step of 16, share of its time"),
     "mixed_step_memory": ("the same, peak memory", "share of the other"),
     "generator_step": ("generator's training step", "the same objective written plainly, times faster"),
+    "waiting_for_data": ("generator's training fed from", "the same steps on a batch that is there, share of its time"),
     "import": ("`import feataug`", "`import torch`, share of its time"),
 }
+
+
+ADVICE = """## When it is slow
+
+- **A GPU waits for images**: `seeded_loader(..., num_workers=8)`.
+- **The encoder is most of a generator's step** (a large backbone, cut late): encode once, `bank = feataug.FeatureBank.write(folder, cut, loader,
+  40_000)`, then `trainer.fit(feataug.data.seeded_loader(bank, 16))`. Crops are drawn when the bank is written, so that it should hold several of
+  each image; bf16 by default, checksummed, resumable.
+- **Mining costs forwards**: `HardNegativeSampler(masks, learn=True)` takes the losses that training computes anyway.
+- **Critics' masks**: `GeneratorConfig(critic_masks="shares")`, the default, encodes them at the features' resolution.
+- **bf16**: `GeneratorConfig(mixed_precision="bf16")`, `FinetuneConfig(mixed_precision="bf16")`; on CPUs that multiply bf16 natively as well."""
 
 
 def size(value: float, claim: str) -> str:
@@ -51,6 +63,14 @@ def page() -> str:
                     kind = next((f", {line[key]}" for key in ("model", "labels", "critics") if key in line), "")
                     figures = [size(line[side], claim) for side in ("ours", "other")] + [f"{line['ratio']:.3g}", line["bound"]]
                     lines.append(f"| {ours}{kind} | {other} | " + " | ".join(figures) + " |")
+        for line in found:
+            if "floor" in line and line["device"] == device:
+                f = line["floor"]
+                lines += [
+                    "",
+                    f"A label convolution of this size must write {f['output_megabytes']:,.0f} MB; by lookup it adds {f['lookup_gadds']:.2f} billion "
+                    f"numbers at most (labels: {line['labels']}), with one-hot codes it multiplies and adds {f['one_hot_gmacs']:.1f} billion.",
+                ]
         steps = [line for line in found if line["claim"] == "mixed_step_time" and line["device"] == device]
         for line in steps:
             lines += [
@@ -58,7 +78,22 @@ def page() -> str:
                 f"{line['model']}, cut at `{line['at']}`: the encoder is {100 * line['encoder_share']:.0f} % of a plain step, so that a mixed one "
                 f"could cost {line['limit']:.3f} of it if features came for nothing; it costs {line['over_limit']:.2f} times that.",
             ]
-    return "\n".join(lines) + "\n"
+    grown = [line for file in sorted(RESULTS.glob("growth-*.json")) for line in read(file)]
+    for device in sorted({line["device"] for line in grown}):
+        start = ", ".join(f"{value} {axis}" for axis, value in grown[0]["start"].items())
+        lines += [
+            "",
+            f"## How the generator's forward grows, {device}",
+            "",
+            f"From {start} (features at stride 16), one thing at a time:",
+            "",
+        ]
+        lines += ["| | | time | multiply-adds, 10^9 | features, MB |", "|---|---|---|---|---|"]
+        for line in grown:
+            if line["device"] == device:
+                figures = f"{1e3 * line['seconds']:,.1f} ms | {line['gmacs']:.2f} | {line['megabytes']:.1f}"
+                lines.append(f"| {line['axis']} | {line['value']} | {figures} |")
+    return "\n".join([*lines, "", ADVICE]) + "\n"
 
 
 def read(file: Path) -> list[dict]:

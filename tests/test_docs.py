@@ -17,6 +17,11 @@ def load(path: Path):
     return module
 
 
+def test_the_performance_page_is_drawn_from_the_committed_figures():
+    drawn = load(ROOT / "docs" / "draw_performance.py")
+    assert (ROOT / "docs" / "performance.md").read_text() == drawn.page()
+
+
 def test_the_results_page_is_drawn_from_the_committed_figures():
     drawn = load(ROOT / "docs" / "draw_results.py")
     assert (ROOT / "docs" / "results.md").read_text() == drawn.page()
