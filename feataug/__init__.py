@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from feataug.metrics import SegmentationMetrics, evaluate, recognition
     from feataug.mixing import FeatureMixer, synthetic_loss
     from feataug.places import Place, cuts
+    from feataug.presets import recommended
     from feataug.specs import FeatureSpec, LevelSpec, MixedBatch
     from feataug.splitting import Cut, split
     from feataug.training.bank import FeatureBank
@@ -50,6 +51,7 @@ _HOME = {
     "evaluate": "metrics",
     "pseudo_masks": "masks",
     "recognition": "metrics",
+    "recommended": "presets",
     "split": "splitting",
     "synthetic_loss": "mixing",
 }
@@ -80,6 +82,7 @@ __all__ = [
     "evaluate",
     "pseudo_masks",
     "recognition",
+    "recommended",
     "split",
     "synthetic_loss",
 ]

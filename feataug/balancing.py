@@ -14,7 +14,6 @@ from feataug.losses import resize_logits, split_outputs
 from feataug.recording import eval_mode
 
 
-@torch.no_grad()
 def deficit_weights(
     model: nn.Module,
     loader: Iterable[tuple[Tensor, Tensor]],
@@ -54,6 +53,14 @@ def deficit_weights(
     check_number("deficit_weights", "num_classes", num_classes, low=1, integer=True)
     check_number("deficit_weights", "power", power, low=0)
     check_number("deficit_weights", "limit", limit, low=1)
+    return weights_of(*class_counts(model, loader, num_classes, ignore_index=ignore_index, device=device), power, limit)
+
+
+@torch.no_grad()
+def class_counts(
+    model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], num_classes: int, *, ignore_index: int = 255, device: Any = None
+) -> tuple[Tensor, Tensor]:
+    """Pixels that are labelled with each class, and that the model takes for it, ``(K,)`` float64 each; see ``deficit_weights``."""
     if device is not None:
         model.to(device)
     device = next(model.parameters()).device
@@ -67,5 +74,10 @@ def deficit_weights(
             predicted += torch.bincount(found[valid], minlength=num_classes).cpu()
     if not labelled.sum():
         raise DataError(message("deficit_weights: no valid pixel.", given="a loader of void", needed="images with labels"))
+    return labelled, predicted
+
+
+def weights_of(labelled: Tensor, predicted: Tensor, power: float, limit: float = 8.0) -> Tensor:
+    """The ratio of the counts, bounded, to a power."""
     # One pixel more on either side: nothing is divided by zero.
     return ((labelled + 1) / (predicted + 1)).clamp(1 / limit, limit).pow(power).float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import traceback
 from collections.abc import Sequence
@@ -117,7 +118,6 @@ def finetune(args: argparse.Namespace) -> None:
     """``feataug finetune``."""
     from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
     from feataug.generator import FeatureGenerator
-    from feataug.masks import DatasetMasks, HardNegativeSampler
     from feataug.metrics import evaluate as measure
     from feataug.mixing import FeatureMixer
     from feataug.models import PSPNet
@@ -139,9 +139,8 @@ def finetune(args: argparse.Namespace) -> None:
     if args.generator is not None:
         generator = FeatureGenerator.from_pretrained(args.generator)
         cut = split(model, at=generator.spec.layers)
-        masks = HardNegativeSampler(DatasetMasks(train), enabled=not args.no_mining)
-        weights = _class_weights(args, model)
-        mixer = FeatureMixer(generator, masks, args.ratio, args.label_smoothing, class_weights=weights, cut=cut, seed=args.seed)
+        settings = _mixing(args, cut, train)
+        mixer = FeatureMixer(generator, ratio=args.ratio, label_smoothing=args.label_smoothing, cut=cut, seed=args.seed, **settings)
     tuner = Finetuner(model, config, mixer=mixer, cut=cut, output=args.output / "run", device=args.device, progress=not args.quiet)
     loader = seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers)
     val_loader = seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers)
@@ -161,10 +160,10 @@ def compare(args: argparse.Namespace) -> None:
     from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
     from feataug.evaluation import compare as run
     from feataug.generator import FeatureGenerator
-    from feataug.masks import DatasetMasks, HardNegativeSampler
     from feataug.models import PSPNet
     from feataug.plots import save_comparison
     from feataug.report import comparison_table
+    from feataug.splitting import split
     from feataug.training.config import FinetuneConfig
 
     train = _dataset(args, args.split, train_transforms(tuple(args.size)))
@@ -175,18 +174,17 @@ def compare(args: argparse.Namespace) -> None:
         model,
         list(generator.spec.layers),
         generator,
-        HardNegativeSampler(DatasetMasks(train), enabled=not args.no_mining),
-        lambda seed: seeded_loader(train, args.batch_size, seed=seed, num_workers=args.workers),
-        seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers),
-        FinetuneConfig(num_steps=args.steps, lr=args.lr, save_every=max(args.steps // 20, 1)),
+        loader=lambda seed: seeded_loader(train, args.batch_size, seed=seed, num_workers=args.workers),
+        val_loader=seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers),
+        config=FinetuneConfig(num_steps=args.steps, lr=args.lr, save_every=max(args.steps // 20, 1)),
         seeds=range(args.seed, args.seed + args.seeds),
         ratio=args.ratio,
         label_smoothing=args.label_smoothing,
-        class_weights=_class_weights(args, model),
         classes=train.classes,
         output=args.output,
         device=args.device,
         progress=not args.quiet,
+        **_mixing(args, split(copy.deepcopy(model), list(generator.spec.layers)), train),
     )
     picture = save_comparison(args.output / "comparison.png", result)
     print(comparison_table(result) + f"\nwritten: {args.output / 'result.json'}, {picture}")
@@ -229,17 +227,18 @@ def _dataset(args: argparse.Namespace, split: str, transforms: Any) -> Any:
     return MaskedImages(*folders, args.classes, void=args.void, transforms=transforms)
 
 
-def _class_weights(args: argparse.Namespace, model: Any) -> Any:
-    """Those of ``--balance``, measured on the training images."""
-    if not args.balance:
-        return None
-    from feataug.balancing import deficit_weights
+def _mixing(args: argparse.Namespace, cut: Any, train: Any) -> dict[str, Any]:
+    """The masks of ``--preset``, and what belongs to them."""
     from feataug.data.transforms import eval_transforms, seeded_loader
+    from feataug.masks import DatasetMasks, HardNegativeSampler
+    from feataug.presets import recommended
     from feataug.training.run import make_accelerator
 
-    train = _dataset(args, args.split, eval_transforms(tuple(args.size)))
-    loader = seeded_loader(train, args.batch_size, shuffle=False, num_workers=args.workers)
-    return deficit_weights(model, loader, train.num_classes, args.balance, device=make_accelerator(args.device, "no").device)
+    if args.preset != "recommended":
+        return {"masks": HardNegativeSampler(DatasetMasks(train), enabled=args.preset == "paper")}
+    plain = _dataset(args, args.split, eval_transforms(tuple(args.size)))
+    loader = seeded_loader(plain, args.batch_size, shuffle=False, num_workers=args.workers)
+    return recommended(cut, train, loader, train.num_classes, device=make_accelerator(args.device, "no").device)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -301,13 +300,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--ratio", type=float, default=0.3, help="synthetic share of a batch")
         command.add_argument("--label-smoothing", type=float, default=1e-4, help="epsilon of Eq. (3), synthetic samples only")
         command.add_argument(
-            "--balance",
-            type=float,
-            default=0.0,
-            metavar="POWER",
-            help="of the weights for classes that are predicted too rarely; try 1.5",
-        )
-        command.add_argument("--no-mining", action="store_true", help="draw masks evenly instead of hard negatives")
+            "--preset", default="recommended", choices=("recommended", "paper", "random"),
+            help="recommended: masks by class with rare objects pasted in, bad pixels left out, classes weighted that are predicted too rarely; "
+            "paper: hard negatives; random: masks drawn evenly",
+        )  # fmt: skip
         command.add_argument("--steps", type=int, default=1000, help="optimiser steps")
         command.add_argument("--lr", type=float, default=1e-3, help="first learning rate of the poly policy")
 

@@ -10,8 +10,8 @@ import feataug
 NAMES = [
     "ClassBalancedMasks", "Cut", "DatasetMasks", "FeatureBank", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner",
     "GeneratorConfig", "GeneratorTrainer", "HardNegativeSampler", "LayoutComposer", "LevelSpec", "MaskMixture", "MixedBatch",
-    "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "deficit_weights", "evaluate", "pseudo_masks", "recognition", "split",
-    "synthetic_loss",
+    "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "deficit_weights", "evaluate", "pseudo_masks", "recognition", "recommended",
+    "split", "synthetic_loss",
 ]  # fmt: skip
 
 

@@ -43,7 +43,20 @@ def test_a_whole_run_by_commands(tmp_path, capsys):
     assert main(["finetune", *TINY, *further, "--output", mixed]) == 0
     assert main(["evaluate", *TINY, "--model", mixed, "--output", measured]) == 0
     compared = tmp_path / "compared"
-    pair = ["--model", base, "--generator", generator, "--steps", "2", "--seeds", "2", "--balance", "1", "--output", str(compared)]
+    pair = [
+        "--model",
+        base,
+        "--generator",
+        generator,
+        "--steps",
+        "2",
+        "--seeds",
+        "2",
+        "--preset",
+        "paper",
+        "--output",
+        str(compared),
+    ]
     assert main(["compare", *TINY, *pair]) == 0
     out = capsys.readouterr().out
     assert "feataug minus control, 95 % intervals over 2 seeds: PixelAcc" in out

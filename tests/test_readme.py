@@ -29,6 +29,7 @@ def test_the_loops_run_as_they_stand(tmp_path, monkeypatch):
         "model": model,
         "train_set": train_set,
         "loader": seeded_loader(train_set, 4),
+        "plain_loader": seeded_loader(train_set, 4, shuffle=False),
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.01),
     }
     train, loop, halves, question = blocks("python")
@@ -39,7 +40,7 @@ def test_the_loops_run_as_they_stand(tmp_path, monkeypatch):
     trained = dict(model.named_parameters())
     assert user["batch"].num_real == 4
     assert user["batch"].num_synthetic in (1, 2)
-    assert user["masks"].pool is not None, "the loop mines"
+    assert set(user["settings"]) == {"masks", "pixel_filter", "class_weights"}
     for before in (encoder, decoder):
         assert any(not torch.equal(value, trained[name]) for name, value in before.items())
     exec(halves, user)
