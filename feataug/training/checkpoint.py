@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from feataug.errors import CheckpointError, message
 
-FORMAT = 1
+# 1 had no checksum.
+FORMAT = 2
 _NAME = "checkpoint-{:010d}.safetensors"
+
+
+class DamagedError(CheckpointError):
+    """A file that is torn, altered, or no checkpoint at all: the one before it will do."""
 
 
 def save_checkpoint(folder: Path, progress: int, state: dict[str, Any], keep: int = 2) -> Path:
@@ -27,13 +34,13 @@ def save_checkpoint(folder: Path, progress: int, state: dict[str, Any], keep: in
         keep: How many to keep.
 
     Source:
-        ours. Tensors go into a safetensors file, all the rest as JSON into its header; a temporary name, then a rename, so that
-        a kill leaves the old file or the new one.
+        ours. Tensors go into a safetensors file, all the rest as JSON into its header, with a checksum of both; a temporary name, then a
+        rename, so that a kill leaves the old file or the new one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     skeleton = _pack(state, tensors)
-    header = json.dumps({"format": FORMAT, "progress": progress, "state": skeleton})
+    header = json.dumps({"format": FORMAT, "progress": progress, "state": skeleton, "sha256": _digest(progress, skeleton, tensors)})
     path = folder / _NAME.format(progress)
     # The suffix keeps a file that a kill left behind from being taken for a checkpoint.
     temporary = path.with_suffix(".partial")
@@ -50,18 +57,23 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
     """Progress and state from one file.
 
     Raises:
-        CheckpointError: the file is torn, is no checkpoint of ours, or has a format version that this release cannot read.
+        DamagedError: the file is torn or altered, or no checkpoint of ours.
+        CheckpointError: it has a format version that this release cannot read.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("feataug")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if header is None:
-            raise CheckpointError(message("feataug: not a checkpoint of ours.", given=str(path), needed="a feataug header"))
+            raise DamagedError(message("feataug: not a checkpoint of ours.", given=str(path), needed="a feataug header"))
         content = json.loads(header)
         version, progress, skeleton = content["format"], content["progress"], content["state"]
+        if version == FORMAT and content["sha256"] != _digest(progress, skeleton, tensors):
+            raise ValueError("the checksum is another")
+        if version in (1, FORMAT):
+            return int(progress), _unpack(skeleton, tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
+        raise DamagedError(
             message(
                 "feataug: a checkpoint cannot be read.",
                 given=f"{path} ({type(error).__name__}: {error})",
@@ -69,16 +81,24 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
                 advice="Delete it: the run then goes on from the checkpoint before it.",
             )
         ) from error
-    if version != FORMAT:
-        raise CheckpointError(
-            message("feataug: a checkpoint has another format.", given=f"{path}, format {version}", needed=f"format {FORMAT}")
-        )
-    return progress, _unpack(skeleton, tensors)
+    raise CheckpointError(
+        message("feataug: a checkpoint has another format.", given=f"{path}, format {version}", needed=f"format 1 or {FORMAT}")
+    )
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in ``folder``, or ``None``."""
-    return max(folder.glob("checkpoint-*.safetensors"), default=None)
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in ``folder``, the newest first."""
+    return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
+
+
+def _digest(progress: int, skeleton: Any, tensors: dict[str, Tensor]) -> str:
+    """A checksum of everything in a checkpoint."""
+    digest = hashlib.sha256(json.dumps([progress, skeleton]).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

@@ -15,7 +15,7 @@ from feataug.errors import ConfigError, message
 from feataug.losses import segmentation_loss
 from feataug.metrics import evaluate
 from feataug.training.config import FinetuneConfig
-from feataug.training.run import RunFolder, check_finite, endless, make_accelerator
+from feataug.training.run import RunFolder, StopRequest, check_finite, endless, held, make_accelerator, stop_requests
 
 if TYPE_CHECKING:
     from feataug.mixing import FeatureMixer
@@ -99,8 +99,16 @@ class Finetuner:
 
         Raises:
             TrainingError: the loader yields nothing, or the loss is not finite.
-            CheckpointError: ``output`` holds a run with other settings.
+            CheckpointError: ``output`` holds a run with other settings, or another run uses it.
+
+        Ctrl-C and SIGTERM save a checkpoint after the step that is under way, and leave by ``KeyboardInterrupt`` or ``SystemExit(143)``.
         """
+        with held(self.run.path if self.accelerator.is_main_process else None), stop_requests() as stop:
+            return self._fit(loader, validate, num_classes, ignore_index, stop)
+
+    def _fit(
+        self, loader: Iterable[tuple[Tensor, Tensor]], validate: Any, num_classes: int | None, ignore_index: int, stop: StopRequest
+    ) -> list[dict[str, Any]]:
         config, accelerator = self.config, self.accelerator
         memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model.to(accelerator.device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -143,11 +151,13 @@ class Finetuner:
                 bar.set_postfix_str(f"loss {running:.3f}", refresh=False)
                 last = step == config.num_steps
                 if validate is not None and (last or (config.eval_every and step % config.eval_every == 0)):
-                    result = {"progress": step} | self._validate(validate, num_classes, ignore_index)
+                    with stop.at_once():
+                        result = {"progress": step} | self._validate(validate, num_classes, ignore_index)
                     results.append(result)
                     self.run.log(step, result | {"loss": running, "seconds": round(time.monotonic() - began, 1)})
-                if last or (config.save_every and step % config.save_every == 0):
+                if last or stop.signum or (config.save_every and step % config.save_every == 0):
                     self._save(step, optimizer, results, running)
+                stop.obey()
         return results
 
     def update_bn(self, loader: Iterable[tuple[Tensor, Tensor]]) -> None:

@@ -21,7 +21,7 @@ from feataug.recording import eval_mode
 from feataug.splitting import Cut
 from feataug.training.config import GeneratorConfig
 from feataug.training.objective import Objective
-from feataug.training.run import RunFolder, check_finite, endless, make_accelerator
+from feataug.training.run import RunFolder, StopRequest, check_finite, endless, held, make_accelerator, stop_requests
 from feataug.training.statistics import channel_statistics
 
 # The latent L1 alone is no witness: with the mode-seeking term it stayed above 0.8 (E|N(0, 1)|) while samples did differ.
@@ -94,9 +94,17 @@ class GeneratorTrainer:
             TrainingError: the loader yields nothing, or single samples, or a loss is not finite.
             LabelError: a mask holds a value that is neither a class nor ``ignore_index``.
 
+            CheckpointError: ``output`` holds a run with other settings, or another run uses it.
+
         Warns:
             FeatAugWarning: the generator ignores ``z``.
+
+        Ctrl-C and SIGTERM save a checkpoint after the step that is under way, and leave by ``KeyboardInterrupt`` or ``SystemExit(143)``.
         """
+        with held(self.run.path if self.accelerator.is_main_process else None), stop_requests() as stop:
+            return self._fit(loader, val_loader, stop)
+
+    def _fit(self, loader: Iterable[tuple[Tensor, Tensor]], val_loader: Any, stop: StopRequest) -> list[dict[str, Any]]:
         config, accelerator, device = self.config, self.accelerator, self.accelerator.device
         self.objective.prepare(accelerator)
         optimizers = self.objective.optimizers
@@ -152,12 +160,14 @@ class GeneratorTrainer:
                         bar.set_postfix_str(f"l1 {means['l1']:.3f} gan {means['gan']:.3f} latent {means['latent']:.2f}")
                         sums, lines, self._last = {}, 0, means
                     if val_loader is not None and due(config.eval_images):
-                        results.append({"progress": seen} | self._evaluate(val_loader, ema))
+                        with stop.at_once():
+                            results.append({"progress": seen} | self._evaluate(val_loader, ema))
                         self.run.log(seen, results[-1])
-                    if due(config.snapshot_images):
+                    if due(config.snapshot_images) or stop.signum:
                         for name, total in sums.items():
                             check_finite(f"the loss {name!r}", float(total), seen)
                         self._save(seen, step, optimizers, ema, results, {"sums": sums, "lines": lines})
+                    stop.obey()
         if ema is not None:
             self.generator.load_state_dict(ema.module.state_dict())
         self.generator.eval()

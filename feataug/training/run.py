@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
+import signal
 import sys
+import threading
+import warnings
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +19,13 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor
 
-from feataug.errors import CheckpointError, ConfigError, TrainingError, message
-from feataug.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from feataug.errors import CheckpointError, ConfigError, FeatAugWarning, TrainingError, message
+from feataug.training.checkpoint import DamagedError, checkpoints, load_checkpoint, save_checkpoint
+
+try:
+    import fcntl
+except ImportError:  # Windows has none; runs are not kept apart there
+    fcntl = None  # type: ignore[assignment]
 
 
 class RunFolder:
@@ -26,21 +36,31 @@ class RunFolder:
         self.settings = settings
 
     def resume(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest checkpoint's progress and state; lines of ``stats.jsonl`` from after it are dropped.
+        """The newest whole checkpoint's progress and state; lines of ``stats.jsonl`` from after it are dropped.
 
         Raises:
-            CheckpointError: the checkpoint was written by a run with other settings.
+            CheckpointError: the checkpoint was written by a run with other settings; there are checkpoints, but none is whole.
+
+        Warns:
+            FeatAugWarning: a damaged checkpoint was passed over.
         """
         if self.path is None:
             return None
-        newest = latest_checkpoint(self.path)
-        if newest is None:
-            self._drop_after(-1)
-            return None
-        progress, content = load_checkpoint(newest)
-        check_settings("feataug: the output folder holds a run with other settings.", self.settings, content["settings"], newest)
-        self._drop_after(progress)
-        return progress, content["state"]
+        found = checkpoints(self.path)
+        for number, path in enumerate(found, start=1):
+            try:
+                progress, content = load_checkpoint(path)
+            except DamagedError as error:
+                if number == len(found):
+                    raise
+                warnings.warn(f"{error}\nIt is passed over for {found[number].name}.", FeatAugWarning, stacklevel=3)
+                continue
+            what = "feataug: the output folder holds a run with other settings."
+            check_settings(what, self.settings, content["settings"], path)
+            self._drop_after(progress)
+            return progress, content["state"]
+        self._drop_after(-1)
+        return None
 
     def _drop_after(self, progress: int) -> None:
         """Drop the lines that will be written again, and one that a kill cut short."""
@@ -77,6 +97,83 @@ class RunFolder:
     def _stats(self) -> Path:
         assert self.path is not None
         return self.path / "stats.jsonl"
+
+
+@contextmanager
+def held(folder: Path | None) -> Iterator[None]:
+    """Keep other runs out of a folder, by a lock on the folder itself that ends with the process.
+
+    Raises:
+        CheckpointError: another run is in it.
+    """
+    if folder is None or fcntl is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(
+                message(
+                    "feataug: another run is using the output folder.",
+                    given=str(folder),
+                    needed="one run at a time",
+                    advice="Wait for it, or use another folder.",
+                )
+            ) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+class StopRequest:
+    """Ctrl-C or SIGTERM, noted while a step is under way and obeyed after it."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self._at_once = False
+
+    def note(self, signum: int, frame: Any) -> None:
+        """The handler: the second Ctrl-C does not wait."""
+        again, self.signum = self.signum == signum, signum
+        if self._at_once or again:
+            self.obey()
+
+    def obey(self) -> None:
+        """Leave, if that was asked for: ``KeyboardInterrupt`` for Ctrl-C, ``SystemExit(143)`` for SIGTERM."""
+        if self.signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.signum:
+            raise SystemExit(128 + self.signum)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Obey without waiting: around what is long and changes nothing, such as an evaluation."""
+        self._at_once = True
+        try:
+            self.obey()
+            yield
+        finally:
+            self._at_once = False
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Note SIGINT and SIGTERM instead of breaking off in the middle of a step; in the main thread only, where signals arrive."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, request.note)
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def check_settings(what: str, settings: dict[str, Any], stored: dict[str, Any], path: Path, advice: str = "") -> None:
