@@ -207,6 +207,27 @@ def test_another_model_in_the_folder_is_an_error(trained, tmp_path):
         compare((other, *trained[1:]), seeds=(0,), output=tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["digit", "cut short", "emptied", "list"])
+def test_a_damaged_run_is_noticed(trained, tmp_path, kind):
+    whole = compare(trained, seeds=(0,), output=tmp_path)
+    path = tmp_path / "seed-0/control.json"
+    text = path.read_text()
+    digits = text.index('"miou": ') + len('"miou": ')
+    changed = {
+        "digit": text[:digits] + str((int(text[digits]) + 1) % 10) + text[digits + 1 :],
+        "cut short": text[:100],
+        "emptied": "",
+        "list": "[]",
+    }
+    path.write_text(changed[kind])
+    with pytest.raises(CheckpointError, match=r"^compare: a finished run cannot be read\.\n  given:   .*control.json"):
+        compare(trained, seeds=(0,), output=tmp_path)
+    path.unlink()
+    again = compare(trained, seeds=(0,), output=tmp_path)
+    for arm in ("control", "feataug"):
+        assert {m: again["arms"][arm][m] for m in MEASURES} == {m: whole["arms"][arm][m] for m in MEASURES}
+
+
 def test_what_cannot_be_compared(trained):
     with pytest.raises(ConfigError) as error:
         compare(trained, loader=seeded_loader(trained[2], 8))

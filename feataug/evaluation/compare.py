@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,14 +13,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from feataug.errors import ConfigError, message
+from feataug.errors import CheckpointError, ConfigError, message
 from feataug.evaluation.arms import Arm, train_arm
 from feataug.evaluation.intervals import differences, mean_figures, verdict
 from feataug.generator import FeatureGenerator
 from feataug.metrics import evaluate
 from feataug.report import by_class, write_json, write_result
 from feataug.training.config import FinetuneConfig
-from feataug.training.run import check_settings
+from feataug.training.run import check_settings, held
 
 
 def compare(
@@ -123,20 +124,21 @@ def compare(
         extra = {"as_trained": by_class(figures["as_trained"], names)} if "as_trained" in figures else {}
         return by_class(figures, names) | extra | {"seconds": figures["seconds"]}
 
-    base = _once(folder, "base", {"model": common["model"]}, lambda: by_class(validate(model), names))
-    arms = ["control", "feataug", *rivals]
-    finished: list[dict[str, Any]] = []
-    result: dict[str, Any] = {}
-    for seed in seeds:
-        runs = {}
-        for name in arms:
-            # Neither the control nor a rival depends on how feataug mixes: with other settings only its own arm is run again.
-            own = settings if name == "feataug" else common
-            runs[name] = _once(folder, f"seed-{seed}/{name}", own, partial(run, name, seed))
-        finished.append({"seed": seed} | runs)
-        result = _summary(base, finished, arms, settings)
-        if folder is not None:
-            write_result(folder, result)
+    with held(folder if os.environ.get("RANK", "0") == "0" else None):
+        base = _once(folder, "base", {"model": common["model"]}, lambda: by_class(validate(model), names))
+        arms = ["control", "feataug", *rivals]
+        finished: list[dict[str, Any]] = []
+        result: dict[str, Any] = {}
+        for seed in seeds:
+            runs = {}
+            for name in arms:
+                # Neither the control nor a rival depends on how feataug mixes: with other settings only its own arm is run again.
+                own = settings if name == "feataug" else common
+                runs[name] = _once(folder, f"seed-{seed}/{name}", own, partial(run, name, seed))
+            finished.append({"seed": seed} | runs)
+            result = _summary(base, finished, arms, settings)
+            if folder is not None:
+                write_result(folder, result)
     return result
 
 
@@ -160,13 +162,38 @@ def _once(folder: Path | None, name: str, settings: dict[str, Any], run: Callabl
         return run()
     path = folder / f"{name}.json"
     if path.exists():
-        stored = json.loads(path.read_text())
+        stored = _read(path)
         advice = f"Use another output folder, or delete this file and {path.with_suffix('')} to run that arm again."
         check_settings("compare: the output folder holds a run with other settings.", settings, stored["settings"], path, advice)
-        return stored["figures"]
-    figures = run()
-    write_json(path, {"settings": settings, "figures": figures})
+    else:
+        # Through JSON and back: what is returned now is what a later call reads.
+        stored = json.loads(json.dumps({"settings": settings, "figures": run()}))
+        write_json(path, stored | {"sha256": _digest(stored)})
+    figures: dict[str, Any] = stored["figures"]
     return figures
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A finished run; files from before there were checksums are taken as they are."""
+    try:
+        stored: dict[str, Any] = json.loads(path.read_text())
+        written = stored.pop("sha256", None)
+        if stored.keys() != {"settings", "figures"} or (written is not None and written != _digest(stored)):
+            raise ValueError("not what was written")
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            message(
+                "compare: a finished run cannot be read.",
+                given=f"{path} ({error})",
+                needed="the file as it was written",
+                advice="Delete it to run that arm again; checkpoints beside it make that quick.",
+            )
+        ) from error
+    return stored
+
+
+def _digest(stored: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
 
 
 def _fingerprint(module: nn.Module) -> str:
