@@ -46,6 +46,8 @@ class RunFolder:
         """
         if self.path is None:
             return None
+        for torn in self.path.glob("checkpoint-*.partial"):
+            torn.unlink()  # what a kill in the middle of writing left behind
         found = checkpoints(self.path)
         for number, path in enumerate(found, start=1):
             try:
@@ -67,11 +69,11 @@ class RunFolder:
         if not self._stats.exists():
             return
         kept = []
-        for line in self._stats.read_text().splitlines():
+        for line in self._stats.read_text(errors="replace").splitlines():
             try:
                 if json.loads(line)["progress"] <= progress:
                     kept.append(line + "\n")
-            except ValueError:
+            except (ValueError, KeyError, TypeError):
                 break
         self._stats.write_text("".join(kept))
 
