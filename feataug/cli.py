@@ -26,8 +26,11 @@ Every command but inspect writes DIR/result.json. A run that was stopped goes on
 """
 
 
+_STOPPED = "stopped; the same command goes on from the last checkpoint"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the shell's exit code: 0, 1 for an error of ours, 130 for Ctrl-C."""
+    """Run a command; returns the shell's exit code: 0, 1 for an error of ours, 130 for Ctrl-C, 143 for SIGTERM."""
     args = _parser().parse_args(argv)
     try:
         # Here, not at the top: --help is to answer at once, and torch takes seconds to import.
@@ -42,8 +45,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print(_STOPPED, file=sys.stderr)
         return 130
+    except SystemExit as stop:
+        if stop.code == 143:  # SIGTERM, after a checkpoint was saved
+            print(_STOPPED, file=sys.stderr)
+            return 143
+        raise
     return 0
 
 

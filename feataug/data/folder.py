@@ -116,7 +116,7 @@ class MaskedImages(Dataset):
         try:
             with Image.open(file) as picture:
                 pixels = np.array(picture.convert("RGB") if color else picture)
-        except (OSError, UnidentifiedImageError, SyntaxError) as error:
+        except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(
                 message(f"{type(self).__name__}: a file cannot be decoded.", given=f"{file} ({error})", needed="a PNG or JPEG")
             ) from error

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from feataug.checks import check_number
+from feataug.errors import ConfigError, DataError, FeatAugWarning, message
 from feataug.seeds import derive_seed, generator_for
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -107,18 +109,47 @@ class SeededBatches(Sampler):
 class _SeededItems(Dataset):
     """Items by ``(epoch, index)``, with torch's global generator set from them: v2's transforms take no other."""
 
-    def __init__(self, dataset: Any, seed: int) -> None:
+    def __init__(self, dataset: Any, seed: int, skip: bool) -> None:
         self.dataset, self.seed = dataset, seed
+        # In shared memory: worker processes count, too.
+        self.skipped = torch.zeros((), dtype=torch.long).share_memory_() if skip else None
+
+    @property
+    def bad_samples(self) -> int | None:
+        """How often another sample was taken for one that cannot be read; ``None`` where that is an error."""
+        return int(self.skipped) if self.skipped is not None else None
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
         epoch, index = key
+        if self.skipped is None:
+            return self._item(epoch, index)
+        first: Exception | None = None
+        for step in range(len(self.dataset)):
+            try:
+                return self._item(epoch, (index + step) % len(self.dataset))
+            except (DataError, OSError) as error:
+                first = first or error
+                self.skipped += 1
+                warnings.warn(f"seeded_loader: a sample is skipped: {error}", FeatAugWarning, stacklevel=2)
+        assert first is not None
+        raise first
+
+    def _item(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which seeds every GPU as well: a training loop's dropout would follow from the data.
             torch.default_generator.manual_seed(derive_seed(self.seed, "item", epoch, index))
             return self.dataset[index]
 
 
-def seeded_loader(dataset: Any, batch_size: int, *, seed: int = 0, shuffle: bool = True, num_workers: int = 0) -> DataLoader:
+def seeded_loader(
+    dataset: Any,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    shuffle: bool = True,
+    num_workers: int = 0,
+    on_bad_sample: Literal["raise", "skip"] = "raise",
+) -> DataLoader:
     """A ``DataLoader`` that gives the same batches for the same seed and epoch, whatever ran before and with any workers.
 
     Args:
@@ -127,13 +158,22 @@ def seeded_loader(dataset: Any, batch_size: int, *, seed: int = 0, shuffle: bool
         seed: Decides the order and every random transform.
         shuffle: False for evaluation: items in their order, the last batch included.
         num_workers: As in ``DataLoader``.
+        on_bad_sample: What to do with a sample that cannot be read: ``"raise"`` its error, or ``"skip"``: warn, and take the next one.
+            ``loader.dataset.bad_samples`` counts them, and trainers put the count into their results.
+
+    Raises:
+        ConfigError: a number is out of range, or ``on_bad_sample`` is neither.
 
     Source:
         ours. Order and noise depend on ``(seed, epoch, index)`` so that paired runs see equal data.
     """
     check_number("seeded_loader", "batch_size", batch_size, low=1, integer=True)
     batches = SeededBatches(len(dataset), min(batch_size, len(dataset)), seed, shuffle, drop_last=shuffle)
-    items = _SeededItems(dataset, seed)
+    if on_bad_sample not in ("raise", "skip"):
+        raise ConfigError(
+            message("seeded_loader: on_bad_sample is not offered.", given=repr(on_bad_sample), needed="'raise' or 'skip'")
+        )
+    items = _SeededItems(dataset, seed, on_bad_sample == "skip")
     return DataLoader(
         items,
         batch_sampler=batches,

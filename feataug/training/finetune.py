@@ -15,7 +15,7 @@ from feataug.errors import ConfigError, message
 from feataug.losses import segmentation_loss
 from feataug.metrics import evaluate
 from feataug.training.config import FinetuneConfig
-from feataug.training.run import RunFolder, StopRequest, check_finite, endless, held, make_accelerator, stop_requests
+from feataug.training.run import RunFolder, StopRequest, bad_samples, check_finite, endless, held, make_accelerator, stop_requests
 
 if TYPE_CHECKING:
     from feataug.mixing import FeatureMixer
@@ -153,6 +153,7 @@ class Finetuner:
                 if validate is not None and (last or (config.eval_every and step % config.eval_every == 0)):
                     with stop.at_once():
                         result = {"progress": step} | self._validate(validate, num_classes, ignore_index)
+                    result |= bad_samples(loader)
                     results.append(result)
                     self.run.log(step, result | {"loss": running, "seconds": round(time.monotonic() - began, 1)})
                 if last or stop.signum or (config.save_every and step % config.save_every == 0):

@@ -21,7 +21,7 @@ from feataug.recording import eval_mode
 from feataug.splitting import Cut
 from feataug.training.config import GeneratorConfig
 from feataug.training.objective import Objective
-from feataug.training.run import RunFolder, StopRequest, check_finite, endless, held, make_accelerator, stop_requests
+from feataug.training.run import RunFolder, StopRequest, bad_samples, check_finite, endless, held, make_accelerator, stop_requests
 from feataug.training.statistics import channel_statistics
 
 # The latent L1 alone is no witness: with the mode-seeking term it stayed above 0.8 (E|N(0, 1)|) while samples did differ.
@@ -161,7 +161,7 @@ class GeneratorTrainer:
                         sums, lines, self._last = {}, 0, means
                     if val_loader is not None and due(config.eval_images):
                         with stop.at_once():
-                            results.append({"progress": seen} | self._evaluate(val_loader, ema))
+                            results.append({"progress": seen} | self._evaluate(val_loader, ema) | bad_samples(loader))
                         self.run.log(seen, results[-1])
                     if due(config.snapshot_images) or stop.signum:
                         for name, total in sums.items():

@@ -178,6 +178,12 @@ def stop_requests() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
+def bad_samples(loader: Any) -> dict[str, int]:
+    """``bad_samples`` for a result, where the loader skips and counts them."""
+    count = getattr(getattr(loader, "dataset", None), "bad_samples", None)
+    return {} if count is None else {"bad_samples": count}
+
+
 def check_settings(what: str, settings: dict[str, Any], stored: dict[str, Any], path: Path, advice: str = "") -> None:
     """Raise ``CheckpointError``, headed by ``what``, unless the settings are those that ``path`` was written with."""
     plain = json.loads(json.dumps(settings))
