@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from feataug.evaluation import verdict
+from feataug.evaluation import differences, verdict
 from feataug.report import TITLES, interval
 
 HERE = Path(__file__).parent
@@ -169,6 +169,15 @@ def comparison(title: str, r: dict) -> str:
     for name, gaps in r["differences"].items():
         found = [gaps["per_class"].get(k, {}).get("iou", {}).get("mean") for k in real]
         lines.append(f"| {name} | " + " | ".join("-" if x is None else f"{x:+.1f}" for x in found) + " |")
+    if "class weights" in r["differences"]:
+        pairs = [[entry[name] for entry in r["seeds"]] for name in ("class weights", "feataug")]
+        gap = differences(*pairs)
+        lines += [
+            "",
+            "feataug minus *class weights*, the same pairs: "
+            + ", ".join(f"{t} {interval(gap[m])}" for m, t in TITLES.items())
+            + ".",
+        ]
     f = s["feataug"]
     control = sum(entry["control"]["seconds"] for entry in r["seeds"]) / len(r["seeds"]) / 60
     resumed = " (its last part alone: it was stopped and went on)" if "generator" in r["seconds_of_the_last_part_only"] else ""
@@ -251,6 +260,25 @@ def screened(r: dict) -> str:
     return "\n".join(lines)
 
 
+WHEN_NOT = """
+## When not to use us
+
+What the tables above say, and what they leave open:
+
+- **Most of the gain over the control is the class weights'.** `deficit_weights` alone, on real samples, costs one pass over the training images and
+  no generator. On CamVid it gained more mIoU than with synthetic features on top; these added class accuracy. If mIoU is all that counts, begin
+  with the weights.
+- **Pixel accuracy falls**, with the weights and more so with synthetic samples of rare classes: common classes pay. If the common classes matter
+  most, leave both.
+- **Features that are recognised as well as real ones teach little.** In the screening, synthetic samples without weights changed nothing beyond
+  noise, whichever masks they came from: a generator that was trained on the same images knows no more than the decoder does. Masks from
+  elsewhere (rendered scenes, another city) are what it can add; that has not been measured here yet.
+- **A generator takes time** (minutes in the table, on two CPU cores; hours at the paper's scale), and its recognition score has to be looked at
+  before it is of use.
+- Everything here is one small model on small data sets, at a resolution where poles are hardly seen. `feataug compare` tells about yours.
+"""
+
+
 def page() -> str:
     head = "# Results\n\n<!-- Drawn by docs/draw_results.py from studies/results/*.json; do not edit. -->\n"
     how = (
@@ -269,6 +297,7 @@ def page() -> str:
     for name, draw in (("generator-camvid", generators), ("screen-camvid", screened)):
         file = RESULTS / f"{name}.json"
         parts += [draw(json.loads(file.read_text()))] if file.exists() else []
+    parts += [WHEN_NOT] if runs else []
     return "\n".join(parts) + "\n"
 
 
