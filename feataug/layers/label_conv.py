@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -60,69 +61,47 @@ def label_conv2d(labels: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 
     rows = torch.cat([rows[: taps // 2], rows[taps // 2 : taps // 2 + 1] + bias, rows[taps // 2 + 1 :]])
     if torch.is_autocast_enabled(labels.device.type):
         rows = rows.to(torch.get_autocast_dtype(labels.device.type))
-    result: Tensor = _SumOfRows.apply(_tap_labels(labels, classes, size, stride, dilation), rows)
+    _, height, width = labels.shape
+    short = classes <= torch.iinfo(torch.int16).max  # less to read
+    padded = F.pad(labels.to(torch.int16 if short else torch.int32), (dilation * (size // 2),) * 4, value=classes)
+    result: Tensor = _SumOfRows.apply(padded, rows, -(-height // stride), -(-width // stride), stride, dilation)
     return result.permute(0, 3, 1, 2)
 
 
-def _tap_labels(labels: Tensor, classes: int, size: int, stride: int, dilation: int) -> Tensor:
-    """The labels that each tap meets, ``(taps, B, h, w)`` int32; ``classes`` stands for padding."""
-    _, height, width = labels.shape
-    h, w, reach = -(-height // stride), -(-width // stride), dilation * (size // 2)
-    padded = F.pad(labels.int(), (reach,) * 4, value=classes)
-    corners = [(dilation * row, dilation * column) for row in range(size) for column in range(size)]
-    views = [padded[:, y : y + (h - 1) * stride + 1 : stride, x : x + (w - 1) * stride + 1 : stride] for y, x in corners]
-    return torch.stack(views)
-
-
 class _SumOfRows(torch.autograd.Function):
-    """``sum_t rows[t, labels[t]]`` without the tensor in between, forward and backward.
+    """``sum_t rows[t, label that tap t meets]`` without the tensor in between, forward and backward.
 
-    Inside a region all taps meet one label: such a pixel takes the sum of that label's rows, one lookup instead of nine. In the gradient the lookup
-    is turned round: sorted by row, the pixels that used a row are one bag, and the forward of ``embedding_bag`` sums their gradients. (Its
-    own backward adds one pixel at a time.)
+    In the gradient the lookup is turned round: sorted by row, the pixels that used a row are one bag, and the forward of ``embedding_bag`` sums their
+    gradients. (Its own backward adds one pixel at a time.)
     """
 
     @staticmethod
-    def forward(ctx: Any, labels: Tensor, rows: Tensor) -> Tensor:
-        taps, classes = len(rows), rows.shape[1]
-        centre = labels[taps // 2]
-        flat = labels.flatten(1)
-        # How many there are is not known beforehand: on a GPU asking would cost more than it saves.
-        edge = None if labels.is_cuda or torch.compiler.is_compiling() else (flat != centre.flatten()).any(0).nonzero().flatten()
-        if edge is not None and 2 * len(edge) > flat.shape[1]:
-            edge = None
-        index = (flat if edge is None else flat[:, edge]) + classes * torch.arange(taps, dtype=torch.int32, device=labels.device)[
-            :, None
-        ]
-        index = index.t().contiguous()
-        out = F.embedding_bag(index, rows.flatten(0, 1), mode="sum")
-        if edge is not None:
-            inside = F.embedding(centre.flatten(), rows.float().sum(0).to(rows.dtype) if rows.dtype.itemsize < 4 else rows.sum(0))
-            out = inside.index_copy_(0, edge, out)
-        ctx.save_for_backward(index, centre, edge)
+    def forward(ctx: Any, padded: Tensor, rows: Tensor, h: int, w: int, stride: int, dilation: int) -> Tensor:
+        taps, classes, _ = rows.shape
+        size = math.isqrt(taps)
+        corners = [(dilation * row, dilation * column) for row in range(size) for column in range(size)]
+        views = [padded[:, y : y + (h - 1) * stride + 1 : stride, x : x + (w - 1) * stride + 1 : stride] for y, x in corners]
+        first_rows = classes * torch.arange(taps, dtype=torch.int32, device=padded.device)
+        index = torch.stack(views, dim=-1).flatten(0, 2) + first_rows
+        ctx.save_for_backward(index)
         ctx.shape = rows.shape
-        return out.unflatten(0, centre.shape)
+        return F.embedding_bag(index, rows.flatten(0, 1), mode="sum").view(len(padded), h, w, -1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        index, centre, edge = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None, None, None]:
+        (index,) = ctx.saved_tensors
         taps, classes, _ = ctx.shape
         grad = grad.flatten(0, 2).contiguous()
-        pixels, starts = _bags(index.flatten(), taps * classes)
-        pixels = pixels // taps
-        rows = F.embedding_bag(pixels if edge is None else edge[pixels], grad, starts, mode="sum").unflatten(0, (taps, classes))
-        if edge is not None:
-            # The pixels at edges are put behind all classes, where no bag begins.
-            keys = centre.flatten().index_fill(0, edge, classes)
-            pixels, starts = _bags(keys, classes + 1)
-            rows = rows + F.embedding_bag(pixels, grad, starts, mode="sum")[:classes]
-        return None, rows
+        # Tap by tap: all at once would hold the sorted places of nine times as many pixels.
+        rows = [_sums(grad, index[:, tap] - tap * classes, classes) for tap in range(taps)]
+        return None, torch.stack(rows), None, None, None, None
 
 
-def _bags(keys: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Positions sorted by key, and where each of ``count`` keys starts."""
+def _sums(values: Tensor, keys: Tensor, count: int) -> Tensor:
+    """Sums of the ``values`` (rows) that have each of ``count`` keys."""
     # Ten times faster to sort than int32, on a CPU.
     small = torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32
     keys, order = keys.to(small).sort(stable=True)
-    return order, torch.searchsorted(keys, torch.arange(count, dtype=small, device=keys.device))
+    starts = torch.searchsorted(keys, torch.arange(count, dtype=small, device=keys.device))
+    return F.embedding_bag(order, values, starts, mode="sum")
