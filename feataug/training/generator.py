@@ -233,5 +233,5 @@ class GeneratorTrainer:
                 f"GeneratorTrainer: the generator seems to ignore z: diversity ratio {diversity:.3f} (1 is as varied as real "
                 f"features){', ' if latent else ''}{latent}. Raise latent_weight or diversity_weight, or train longer.",
                 FeatAugWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
