@@ -55,7 +55,7 @@ class RunFolder:
             except DamagedError as error:
                 if number == len(found):
                     raise
-                warnings.warn(f"{error}\nIt is passed over for {found[number].name}.", FeatAugWarning, stacklevel=3)
+                warnings.warn(f"{error}\nIt is passed over for {found[number].name}.", FeatAugWarning, stacklevel=4)
                 continue
             what = "feataug: the output folder holds a run with other settings."
             check_settings(what, self.settings, content["settings"], path)
