@@ -46,8 +46,9 @@ class RunFolder:
         """
         if self.path is None:
             return None
-        for torn in self.path.glob("checkpoint-*.partial"):
-            torn.unlink()  # what a kill in the middle of writing left behind
+        # What a kill in the middle of writing left behind; safetensors writes to .tmp names of its own.
+        for torn in (*self.path.glob("checkpoint-*.partial"), *self.path.glob(".tmp*")):
+            torn.unlink(missing_ok=True)
         found = checkpoints(self.path)
         for number, path in enumerate(found, start=1):
             try:

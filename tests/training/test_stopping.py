@@ -152,3 +152,12 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, make, 
         damage(path, kind)
     with pytest.warns(FeatAugWarning), pytest.raises(CheckpointError, match=r"^feataug: a checkpoint cannot be read\."):
         run(make, tmp_path)
+
+
+def test_what_a_kill_left_in_the_folder_is_cleared_away(tmp_path):
+    run(finetuner, tmp_path)
+    names = sorted(file.name for file in tmp_path.iterdir())
+    for name in (".tmpAbC123", "checkpoint-0000000005.partial"):
+        (tmp_path / name).write_bytes(b"half of a file")
+    run(finetuner, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
