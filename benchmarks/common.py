@@ -33,11 +33,20 @@ def name_of(device: str) -> str:
     return torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
-def race(ours: Callable[[], Any], other: Callable[[], Any], *, seconds: float, device: str, faster: bool = False) -> dict[str, Any]:
-    """Both sides in turn, the first one changing, after a round that warms up."""
+def race(
+    ours: Callable[[], Any],
+    other: Callable[[], Any],
+    *,
+    seconds: float,
+    device: str,
+    faster: bool = False,
+    rounds: int = 3,
+    warm_up: int = 1,
+) -> dict[str, Any]:
+    """Both sides in turn, the first one changing, for at least ``rounds``, after those that warm up."""
     times: list[tuple[float, float]] = []
     began = time.perf_counter()
-    while len(times) < 4 or time.perf_counter() - began < seconds:
+    while len(times) < warm_up + rounds or time.perf_counter() - began < seconds:
         pair = [0.0, 0.0]
         for side in (0, 1) if len(times) % 2 else (1, 0):
             start = time.perf_counter()
@@ -46,7 +55,7 @@ def race(ours: Callable[[], Any], other: Callable[[], Any], *, seconds: float, d
                 torch.cuda.synchronize()
             pair[side] = time.perf_counter() - start
         times.append((pair[0], pair[1]))
-    times = times[1:]
+    times = times[warm_up:]
     return {
         "ours": round(statistics.median(a for a, _ in times), 6),
         "other": round(statistics.median(b for _, b in times), 6),
@@ -80,11 +89,16 @@ def _status(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))
 
 
-def write(name: str, device: str, lines: Sequence[dict[str, Any]]) -> None:
-    """Keep the lines in ``results/NAME-DEVICE.json``, print a table, and the lines at the end."""
+def keep(name: str, device: str, lines: Sequence[dict[str, Any]]) -> None:
+    """``results/NAME-DEVICE.json``, a line each."""
     RESULTS.mkdir(exist_ok=True)
     text = "[\n" + ",\n".join(" " + json.dumps(line) for line in lines) + "\n]\n"
     (RESULTS / f"{name}-{device}.json").write_text(text)
+
+
+def write(name: str, device: str, lines: Sequence[dict[str, Any]]) -> None:
+    """Keep the lines, print a table, and the lines at the end."""
+    keep(name, device, lines)
     width = max(len(line["claim"]) for line in lines) + 2
     print(f"{'claim':<{width}}{'ours':>12}{'other':>12}{'ratio':>9}  bound")
     for line in lines:

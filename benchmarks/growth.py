@@ -7,7 +7,7 @@ import statistics
 import time
 
 import torch
-from common import RESULTS, name_of, parser
+from common import keep, name_of, parser
 from torch.utils.flop_counter import FlopCounterMode
 
 from feataug import FeatureGenerator, FeatureSpec, LevelSpec
@@ -53,7 +53,7 @@ def main() -> None:
                 {"claim": "growth", "axis": axis, "value": value} | found | {"start": START, "device": name_of(args.device)}
             )
             print(json.dumps(lines[-1]), flush=True)
-    (RESULTS / f"growth-{args.device}.json").write_text("[\n" + ",\n".join(" " + json.dumps(line) for line in lines) + "\n]\n")
+    keep("growth", args.device, lines)
 
 
 if __name__ == "__main__":

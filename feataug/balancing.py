@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from feataug.checks import check_number
 from feataug.errors import DataError, message
-from feataug.losses import resize_logits, split_outputs
+from feataug.losses import split_outputs
+from feataug.metrics import SegmentationMetrics
 from feataug.recording import eval_mode
 
 
@@ -46,6 +47,7 @@ def deficit_weights(
     Raises:
         ConfigError: a number is out of range.
         DataError: the loader holds no valid pixel.
+        LabelError: a mask holds what is neither a class nor void.
 
     Source:
         Ours; Tian et al. (2022), Recall Loss, weight by the share of a class's pixels that are missed.
@@ -60,18 +62,15 @@ def deficit_weights(
 def class_counts(
     model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], num_classes: int, *, ignore_index: int = 255, device: Any = None
 ) -> tuple[Tensor, Tensor]:
-    """Pixels that are labelled with each class, and that the model takes for it, ``(K,)`` float64 each; see ``deficit_weights``."""
+    """Pixels that are labelled with each class, and that the model takes for it, ``(K,)`` each; see ``deficit_weights``."""
     if device is not None:
         model.to(device)
     device = next(model.parameters()).device
-    labelled, predicted = (torch.zeros(num_classes, dtype=torch.float64) for _ in range(2))
+    metrics = SegmentationMetrics(num_classes, ignore_index).to(device)
     with eval_mode(model):
         for images, masks in loader:
-            masks = masks.long().to(device)
-            found = resize_logits(split_outputs(model(images.to(device)))[0], masks.shape[-2:]).argmax(1)
-            valid = masks != ignore_index
-            labelled += torch.bincount(masks[valid], minlength=num_classes).cpu()
-            predicted += torch.bincount(found[valid], minlength=num_classes).cpu()
+            metrics.update(split_outputs(model(images.to(device)))[0], masks.to(device))
+    labelled, predicted = metrics.confusion.sum(1).cpu(), metrics.confusion.sum(0).cpu()
     if not labelled.sum():
         raise DataError(message("deficit_weights: no valid pixel.", given="a loader of void", needed="images with labels"))
     return labelled, predicted

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from feataug import DatasetMasks, FeatureGenerator, FeatureMixer, FeatureSpec, LevelSpec, deficit_weights
-from feataug.errors import ConfigError, DataError, ShapeError
+from feataug.errors import ConfigError, DataError, LabelError, ShapeError
 from feataug.losses import segmentation_loss
 
 CLASSES = 4
@@ -49,9 +49,23 @@ def test_weights_are_labelled_over_predicted_pixels(power, limit):
     assert weights.dtype == torch.float32
     assert weights.tolist() == pytest.approx(expected, rel=1e-6)
     assert model.training
-    # The last class is never labelled: where it is predicted it loses, and a fifth one that is neither keeps its weight.
+    # The last class is never labelled: where it is predicted it loses.
     assert power == 0 or weights[-1] < 1
-    assert deficit_weights(model, batches, CLASSES + 1, power, limit=limit)[-1] == 1
+
+
+def test_a_class_that_is_neither_labelled_nor_predicted_keeps_its_weight():
+    logits, masks = batch()
+    never = torch.cat([logits, torch.full_like(logits[:, :1], -1e3)], 1)
+    weights = deficit_weights(Echo(), [(never, masks)], CLASSES + 1)
+    assert weights[-1] == 1
+    assert weights[0] != 1
+
+
+def test_masks_with_other_classes_than_the_model():
+    logits, masks = batch()
+    masks[0, 0, 0] = 9
+    with pytest.raises(LabelError, match="9"):
+        deficit_weights(Echo(), [(logits, masks)], CLASSES)
 
 
 def test_the_loss_weights_every_pixel_by_its_label():

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
@@ -19,8 +17,10 @@ from tqdm.auto import tqdm
 from feataug.checks import check_number
 from feataug.errors import DataError, message
 from feataug.recording import eval_mode
+from feataug.report import write_json
 from feataug.specs import FeatureSpec
 from feataug.splitting import Cut
+from feataug.training.checkpoint import clear_torn, write_whole
 from feataug.training.run import endless
 
 FORMAT = 1
@@ -144,6 +144,7 @@ class FeatureBank(Dataset):
         check_number("FeatureBank", "shard_images", shard_images, low=1, integer=True)
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        clear_torn(folder)
         settings = {
             "num_images": num_images,
             "dtype": str(dtype).removeprefix("torch."),
@@ -187,26 +188,16 @@ class FeatureBank(Dataset):
                 if count >= shard_images or last:
                     path = _path(folder, len(shards))
                     *levels, kept = (torch.cat([part[number] for part in parts]).contiguous() for number in range(len(parts[0])))
-                    _write_whole(path, {f"level_{number}": level for number, level in enumerate(levels)} | {"masks": kept})
+                    write_whole(path, {f"level_{number}": level for number, level in enumerate(levels)} | {"masks": kept})
                     shards.append({"images": count, "batches": len(parts), "sha256": _digest(path)})
                     done, parts, index["complete"] = done + count, [], last
-                    temporary = folder / f"{_INDEX}.partial"
-                    temporary.write_text(json.dumps(index, indent=1))
-                    os.replace(temporary, folder / _INDEX)
+                    write_json(folder / _INDEX, index)
         return cls(folder)
 
 
 def _path(folder: Path, number: int) -> Path:
     # Made from the number, never from a name in the index: an index that somebody sent cannot point elsewhere.
     return folder / f"shard-{number:05d}.safetensors"
-
-
-def _write_whole(path: Path, tensors: dict[str, Tensor]) -> None:
-    temporary = path.with_suffix(".partial")
-    save_file(tensors, temporary)
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _digest(path: Path) -> str:

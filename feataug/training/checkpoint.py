@@ -42,15 +42,25 @@ def save_checkpoint(folder: Path, progress: int, state: dict[str, Any], keep: in
     skeleton = _pack(state, tensors)
     header = json.dumps({"format": FORMAT, "progress": progress, "state": skeleton, "sha256": _digest(progress, skeleton, tensors)})
     path = folder / _NAME.format(progress)
-    # The suffix keeps a file that a kill left behind from being taken for a checkpoint.
-    temporary = path.with_suffix(".partial")
-    save_file(tensors, temporary, metadata={"feataug": header})
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write_whole(path, tensors, {"feataug": header})
     for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-keep]:
         old.unlink()
     return path
+
+
+def write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, whole or not at all: what a kill leaves has a name that ``clear_torn`` knows."""
+    temporary = path.with_suffix(".partial")
+    save_file(tensors, temporary, metadata)
+    with open(temporary, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def clear_torn(folder: Path) -> None:
+    """Delete what a kill in the middle of ``write_whole`` left behind; safetensors writes to ``.tmp`` names of its own."""
+    for torn in (*folder.glob("*.partial"), *folder.glob(".tmp*")):
+        torn.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:

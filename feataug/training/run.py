@@ -20,7 +20,7 @@ from accelerate.utils import ProjectConfiguration
 from torch import Tensor
 
 from feataug.errors import CheckpointError, ConfigError, FeatAugWarning, TrainingError, message
-from feataug.training.checkpoint import DamagedError, checkpoints, load_checkpoint, save_checkpoint
+from feataug.training.checkpoint import DamagedError, checkpoints, clear_torn, load_checkpoint, save_checkpoint
 
 try:
     import fcntl
@@ -46,9 +46,7 @@ class RunFolder:
         """
         if self.path is None:
             return None
-        # What a kill in the middle of writing left behind; safetensors writes to .tmp names of its own.
-        for torn in (*self.path.glob("checkpoint-*.partial"), *self.path.glob(".tmp*")):
-            torn.unlink(missing_ok=True)
+        clear_torn(self.path)
         found = checkpoints(self.path)
         for number, path in enumerate(found, start=1):
             try:
