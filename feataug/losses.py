@@ -11,6 +11,7 @@ from torch import Tensor
 
 from feataug.checks import describe
 from feataug.errors import ShapeError, message
+from feataug.processes import place, total
 
 
 def split_outputs(out: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -62,7 +63,9 @@ def smoothed_cross_entropy(logits: Tensor, masks: Tensor, label_smoothing: float
     return F.cross_entropy(logits.float(), masks, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing)
 
 
-def balanced_cross_entropy(logits: Tensor, masks: Tensor, balance: float, ignore_index: int = 255) -> Tensor:
+def balanced_cross_entropy(
+    logits: Tensor, masks: Tensor, balance: float, ignore_index: int = 255, *, across_processes: bool = False
+) -> Tensor:
     """Mean cross entropy over valid pixels, each weighted by its class's area in the batch to the power of ``-balance``,
     with a mean weight of 1.
 
@@ -71,6 +74,7 @@ def balanced_cross_entropy(logits: Tensor, masks: Tensor, balance: float, ignore
         masks: ``(B, H, W)``.
         balance: 0 for all pixels alike, 1 for all classes alike.
         ignore_index: Label of void.
+        across_processes: As for ``segmentation_loss``.
 
     Returns:
         A scalar; 0 if no pixel is valid.
@@ -78,14 +82,20 @@ def balanced_cross_entropy(logits: Tensor, masks: Tensor, balance: float, ignore
     Source:
         Ours.
     """
+    summed, share = (total, place()[1]) if across_processes else (_itself, 1)
     pixels = smoothed_cross_entropy(logits, masks, 0.0, ignore_index)
     valid = masks != ignore_index
+    count = summed(valid.sum())
     if balance:
         labels = masks.masked_fill(~valid, 0)
         area = torch.zeros(logits.shape[1], device=masks.device).scatter_add_(0, labels.flatten(), valid.flatten().float())
-        weight = area.clamp(min=1).pow(-balance)[labels] * valid
-        pixels = pixels * weight * (valid.sum() / weight.sum().clamp(min=1e-12))
-    return pixels.sum() / valid.sum().clamp(min=1)
+        weight = summed(area).clamp(min=1).pow(-balance)[labels] * valid
+        pixels = pixels * weight * (count / summed(weight.sum()).clamp(min=1e-12))
+    return share * pixels.sum() / count.clamp(min=1)
+
+
+def _itself(value: Tensor) -> Tensor:
+    return value
 
 
 def per_sample_loss(logits: Tensor, masks: Tensor, ignore_index: int = 255) -> Tensor:
@@ -110,6 +120,7 @@ def segmentation_loss(
     aux_weight: float = 0.4,
     ignore_index: int = 255,
     observe: Callable[[Tensor], None] | None = None,
+    across_processes: bool = False,
 ) -> Tensor:
     """Eq. (2): cross entropy on real samples, label-smoothed cross entropy on synthetic ones.
 
@@ -126,6 +137,8 @@ def segmentation_loss(
         aux_weight: Factor of each auxiliary head's loss, 0.4 in PSPNet.
         ignore_index: Label of void.
         observe: Called with the mean loss of each synthetic sample over its valid pixels, ``(synthetic,)``, unweighted and detached.
+        across_processes: Divide by the mean over processes of the number of valid pixels. DDP averages gradients: they are then those of one
+            process with all samples, whatever void each process has. All processes have to call it.
 
     Returns:
         A scalar; 0 (with a gradient of 0) if no pixel is valid.
@@ -133,6 +146,8 @@ def segmentation_loss(
     logits, auxiliary = split_outputs(out)
     class_weights = class_weights.to(masks.device) if class_weights is not None else None
     num_real = len(masks) if num_real is None else num_real
+    # Of one pixel, each process has a share.
+    least = 1 / place()[1] if across_processes else 1
 
     def one(head: Tensor, main: bool) -> Tensor:
         head = resize_logits(head, masks.shape[-2:])
@@ -157,9 +172,11 @@ def segmentation_loss(
                 pixels = pixels * class_weights[masks[part].masked_fill(masks[part] == ignore_index, 0)]
             sums.append(pixels.sum())
             counts.append(valid.sum())
+        if across_processes:
+            counts = list((total(torch.stack(counts)) / place()[1]).unbind())
         if synthetic_weight == "sum":
-            return sums[0] / counts[0].clamp(min=1) + sums[1] / counts[1].clamp(min=1)
-        return (sums[0] + synthetic_weight * sums[1]) / (counts[0] + counts[1]).clamp(min=1)
+            return sums[0] / counts[0].clamp(min=least) + sums[1] / counts[1].clamp(min=least)
+        return (sums[0] + synthetic_weight * sums[1]) / (counts[0] + counts[1]).clamp(min=least)
 
     return one(logits, True) + aux_weight * sum((one(head, False) for head in auxiliary), logits.new_zeros(()))
 

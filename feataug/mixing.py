@@ -17,16 +17,24 @@ from feataug.checks import check_features, check_mask_form, check_number, descri
 from feataug.errors import ConfigError, ShapeError, SplitError, message
 from feataug.losses import per_sample_loss, segmentation_loss, split_outputs
 from feataug.port import join
+from feataug.processes import gathered, own, place
 from feataug.recording import eval_mode
 from feataug.specs import MixedBatch
 
 
 @dataclass(frozen=True)
 class MixPlan:
-    """What is random about a mixed batch, drawn before anything is computed: it can be logged and replayed."""
+    """What is random about a mixed batch, drawn before anything is computed: it can be logged and replayed.
+
+    Args:
+        masks: ``(synthetic, H, W)``.
+        z: ``(synthetic, latent_dim)``.
+        drawn: The masks of all processes; ``masks`` itself where there is one.
+    """
 
     masks: Tensor
     z: Tensor
+    drawn: Tensor | None = None
 
 
 class FeatureMixer(nn.Module):
@@ -53,6 +61,9 @@ class FeatureMixer(nn.Module):
         ConfigError: a number is out of range, or ``masks`` cannot draw.
 
     In ``eval()`` mode nothing is appended, as with dropout.
+
+    Under ``torch.distributed`` every process draws the same plan for all of them, and takes its share of it: masks and noise differ between
+    processes, and together they are those that one process with all real samples would draw. Every process has to have equally many real samples.
 
     Source:
         Sec. 3 and 4.6 (70 % real, 30 % synthetic), 3.2 (label smoothing). Ours: the random rounding.
@@ -116,12 +127,13 @@ class FeatureMixer(nn.Module):
         return self
 
     def plan(self, num_real: int) -> MixPlan:
-        """Draw the masks and the noise for a batch with ``num_real`` real samples."""
-        exact = num_real * self.ratio / (1 - self.ratio)
+        """Draw the masks and the noise for a batch with ``num_real`` real samples (in each process)."""
+        exact = num_real * place()[1] * self.ratio / (1 - self.ratio)
         count = math.floor(exact) + int(torch.rand((), generator=self.rng, dtype=torch.float64) < exact - math.floor(exact))
         masks = self.masks.draw(count, self.rng)
         check_mask_form("FeatureMixer", masks) if count else None
-        return MixPlan(masks, torch.randn(count, self.generator.latent_dim, generator=self.rng))
+        z = torch.randn(count, self.generator.latent_dim, generator=self.rng)
+        return MixPlan(masks[own()], z[own()], masks)
 
     def forward(self, features: Sequence[Tensor] | Tensor, masks: Tensor, plan: MixPlan | None = None) -> MixedBatch:
         """Append synthetic samples to a batch of real features.
@@ -192,7 +204,7 @@ class FeatureMixer(nn.Module):
         Raises:
             ShapeError: no logits there, or another number of samples.
         """
-        observe = partial(self.masks.observe, batch.drawn) if batch.drawn is not None else None
+        observe = partial(self._observe, batch.drawn) if batch.drawn is not None else None
         return segmentation_loss(
             out,
             batch.masks,
@@ -203,6 +215,8 @@ class FeatureMixer(nn.Module):
             aux_weight=self.aux_weight,
             ignore_index=self.ignore_index,
             observe=observe,
+            # Out of training a single process may want to know.
+            across_processes=self.training,
         )
 
     def settings(self) -> dict[str, Any]:
@@ -234,9 +248,10 @@ class FeatureMixer(nn.Module):
         # A plan that is replayed was drawn for another step: its losses are not the sampler's business.
         learns = plan is None and getattr(self.masks, "learn", False)
         plan = plan or self.plan(num_real)
+        seen = plan.drawn if learns else None
         flags = torch.arange(num_real + len(plan.masks), device=device) >= num_real
         if not len(plan.masks):
-            return (), (real_masks, flags, num_real)
+            return (), (real_masks, flags, num_real, seen)
         if plan.masks.shape[1:] != real_masks.shape[1:]:
             raise ShapeError(
                 message(
@@ -251,21 +266,33 @@ class FeatureMixer(nn.Module):
             synthetic = self.generator(drawn, plan.z.to(device, non_blocking=True))
             if self.pixel_filter is not None:
                 drawn = self.pixel_filter(synthetic, drawn)
-        return tuple(synthetic), (torch.cat([real_masks, drawn.long()]), flags, num_real, plan.masks if learns else None)
+        return tuple(synthetic), (torch.cat([real_masks, drawn.long()]), flags, num_real, seen)
+
+    def _observe(self, drawn: Tensor, losses: Tensor) -> None:
+        self.masks.observe(drawn, gathered(losses, len(drawn)))
 
     def _mine_with(self, cut: Any) -> None:
         """Let a sampler that wants a score, and has none, ask the decoder of ``cut``."""
         score = getattr(self.masks, "score", self) if not getattr(self.masks, "learn", False) else self
         # A score that another mixer put in asks another decoder, which may be long gone; the user's own score stays.
         if score is None or getattr(score, "put_in_for", cut) is not cut:
-            self.masks.score = synthetic_loss(self.generator, cut, ignore_index=self.ignore_index)
+            self.masks.score = synthetic_loss(self.generator, cut, ignore_index=self.ignore_index, across_processes=True)
             self.masks.score.put_in_for = cut
 
 
 def synthetic_loss(
-    generator: nn.Module, cut: Any, *, ignore_index: int = 255, batch_size: int = 16, seed: int = 0
+    generator: nn.Module,
+    cut: Any,
+    *,
+    ignore_index: int = 255,
+    batch_size: int = 16,
+    seed: int = 0,
+    across_processes: bool = False,
 ) -> Callable[[Tensor], Tensor]:
     """A score for ``HardNegativeSampler``: the current decoder's loss on features generated from the masks.
+
+    Args:
+        across_processes: Share the work; all processes have to ask at the same time, for the same masks.
 
     Returns:
         A function from masks ``(n, H, W)`` to losses ``(n,)``: mean cross entropy over each mask's valid pixels, with the model in
@@ -280,14 +307,17 @@ def synthetic_loss(
         # The same noise at every refresh: a resumed run needs nothing remembered.
         rng = torch.Generator().manual_seed(seed)
         device = next(cut.model.parameters()).device
-        losses = []
+        z = torch.randn(len(masks), generator.latent_dim, generator=rng)  # type: ignore[call-overload]
+        mine = own() if across_processes else slice(None)
+        losses = [torch.zeros(0, device=device)]
         with eval_mode(cut.model):
-            for part in masks.split(batch_size):
+            for part, noise in zip(masks[mine].split(batch_size), z[mine].split(batch_size), strict=True):
+                if not len(part):
+                    break
                 part = part.to(device)
-                z = torch.randn(len(part), generator.latent_dim, generator=rng).to(device)  # type: ignore[call-overload]
-                out = cut.decode(generator(part, z), part.shape[-2:])
+                out = cut.decode(generator(part, noise.to(device)), part.shape[-2:])
                 losses.append(per_sample_loss(split_outputs(out)[0], part, ignore_index))
-        return torch.cat(losses)
+        return gathered(torch.cat(losses), len(masks)) if across_processes else torch.cat(losses)
 
     return score
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from feataug.metrics import MEASURES
 from feataug.places import Place
+from feataug.processes import is_main
 
 TITLES = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
 
@@ -38,7 +39,9 @@ def write_result(folder: str | Path, result: Mapping[str, Any]) -> Path:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> Path:
-    """Write a JSON file, whole or not at all; its folder is made where it is missing."""
+    """Write a JSON file, whole or not at all, by the main process alone; its folder is made where it is missing."""
+    if not is_main():
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".partial")
     temporary.write_text(json.dumps(value, indent=1) + "\n")

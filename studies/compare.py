@@ -86,7 +86,7 @@ class Comparison(Study):
 
     batch = 12
     # Chosen on CamVid's validation images by studies/screen.py.
-    feataug: ClassVar[dict[str, Any]] = {"masks": "both", "power": 1.5, "filter": 1.25, "ratio": 0.3}
+    feataug: ClassVar[dict[str, Any]] = {"masks": "random", "power": 1.5, "filter": 1.25, "ratio": 0.15}
     input_cut = "encoder.conv_stem:input"
     further = FinetuneConfig(num_steps=100, lr=0.01, lr_scale={"encoder": 0.3}, save_every=25)
     generator_configs = (

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from feataug.cli import _parser
 from feataug.data import Scenes, eval_transforms, seeded_loader
 from feataug.models import PSPNet
+from feataug.options import make_parser
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -63,5 +63,5 @@ def test_the_commands_parse():
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("feataug ")]
     assert len(lines) == 6
     for line in lines:
-        parsed = _parser().parse_args(shlex.split(line)[1:])
-        assert parsed.output or parsed.command.__name__ == "inspect"
+        parsed = make_parser().parse_args(shlex.split(line)[1:])
+        assert parsed.output or parsed.command == "inspect"

@@ -88,22 +88,33 @@ class SeededBatches(Sampler):
         self.epoch = 0
         # Batches to leave out at the beginning of the next pass: how a trainer starts in the middle of an epoch.
         self.first = 0
+        # This process's number and how many there are, for the next pass: a trainer says so, as others may read the whole set in one process.
+        self.share = (0, 1)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order that the next iteration takes; trainers call it before every epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.num_items // self.batch_size if self.drop_last else -(-self.num_items // self.batch_size)
+        return self.count()
+
+    def count(self, processes: int = 1) -> int:
+        """Batches in a pass, of ``batch_size`` in each of the processes."""
+        whole = self.batch_size * processes
+        return self.num_items // whole if self.drop_last else -(-self.num_items // whole)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = torch.arange(self.num_items)
         if self.shuffle:
             order = torch.randperm(self.num_items, generator=generator_for(self.seed, "order", self.epoch))
         first, self.first = self.first, 0
-        for batch in range(first, len(self)):
-            chosen = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(self.epoch, int(index)) for index in chosen]
+        (number, processes), self.share = self.share, (0, 1)
+        whole = self.batch_size * processes
+        for batch in range(first, self.count(processes)):
+            # Every so many-th, as processes.own has it.
+            chosen = order[batch * whole : (batch + 1) * whole][number::processes]
+            if len(chosen):
+                yield [(self.epoch, int(index)) for index in chosen]
 
 
 class _SeededItems(Dataset):
@@ -154,7 +165,8 @@ def seeded_loader(
 
     Args:
         dataset: Items ``(image, mask)``, after transforms, all of one size.
-        batch_size: Samples in a batch; while shuffling, an incomplete last batch is left out.
+        batch_size: Samples in a batch (of each process, where trainers run in several: together they see the batches that one process
+            with as many times the size would); while shuffling, an incomplete last batch is left out.
         seed: Decides the order and every random transform.
         shuffle: False for evaluation: items in their order, the last batch included.
         num_workers: As in ``DataLoader``.

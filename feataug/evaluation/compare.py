@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from feataug.errors import CheckpointError, ConfigError, message
@@ -18,9 +18,11 @@ from feataug.evaluation.arms import Arm, train_arm
 from feataug.evaluation.intervals import differences, mean_figures, verdict
 from feataug.generator import FeatureGenerator
 from feataug.metrics import evaluate
+from feataug.processes import is_main
 from feataug.report import by_class, write_json, write_result
 from feataug.training.config import FinetuneConfig
-from feataug.training.run import check_settings, held
+from feataug.training.run import check_settings, held, make_accelerator, part_of
+from feataug.training.states import from_main
 
 
 def compare(
@@ -102,9 +104,12 @@ def compare(
     start = copy.deepcopy(masks.state_dict()) if hasattr(masks, "state_dict") else None
     ignore_index = generator.ignore_index
 
+    # Before anything is measured: it may start the processes' group.
+    once = partial(_once, folder, make_accelerator(device, config.mixed_precision).device)
+
     def validate(trained: nn.Module) -> dict[str, Any]:
         where = next(trained.parameters()).device
-        return evaluate(trained, val_loader, len(names), ignore_index=ignore_index, device=where)
+        return evaluate(trained, part_of(val_loader), len(names), ignore_index=ignore_index, device=where)
 
     def run(name: str, seed: int) -> dict[str, Any]:
         if start is not None:
@@ -124,8 +129,8 @@ def compare(
         extra = {"as_trained": by_class(figures["as_trained"], names)} if "as_trained" in figures else {}
         return by_class(figures, names) | extra | {"seconds": figures["seconds"]}
 
-    with held(folder if os.environ.get("RANK", "0") == "0" else None):
-        base = _once(folder, "base", {"model": common["model"]}, lambda: by_class(validate(model), names))
+    with held(folder if is_main() else None):
+        base = once("base", {"model": common["model"]}, lambda: by_class(validate(model), names))
         arms = ["control", "feataug", *rivals]
         finished: list[dict[str, Any]] = []
         result: dict[str, Any] = {}
@@ -134,7 +139,7 @@ def compare(
             for name in arms:
                 # Neither the control nor a rival depends on how feataug mixes: with other settings only its own arm is run again.
                 own = settings if name == "feataug" else common
-                runs[name] = _once(folder, f"seed-{seed}/{name}", own, partial(run, name, seed))
+                runs[name] = once(f"seed-{seed}/{name}", own, partial(run, name, seed))
             finished.append({"seed": seed} | runs)
             result = _summary(base, finished, arms, settings)
             if folder is not None:
@@ -156,13 +161,15 @@ def _summary(base: dict[str, Any], finished: list[dict[str, Any]], arms: list[st
     }
 
 
-def _once(folder: Path | None, name: str, settings: dict[str, Any], run: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _once(
+    folder: Path | None, device: torch.device, name: str, settings: dict[str, Any], run: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
     """Figures that an earlier call left, or those of ``run``, which are kept."""
     if folder is None:
         return run()
     path = folder / f"{name}.json"
-    if path.exists():
-        stored = _read(path)
+    stored = from_main(lambda: _read(path) if path.exists() else None, device)
+    if stored is not None:
         advice = f"Use another output folder, or delete this file and {path.with_suffix('')} to run that arm again."
         check_settings("compare: the output folder holds a run with other settings.", settings, stored["settings"], path, advice)
     else:

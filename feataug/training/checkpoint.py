@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from feataug.errors import CheckpointError, message
+from feataug.training.states import pack, unpack
 
 # 1 had no checksum.
 FORMAT = 2
@@ -39,7 +40,7 @@ def save_checkpoint(folder: Path, progress: int, state: dict[str, Any], keep: in
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
-    skeleton = _pack(state, tensors)
+    skeleton = pack(state, tensors)
     header = json.dumps({"format": FORMAT, "progress": progress, "state": skeleton, "sha256": _digest(progress, skeleton, tensors)})
     path = folder / _NAME.format(progress)
     write_whole(path, tensors, {"feataug": header})
@@ -81,7 +82,7 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
         if version == FORMAT and content["sha256"] != _digest(progress, skeleton, tensors):
             raise ValueError("the checksum is another")
         if version in (1, FORMAT):
-            return int(progress), _unpack(skeleton, tensors)
+            return int(progress), unpack(skeleton, tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(
             message(
@@ -109,31 +110,3 @@ def _digest(progress: int, skeleton: Any, tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         digest.update(value.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """JSON for ``value``; its tensors move to ``tensors`` and leave their names."""
-    if isinstance(value, Tensor):
-        name = f"t{len(tensors)}"
-        # A clone of its own: safetensors refuses tensors that share memory.
-        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
-        return {"tensor": name}
-    if isinstance(value, dict):
-        return {"items": [[key, _pack(item, tensors)] for key, item in value.items()]}
-    if isinstance(value, (list, tuple)):
-        return [_pack(item, tensors) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise CheckpointError(
-        message("feataug: a state cannot be saved.", given=type(value).__name__, needed="tensors, numbers, strings, lists, dicts")
-    )
-
-
-def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, dict):
-        if "tensor" in value:
-            return tensors[value["tensor"]]
-        return {key: _unpack(item, tensors) for key, item in value["items"]}
-    if isinstance(value, list):
-        return [_unpack(item, tensors) for item in value]
-    return value

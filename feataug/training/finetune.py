@@ -14,8 +14,21 @@ from tqdm.auto import tqdm
 from feataug.errors import ConfigError, message
 from feataug.losses import segmentation_loss
 from feataug.metrics import evaluate
+from feataug.processes import total
 from feataug.training.config import FinetuneConfig
-from feataug.training.run import RunFolder, StopRequest, bad_samples, check_finite, endless, held, make_accelerator, stop_requests
+from feataug.training.run import (
+    RunFolder,
+    StopRequest,
+    bad_samples,
+    check_finite,
+    endless,
+    held,
+    make_accelerator,
+    part_of,
+    shared,
+    stop_requests,
+)
+from feataug.training.states import from_main
 
 if TYPE_CHECKING:
     from feataug.mixing import FeatureMixer
@@ -118,14 +131,14 @@ class Finetuner:
             self.mixer.to(accelerator.device)
             self.mixer.train()
         step, results, running = 0, [], 0.0
-        if found := self.run.resume():
+        if found := from_main(self.run.resume, accelerator.device):
             step, state = found
             self.model.load_state_dict(state["model"])
             optimizer.load_state_dict(state["optimizer"])
             results, running = state["results"], state.get("running", 0.0)
             if self.mixer is not None:
                 self.mixer.load_plan_state(state["mixer"])
-        batches = endless(loader, step)
+        batches = endless(shared(loader, accelerator), step)
         model.train()
         began = time.monotonic()
         text = self.progress if isinstance(self.progress, str) else "finetune"
@@ -139,23 +152,26 @@ class Finetuner:
                     group["lr"] = config.lr * group["scale"] * (1 - step / config.num_steps) ** config.power
                 with torch.random.fork_rng():
                     # Dropout then depends on the step alone: arms see equal noise, and a resumed run repeats it.
-                    torch.manual_seed(config.seed * 1_000_003 + step)
+                    torch.manual_seed(config.seed * 1_000_003 + step + 10**12 * accelerator.process_index)
                     loss = self._loss(model, images, masks, ignore_index)
                 optimizer.zero_grad()
                 accelerator.backward(loss)
                 optimizer.step()
                 step += 1
-                running = float(loss.detach()) if step == 1 else 0.95 * running + 0.05 * float(loss.detach())
+                value = float(total(loss.detach())) / accelerator.num_processes
+                running = value if step == 1 else 0.95 * running + 0.05 * value
                 check_finite("the loss", running, step)
                 bar.update()
                 bar.set_postfix_str(f"loss {running:.3f}", refresh=False)
                 last = step == config.num_steps
+                stop.agree(accelerator.device)
                 if validate is not None and (last or (config.eval_every and step % config.eval_every == 0)):
                     with stop.at_once():
                         result = {"progress": step} | self._validate(validate, num_classes, ignore_index)
                     result |= bad_samples(loader)
                     results.append(result)
-                    self.run.log(step, result | {"loss": running, "seconds": round(time.monotonic() - began, 1)})
+                    if accelerator.is_main_process:
+                        self.run.log(step, result | {"loss": running, "seconds": round(time.monotonic() - began, 1)})
                 if last or stop.signum or (config.save_every and step % config.save_every == 0):
                     self._save(step, optimizer, results, running)
                 stop.obey()
@@ -185,7 +201,9 @@ class Finetuner:
                 out = model(images)
                 if self.loss is not None:
                     return self.loss(out, masks)
-                return segmentation_loss(out, masks, aux_weight=self.config.aux_weight, ignore_index=ignore_index)
+                return segmentation_loss(
+                    out, masks, aux_weight=self.config.aux_weight, ignore_index=ignore_index, across_processes=True
+                )
             with self.mixer.on(self.cut, masks) as batch:
                 out = model(images)
             return self.mixer.loss(out, batch)
@@ -194,7 +212,8 @@ class Finetuner:
         if not callable(validate):
             if num_classes is None:
                 raise ConfigError(message("Finetuner: num_classes is missing.", given="a validation loader", needed="num_classes="))
-            return evaluate(self.model, validate, num_classes, ignore_index=ignore_index, device=self.accelerator.device)
+            # The metrics' counts are summed over processes.
+            return evaluate(self.model, part_of(validate), num_classes, ignore_index=ignore_index, device=self.accelerator.device)
         try:
             return validate(self.model.eval())
         finally:

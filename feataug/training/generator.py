@@ -17,11 +17,23 @@ from tqdm.auto import tqdm
 from feataug.errors import FeatAugWarning, ShapeError, message
 from feataug.generator import FeatureGenerator
 from feataug.metrics import recognition
+from feataug.processes import total
 from feataug.recording import eval_mode
 from feataug.splitting import Cut
 from feataug.training.config import GeneratorConfig
 from feataug.training.objective import Objective
-from feataug.training.run import RunFolder, StopRequest, bad_samples, check_finite, endless, held, make_accelerator, stop_requests
+from feataug.training.run import (
+    RunFolder,
+    StopRequest,
+    bad_samples,
+    check_finite,
+    endless,
+    held,
+    make_accelerator,
+    shared,
+    stop_requests,
+)
+from feataug.training.states import from_main
 from feataug.training.statistics import channel_statistics
 
 # The latent L1 alone is no witness: with the mode-seeking term it stayed above 0.8 (E|N(0, 1)|) while samples did differ.
@@ -113,7 +125,7 @@ class GeneratorTrainer:
         sums: dict[str, Any] = {}
         lines = 0
         last_batch: Any = None
-        found = self.run.resume()
+        found = from_main(self.run.resume, device)
         if found:
             seen, state = found
             step, results = state["step"], state["results"]
@@ -125,6 +137,7 @@ class GeneratorTrainer:
                 optimizer.load_state_dict(state["optimizers"][name])
             if ema is not None:
                 ema.load_state_dict(state["ema"])
+        loader, processes = shared(loader, accelerator), accelerator.num_processes
         with self._frozen():
             if not bool(self.generator.fitted):
                 self.generator.set_statistics(*channel_statistics(self.cut, endless(loader), config.stats_images, device))
@@ -139,22 +152,23 @@ class GeneratorTrainer:
                     images, masks = last_batch = next(batches)
                     losses = self.objective.step(images, masks, seen)
                     if ema is not None:
-                        self._average(ema, len(masks))
-                    before, seen, step = seen, seen + len(masks), step + 1
+                        self._average(ema, len(masks) * processes)
+                    before, seen, step = seen, seen + len(masks) * processes, step + 1
                     for name, value in losses.items():
                         sums[name] = sums.get(name, 0.0) + value
                     lines += 1
-                    bar.update(min(len(masks), config.num_images - before))
+                    bar.update(min(seen, config.num_images) - before)
                     last = seen >= config.num_images
+                    stop.agree(device)
 
                     def due(every: int, start: int = before, end: int = seen, final: bool = last) -> bool:
                         return final or bool(every and start // every != end // every)
 
                     if due(config.log_images):
-                        means = {name: float(value) / lines for name, value in sums.items()}
+                        means = {name: float(total(value)) / lines / processes for name, value in sums.items()}
                         for name, mean in means.items():
                             check_finite(f"the loss {name!r}", mean, seen)
-                        self.run.log(seen, means | {"seconds": round(time.monotonic() - began, 1)})
+                        self._log(seen, means | {"seconds": round(time.monotonic() - began, 1)})
                         if config.trackers:
                             accelerator.log(means, step=seen)
                         bar.set_postfix_str(f"l1 {means['l1']:.3f} gan {means['gan']:.3f} latent {means['latent']:.2f}")
@@ -162,10 +176,10 @@ class GeneratorTrainer:
                     if val_loader is not None and due(config.eval_images):
                         with stop.at_once():
                             results.append({"progress": seen} | self._evaluate(val_loader, ema) | bad_samples(loader))
-                        self.run.log(seen, results[-1])
+                        self._log(seen, results[-1])
                     if due(config.snapshot_images) or stop.signum:
-                        for name, total in sums.items():
-                            check_finite(f"the loss {name!r}", float(total), seen)
+                        for name, value in sums.items():
+                            check_finite(f"the loss {name!r}", float(total(value)), seen)
                         self._save(seen, step, optimizers, ema, results, {"sums": sums, "lines": lines})
                     stop.obey()
         if ema is not None:
@@ -173,7 +187,7 @@ class GeneratorTrainer:
         self.generator.eval()
         if config.trackers:
             accelerator.end_training()
-        if results or (last_batch is not None and isinstance(last_batch[0], Tensor)):
+        if accelerator.is_main_process and (results or (last_batch is not None and isinstance(last_batch[0], Tensor))):
             # Without a validation set the last batch has to do.
             self._warn((results[-1] if results else self._evaluate([last_batch], None))["diversity"])
         return results
@@ -186,6 +200,10 @@ class GeneratorTrainer:
         for average, weight in zip(ema.module.parameters(), self.generator.parameters(), strict=True):
             average.lerp_(weight, 1 - decay)
         ema.n_averaged += 1
+
+    def _log(self, seen: int, values: dict[str, Any]) -> None:
+        if self.accelerator.is_main_process:
+            self.run.log(seen, values)
 
     def _evaluate(self, val_loader: Iterable[tuple[Tensor, Tensor]], ema: Any) -> dict[str, Any]:
         generator = ema.module if ema is not None else self.generator

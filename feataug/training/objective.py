@@ -22,6 +22,7 @@ from feataug.losses import (
     resize_logits,
     split_outputs,
 )
+from feataug.processes import own, place
 from feataug.seeds import derive_seed, generator_for
 from feataug.splitting import Cut
 from feataug.training.config import GeneratorConfig
@@ -89,7 +90,7 @@ class Objective:
         Args:
             images: ``(B, 3, H, W)``, on any device; or the features, one tensor for each level, as a ``FeatureBank`` has them.
             masks: ``(B, H, W)``.
-            seen: Images before this batch: they decide the noise and the learning rate.
+            seen: Images before this batch, in all processes: they decide the noise and the learning rate.
 
         Returns:
             The unweighted losses, without gradients.
@@ -119,7 +120,7 @@ class Objective:
         rng = generator_for(config.seed, "noise", seen)
 
         def noise() -> Tensor:
-            return torch.randn(half, generator.latent_dim, generator=rng).to(device)
+            return torch.randn(half * place()[1], generator.latent_dim, generator=rng)[own()].to(device)
 
         for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups):
             group["lr"] = config.lr * min(1.0, 2 - 2 * seen / config.num_images)
@@ -150,7 +151,9 @@ class Objective:
             if config.task_weight:
                 out = self.cut.decode(generator.destandardize(random), masks.shape[-2:])
                 logits = resize_logits(split_outputs(out)[0], masks.shape[-2:])
-                losses["task"] = balanced_cross_entropy(logits, masks1, config.task_balance, generator.ignore_index)
+                losses["task"] = balanced_cross_entropy(
+                    logits, masks1, config.task_balance, generator.ignore_index, across_processes=True
+                )
             if config.diversity_weight:
                 losses["diversity"] = mode_seeking(random, other[0], z_random, z_other)
             total = sum(getattr(config, f"{name}_weight") * value for name, value in losses.items())

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler
 
 from feataug.errors import CheckpointError, ConfigError, FeatAugWarning, TrainingError, message
+from feataug.processes import place, total
 from feataug.training.checkpoint import DamagedError, checkpoints, clear_torn, load_checkpoint, save_checkpoint
 
 try:
@@ -130,7 +132,7 @@ def held(folder: Path | None) -> Iterator[None]:
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM, noted while a step is under way and obeyed after it."""
+    """Ctrl-C or SIGTERM, noted while a step is under way and obeyed after it, in all processes after the same one."""
 
     def __init__(self) -> None:
         self.signum = 0
@@ -142,6 +144,15 @@ class StopRequest:
         if self._at_once or again:
             self.obey()
 
+    def agree(self, device: torch.device) -> None:
+        """Make a signal to one process one to all: they have to stop after the same step, or some would wait for the others for ever."""
+        if place()[1] > 1:
+            asked = torch.tensor(
+                [self.signum == number for number in (signal.SIGINT, signal.SIGTERM)], dtype=torch.int32, device=device
+            )
+            interrupted, terminated = total(asked).tolist()
+            self.signum = signal.SIGINT if interrupted else signal.SIGTERM if terminated else 0
+
     def obey(self) -> None:
         """Leave, if that was asked for: ``KeyboardInterrupt`` for Ctrl-C, ``SystemExit(143)`` for SIGTERM."""
         if self.signum == signal.SIGINT:
@@ -151,7 +162,10 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Obey without waiting: around what is long and changes nothing, such as an evaluation."""
+        """Obey without waiting: around what is long and changes nothing, such as an evaluation. One process of several waits."""
+        if place()[1] > 1:
+            yield
+            return
         self._at_once = True
         try:
             self.obey()
@@ -237,23 +251,23 @@ def make_accelerator(
 def endless(loader: Iterable[tuple[Tensor, Tensor]], start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches without end, from the ``start``-th on; every pass over the loader begins with ``set_epoch``.
 
-    With a loader from ``data.seeded_loader`` the batches are those that an undisturbed run would see. Any other loader is read
-    from its beginning, and the batches before ``start`` are not skipped: its order is not ours to repeat.
+    With a loader from ``data.seeded_loader`` the batches are those that an undisturbed run would see, and processes share each. Any other
+    loader is read from its beginning, and the batches before ``start`` are not skipped: its order is not ours to repeat.
 
     Raises:
         TrainingError: a pass over the loader gave nothing.
     """
     batches: Any = getattr(loader, "batch_sampler", None)
-    steady = hasattr(batches, "first") and isinstance(loader, Sized) and len(loader) > 0
-    epoch, skip = divmod(start, len(loader)) if steady else (0, 0)  # type: ignore[arg-type]
+    steady = hasattr(batches, "share") and batches.count(place()[1]) > 0
+    epoch, skip = divmod(start, batches.count(place()[1])) if steady else (0, 0)
     while True:
         # torch's DistributedSampler, too, shuffles anew only if it is told the epoch.
         sampler: Any
         for sampler in (batches, getattr(loader, "sampler", None)):
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
-        if steady:
-            batches.first = skip
+        if hasattr(batches, "share"):
+            batches.first, batches.share = skip, place()
         count = 0
         for batch in loader:
             count += 1
@@ -268,6 +282,27 @@ def endless(loader: Iterable[tuple[Tensor, Tensor]], start: int = 0) -> Iterator
                 )
             )
         epoch, skip = epoch + 1, 0
+
+
+def shared(loader: Any, accelerator: Accelerator) -> Any:
+    """The loader, of which each process reads its part.
+
+    Loaders from ``data.seeded_loader`` share by themselves (``endless``), and those with a ``DistributedSampler`` as they are; other
+    ``DataLoader`` are cut up by accelerate. Any other iterable is taken as one that knows what it does.
+    """
+    if accelerator.num_processes == 1 or not isinstance(loader, DataLoader):
+        return loader
+    if hasattr(loader.batch_sampler, "share") or isinstance(loader.sampler, DistributedSampler):
+        return loader
+    return accelerator.prepare_data_loader(loader, device_placement=False)
+
+
+def part_of(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """One pass over this process's part of a loader from ``data.seeded_loader``; others are read whole, by all processes alike."""
+    batches: Any = getattr(loader, "batch_sampler", None)
+    if hasattr(batches, "share"):
+        batches.share = place()
+    yield from loader
 
 
 def check_finite(name: str, value: float, progress: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from feataug.processes import place, total
 from feataug.splitting import Cut
 
 
@@ -23,7 +24,7 @@ def features_of(cut: Cut, images: Tensor | Sequence[Tensor], device: Any) -> tup
 def channel_statistics(
     cut: Cut, batches: Iterator[tuple[Tensor, Tensor]], num_images: int, device: Any
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Over ``num_images`` images and, for maps, all places; in float64.
+    """Over ``num_images`` images of all processes and, for maps, all places; in float64.
 
     Args:
         cut: Its model is in eval mode.
@@ -37,7 +38,7 @@ def channel_statistics(
     shapes = [(level.channels, level.tokens) if level.tokens else (level.channels,) for level in cut.spec]
     sums = [torch.zeros(2, *shape, dtype=torch.float64) for shape in shapes]
     pixels, count = [0] * len(sums), 0
-    while count < num_images:
+    while count * place()[1] < num_images:
         images, masks = next(batches)
         features = features_of(cut, images, device)
         for number, level in enumerate(features):
@@ -46,5 +47,7 @@ def channel_statistics(
             sums[number] += torch.stack([values.sum(over), values.square().sum(over)]).cpu()
             pixels[number] += level.numel() // math.prod(shapes[number])
         count += len(masks)
-    means = [total[0] / n for total, n in zip(sums, pixels, strict=True)]
+    sums = [total(part.to(device)).cpu() for part in sums]
+    pixels = [n * place()[1] for n in pixels]
+    means = [part[0] / n for part, n in zip(sums, pixels, strict=True)]
     return means, [(s[1] / n - m.square()).clamp(min=0).sqrt() for s, m, n in zip(sums, means, pixels, strict=True)]

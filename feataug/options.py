@@ -1,0 +1,145 @@
+"""The command line's options and help."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from feataug import __version__
+
+_EPILOG = """\
+a whole run on your own data:
+  feataug inspect timm/resnet18
+  feataug finetune --data DIR --dataset camvid --encoder resnet18 --pretrained --steps 4000 --lr 0.02 --output runs/base
+  feataug fit-generator --data DIR --dataset camvid --model runs/base --at encoder.layer3.0 --output runs/generator
+  feataug finetune --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/feataug
+  feataug compare --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/compare
+  feataug evaluate --data DIR --dataset camvid --model runs/feataug --output runs/feataug-eval
+
+Every command but inspect writes DIR/result.json. A run that was stopped goes on when the same command is given again.
+"""
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        rows, columns = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 512x1024") from None
+    if min(rows, columns) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: rows and columns must be at least 1")
+    return rows, columns
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; ``command`` is the name of the one that was given."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="feataug",
+        description="Better semantic segmentation by training the decoder on features generated from label masks.",
+        epilog=_EPILOG,
+        formatter_class=formatter,
+    )
+    parser.add_argument("--version", action="version", version=f"feataug {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command.set_defaults(command=name)
+        command.add_argument(
+            "--output", type=Path, default=Path("runs") / name, metavar="DIR", help="folder for result.json and the rest"
+        )
+        command.add_argument("--seed", type=int, default=0, help="decides data order, weights and noise")
+        command.add_argument(
+            "--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto takes a GPU where there is one"
+        )
+        command.add_argument("--quiet", action="store_true", help="no progress bars")
+        command.add_argument("--traceback", action="store_true", help="show where an error was raised")
+        return command
+
+    def add_data(command: argparse.ArgumentParser, training: bool, size: tuple[int, int] | None = (240, 320)) -> None:
+        command.add_argument("--data", type=Path, metavar="DIR", help="the data set's folder")
+        command.add_argument(
+            "--dataset", default="camvid", choices=("camvid", "folder", "scenes"),
+            help="camvid: train/ trainannot/ val/ valannot/; folder: SPLIT/images and SPLIT/masks; scenes: drawn on the spot, no --data",
+        )  # fmt: skip
+        command.add_argument("--classes", nargs="+", metavar="NAME", help="class names, for --dataset folder")
+        command.add_argument("--void", type=int, default=255, help="label of void in the files of --dataset folder")
+        if training:
+            command.add_argument("--split", default="train", help="split to train on")
+        command.add_argument("--eval-split", default="val", help="split to measure on")
+        command.add_argument(
+            "--size", type=int, nargs=2, default=size, metavar=("ROWS", "COLUMNS"), help="size of crops and of evaluation"
+        )
+        command.add_argument("--batch-size", type=int, default=16, help="images in a batch")
+        command.add_argument("--workers", type=int, default=0, help="processes that load images")
+
+    def add_mixing(command: argparse.ArgumentParser, required: bool) -> None:
+        command.add_argument(
+            "--generator", metavar="FOLDER", required=required, help="a generator saved by `feataug fit-generator`, or a hub id"
+        )
+        command.add_argument("--ratio", type=float, default=0.3, help="synthetic share of a batch")
+        command.add_argument("--label-smoothing", type=float, default=1e-4, help="epsilon of Eq. (3), synthetic samples only")
+        command.add_argument(
+            "--preset", default="recommended", choices=("recommended", "paper", "random"),
+            help="recommended: masks by class with rare objects pasted in, bad pixels left out, classes weighted that are predicted too rarely; "
+            "paper: hard negatives; random: masks drawn evenly",
+        )  # fmt: skip
+        command.add_argument("--steps", type=int, default=1000, help="optimiser steps")
+        command.add_argument("--lr", type=float, default=1e-3, help="first learning rate of the poly policy")
+
+    add("demo", "The whole method on embedded scenes, in a few minutes on a CPU.")
+
+    command = commands.add_parser(
+        "inspect",
+        help="List the places where a model can be cut.",
+        description="List the places where a model can be cut: what crosses, and what lies on either side.",
+        epilog="examples:\n  feataug inspect timm/resnet50 --size 512x512\n  feataug inspect runs/base\n"
+        "  feataug inspect mypackage.models:build",
+        formatter_class=formatter,
+    )
+    command.set_defaults(command="inspect", device="cpu")
+    command.add_argument(
+        "model",
+        metavar="MODEL",
+        help="timm/NAME; a folder saved by `feataug finetune`; or MODULE:FUNCTION, which is called and returns it",
+    )
+    command.add_argument(
+        "--size", type=_size, metavar="ROWSxCOLUMNS", help="size of the images (the model's own in timm, or 256x256)"
+    )
+    command.add_argument("--channels", type=int, default=3, help="channels of the images (3)")
+    command.add_argument("--max-levels", type=int, default=8, help="leave out places where more tensors cross (8)")
+    command.add_argument("--output", type=Path, metavar="DIR", help="also write DIR/result.json")
+    command.add_argument("--traceback", action="store_true", help="show where an error was raised")
+
+    command = add("fit-generator", "Train a feature generator for a trained model.")
+    add_data(command, training=True)
+    command.add_argument("--model", required=True, metavar="FOLDER", help="a model saved by `feataug finetune`, or a hub id")
+    command.add_argument(
+        "--at",
+        required=True,
+        nargs="+",
+        metavar="LAYER",
+        help="where the model is cut, such as encoder.layer3.0; feataug inspect lists places",
+    )
+    command.add_argument("--preset", default="default", choices=("default", "paper"), help="architecture and objective")
+    command.add_argument("--images", type=int, default=20_000, help="length of training, counted in images")
+    command.add_argument("--lr", type=float, help="learning rate, instead of the preset's")
+
+    command = add("finetune", "Train a segmentation model, with synthetic features if a generator is given.")
+    add_data(command, training=True)
+    command.add_argument("--model", metavar="FOLDER", help="a saved model to train further, or a hub id")
+    command.add_argument("--encoder", metavar="NAME", help="instead of --model: a new PSPNet on this timm encoder")
+    command.add_argument("--pretrained", action="store_true", help="with --encoder: ImageNet weights from the hub")
+    command.add_argument("--output-stride", type=int, default=8, choices=(8, 16, 32), help="with --encoder")
+    add_mixing(command, required=False)
+
+    command = add("compare", "Does it help? A model trained further with and without synthetic features, on paired seeds.")
+    add_data(command, training=True)
+    command.add_argument("--model", required=True, metavar="FOLDER", help="a saved model, or a hub id")
+    add_mixing(command, required=True)
+    command.add_argument("--seeds", type=int, default=3, help="pairs of runs, with seeds from --seed on")
+
+    command = add("evaluate", "Measure a saved model: PixelAcc, ClassAcc, mIoU, fwIoU.")
+    add_data(command, training=False, size=None)
+    command.add_argument("--model", required=True, metavar="FOLDER", help="a saved model, or a hub id")
+    return parser

@@ -1,0 +1,123 @@
+"""Several processes train as one: gloo, on the CPU, with really that many processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import shared_run
+import torch
+
+pytestmark = pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
+BATCH, IMAGES, STEPS = 12, 48, 5
+
+
+def start(folders, modes, **variables):
+    """``shared_run.py`` in as many processes as folders."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    env = os.environ | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": str(len(folders)),
+    }
+    settings = [str(number) for number in (BATCH // len(folders), IMAGES, STEPS)]
+    script = [sys.executable, "-W", "ignore", shared_run.__file__]
+    return [
+        subprocess.Popen(
+            [*script, str(folder), *settings, *modes],
+            env=env | variables | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank, folder in enumerate(folders)
+    ]  # fmt: skip
+
+
+def finish(running, status=0):
+    ended = [process.communicate(timeout=200) for process in running]
+    for process, (_, errors) in zip(running, ended, strict=True):
+        assert process.returncode == status, errors
+
+
+def weights(folder, rank=0):
+    return torch.load(folder / f"weights-{rank}.pt", weights_only=True)
+
+
+def apart(found, expected):
+    """The largest difference of any weight."""
+    return max(
+        float((found[part][name].float() - value.float()).abs().max())
+        for part in ("generator", "model")
+        for name, value in expected[part].items()
+    )
+
+
+def progress(folder):
+    """What was written, in order."""
+    return [json.loads(line)["progress"] for line in (folder / "stats.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Each mode in one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    for mode in ("plain", "mined", "learned"):
+        shared_run.run(folder / mode, BATCH, IMAGES, STEPS, mode)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Each mode in two processes, undisturbed."""
+    folder = tmp_path_factory.mktemp("pair")
+    finish(start([folder] * 2, ["plain", "learned", "deaf"]))
+    return folder
+
+
+def check(folder, alone, mode, processes):
+    """Equal weights in all processes; all pixels counted, each once; written by one."""
+    found, single = (json.loads((where / mode / "results.json").read_text()) for where in (folder, alone))
+    assert found["processes"] == processes
+    expected = weights(alone / mode)
+    for rank in range(processes):
+        there = weights(folder / mode, rank)
+        assert apart(there, expected) < 2e-4
+        assert mode == "plain" or torch.equal(there["pool"], expected["pool"])
+    for one, other in zip(single["tuned"], found["tuned"], strict=True):
+        assert one["pixel_acc"] == pytest.approx(other["pixel_acc"], abs=0.1)
+    for part in ("generator", "tuned"):
+        assert progress(folder / mode / part) == progress(alone / mode / part)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["plain", "learned"])
+def test_two_processes_with_half_the_batch_end_with_the_weights_of_one(alone, pair, mode):
+    check(pair, alone, mode, 2)
+
+
+@pytest.mark.slow
+def test_the_check_finds_processes_that_count_their_own_pixels_alone(alone, pair):
+    assert apart(weights(pair / "deaf"), weights(alone / "plain")) > 1e-2
+
+
+@pytest.mark.slow
+def test_three_processes_mine_as_one(alone, tmp_path):
+    finish(start([tmp_path] * 3, ["mined"]))
+    check(tmp_path, alone, "mined", 3)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_stops_all_and_they_go_on_as_if_nothing_had_happened(tmp_path, pair):
+    # Each has its own folder, as on nodes that share no disk: the main process's checkpoint serves all.
+    folders = [tmp_path / "main", tmp_path / "other"]
+    finish(start(folders, ["plain"], STOP_AT="24"), status=143)
+    assert not list(folders[1].rglob("checkpoint-*"))
+    assert max(path.name for path in folders[0].rglob("checkpoint-*")) == "checkpoint-0000000036.safetensors"
+    finish(start(folders, ["plain"]))
+    for rank, folder in enumerate(folders):
+        assert apart(weights(folder / "plain", rank), weights(pair / "plain", rank)) == 0
