@@ -238,14 +238,33 @@ def generators(r: dict) -> str:
     return "\n".join(lines)
 
 
+def settings(results: list[dict], chosen: dict) -> str:
+    """feataug's other settings that went through all of the training, beside the chosen ones."""
+    lines = [
+        "",
+        "## CamVid: feataug's other settings, encoder trained",
+        "",
+        "`Comparison.feataug` in studies/compare.py, changed; against the control, in points.",
+        "",
+        "| masks | ratio | power | seeds | " + " | ".join(TITLES.values()) + " |",
+        "|---|---|---|---|" + "---|" * len(TITLES),
+    ]
+    for r in (chosen, *results):
+        f, gaps = r["settings"]["feataug"], r["differences"]["feataug"]
+        figures = " | ".join(interval(gaps[m]) for m in TITLES)
+        lines.append(
+            f"| `{f['masks']}`{' (chosen)' if r is chosen else ''} | {f['ratio']} | {f['power']} | {len(r['seeds'])} | {figures} |"
+        )
+    return "\n".join(lines)
+
+
 def screened(r: dict) -> str:
     """The screening of mask sources and mixing settings."""
-    seeds = len(r["runs"]["control"])
     lines = [
         "",
         "## CamVid: screening with the encoder frozen",
         "",
-        f"`python studies/screen.py`: the decoder alone, on cached features, {seeds} paired seeds; differences from "
+        "`python studies/screen.py`: the decoder alone, on cached features, paired seeds; differences from "
         "the control in points. A lead, no result. Masks: `random` from the training set; `both` drawn by class, with rare objects pasted in; "
         "`mined` hard negatives; `control` none. `power`: of `deficit_weights`, measured once, on all samples.",
         "",
@@ -266,10 +285,10 @@ WHEN_NOT = """
 What the tables above say, and what they leave open:
 
 - **Most of the gain over the control is the class weights'.** `deficit_weights` alone, on real samples, costs one pass over the training images and
-  no generator. On CamVid it gained more mIoU than with synthetic features on top; these added class accuracy. If mIoU is all that counts, begin
-  with the weights.
-- **Pixel accuracy falls**, with the weights and more so with synthetic samples of rare classes: common classes pay. If the common classes matter
-  most, leave both.
+  no generator. On CamVid it gained as much mIoU as with synthetic features on top; these added some class accuracy. If mIoU is all that counts,
+  begin with the weights.
+- **Pixel accuracy falls**, with the weights and a little more with synthetic samples (much more with rare objects pasted in): common classes pay.
+  If the common classes matter most, leave both.
 - **Features that are recognised as well as real ones teach little.** In the screening, synthetic samples without weights changed nothing beyond
   noise, whichever masks they came from: a generator that was trained on the same images knows no more than the decoder does. Masks from
   elsewhere (rendered scenes, another city) are what it can add; that has not been measured here yet.
@@ -297,6 +316,8 @@ def page() -> str:
     for name, draw in (("generator-camvid", generators), ("screen-camvid", screened)):
         file = RESULTS / f"{name}.json"
         parts += [draw(json.loads(file.read_text()))] if file.exists() else []
+    others = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("settings-camvid-*.json"))]
+    parts += [settings(others, dict(runs)["camvid"])] if others and "camvid" in dict(runs) else []
     parts += [WHEN_NOT] if runs else []
     return "\n".join(parts) + "\n"
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug.checks import check_number
+from feataug.checks import check_images, check_mask_form, check_number
 from feataug.errors import DataError, message
 from feataug.losses import split_outputs
 from feataug.metrics import SegmentationMetrics
@@ -53,8 +53,8 @@ def deficit_weights(
         Ours; Tian et al. (2022), Recall Loss, weight by the share of a class's pixels that are missed.
     """
     check_number("deficit_weights", "num_classes", num_classes, low=1, integer=True)
-    check_number("deficit_weights", "power", power, low=0)
-    check_number("deficit_weights", "limit", limit, low=1)
+    check_number("deficit_weights", "power", power, low=0, high=16)
+    check_number("deficit_weights", "limit", limit, low=1, high=1e6)
     return weights_of(*class_counts(model, loader, num_classes, ignore_index=ignore_index, device=device), power, limit)
 
 
@@ -69,6 +69,8 @@ def class_counts(
     metrics = SegmentationMetrics(num_classes, ignore_index).to(device)
     with eval_mode(model):
         for images, masks in loader:
+            check_images("deficit_weights", images, model)
+            check_mask_form("deficit_weights", masks)
             metrics.update(split_outputs(model(images.to(device)))[0], masks.to(device))
     labelled, predicted = metrics.confusion.sum(1).cpu(), metrics.confusion.sum(0).cpu()
     if not labelled.sum():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from feataug.errors import ConfigError, DtypeError, LabelError, ShapeError, message
 from feataug.specs import FeatureSpec
@@ -40,13 +41,73 @@ def check_number(
 ) -> None:
     """Raise ``ConfigError`` unless ``value`` is a number within the bounds (``open_*``: the bound itself is not allowed)."""
     kinds = int if integer else (int, float)
-    good = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    good = isinstance(value, kinds) and not isinstance(value, bool)
+    # torch counts to 2**63.
+    good = good and (abs(value) < 2**63 if integer else math.isfinite(value))
     if good:
         good = (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
     if not good:
         kind = "an integer" if integer else "a number"
         bounds = f"{'(' if open_low or low == -math.inf else '['}{low:g}, {high:g}{')' if open_high or high == math.inf else ']'}"
         raise ConfigError(message(f"{who}: {name} is out of range.", given=repr(value), needed=f"{kind} in {bounds}"))
+
+
+def is_plain(value: Any) -> bool:
+    """Whether ``value`` is a tensor with its numbers in memory: not sparse, not on the meta device."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta and not value.is_quantized
+
+
+def check_size(who: str, name: str, value: Any) -> tuple[int, int]:
+    """Rows and columns as two integers of at least 1; ``ShapeError`` if they are not."""
+    try:
+        rows, columns = (operator.index(item) for item in value)
+        if min(rows, columns) > 0 and max(rows, columns) < 2**31:
+            return rows, columns
+    except (TypeError, ValueError):
+        pass
+    raise ShapeError(message(f"{who}: {name} is no size.", given=describe(value), needed="rows and columns, such as (512, 1024)"))
+
+
+def check_images(who: str, images: Any, model: Any = None) -> Tensor:
+    """Return ``images`` if they are a floating point ``(B, C, H, W)`` that ``model`` can take.
+
+    Raises:
+        DtypeError: no floating point tensor, or (outside of autocast) none of the types of the model's weights.
+        ShapeError: not four dimensions, or no pixel.
+    """
+    if not is_plain(images) or not images.is_floating_point():
+        raise DtypeError(
+            message(f"{who}: images must be a floating point tensor.", given=describe(images), needed="(B, C, H, W) float")
+        )
+    if images.ndim != 4 or 0 in images.shape:
+        raise ShapeError(
+            message(f"{who}: images have the wrong shape.", given=describe(images), needed="(B, C, H, W), none of them zero")
+        )
+    check_dtype_of(who, "images", images, model)
+    return images
+
+
+def check_dtype_of(who: str, name: str, value: Tensor, model: Any) -> None:
+    """Raise ``DtypeError`` where no weight of ``model`` has the type of ``value``, unless autocast sees to it."""
+    if not isinstance(model, nn.Module) or torch.is_autocast_enabled(value.device.type):
+        return
+    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if types and value.dtype not in types:
+        needed = " or ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
+        raise DtypeError(
+            message(
+                f"{who}: {name} are of another type than the model.",
+                given=describe(value),
+                needed=needed,
+                advice="Convert them by .to(dtype), or run under torch.autocast.",
+            )
+        )
+
+
+def check_sequence(who: str, name: str, value: Any, needed: str) -> None:
+    """Raise ``ConfigError`` unless ``value`` has a length and items by number, and is no string."""
+    if isinstance(value, (str, bytes)) or not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
+        raise ConfigError(message(f"{who}: {name} is no sequence.", given=describe(value), needed=needed))
 
 
 def check_masks(who: str, masks: Any, num_classes: int, ignore_index: int) -> Tensor:
@@ -78,7 +139,7 @@ def check_masks(who: str, masks: Any, num_classes: int, ignore_index: int) -> Te
 
 def check_mask_form(who: str, masks: Any) -> None:
     """Raise unless ``masks`` is an integer ``(B, H, W)`` tensor with at least one pixel; labels are not looked at."""
-    if not isinstance(masks, Tensor) or masks.dtype not in INTEGER_DTYPES:
+    if not is_plain(masks) or masks.dtype not in INTEGER_DTYPES:
         raise DtypeError(
             message(
                 f"{who}: masks must be integer label maps.",
@@ -119,7 +180,7 @@ def check_features(who: str, features: Any, spec: FeatureSpec, image_size: tuple
             )
         )
     for feature, level in zip(features, spec, strict=True):
-        if not isinstance(feature, Tensor) or not feature.is_floating_point():
+        if not is_plain(feature) or not feature.is_floating_point():
             raise DtypeError(
                 message(
                     f'{who}: level "{level.name}" is no floating point tensor.',

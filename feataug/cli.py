@@ -143,7 +143,7 @@ def finetune(args: argparse.Namespace) -> None:
         generator = FeatureGenerator.from_pretrained(args.generator)
         cut = split(model, at=generator.spec.layers)
         settings = _mixing(args, cut, train)
-        mixer = FeatureMixer(generator, ratio=args.ratio, label_smoothing=args.label_smoothing, cut=cut, seed=args.seed, **settings)
+        mixer = FeatureMixer(generator, label_smoothing=args.label_smoothing, cut=cut, seed=args.seed, **settings)
     tuner = Finetuner(model, config, mixer=mixer, cut=cut, output=args.output / "run", device=args.device, progress=not args.quiet)
     loader = seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers)
     val_loader = seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers)
@@ -183,7 +183,6 @@ def compare(args: argparse.Namespace) -> None:
         val_loader=seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers),
         config=FinetuneConfig(num_steps=args.steps, lr=args.lr, save_every=max(args.steps // 20, 1)),
         seeds=range(args.seed, args.seed + args.seeds),
-        ratio=args.ratio,
         label_smoothing=args.label_smoothing,
         classes=train.classes,
         output=args.output,
@@ -247,11 +246,12 @@ def _mixing(args: argparse.Namespace, cut: Any, train: Any) -> dict[str, Any]:
     from feataug.presets import recommended
     from feataug.training.run import make_accelerator
 
+    given = {} if args.ratio is None else {"ratio": args.ratio}
     if args.preset != "recommended":
-        return {"masks": HardNegativeSampler(DatasetMasks(train), enabled=args.preset == "paper")}
+        return {"masks": HardNegativeSampler(DatasetMasks(train), enabled=args.preset == "paper")} | given
     plain = _dataset(args, args.split, eval_transforms(tuple(args.size)))
     loader = seeded_loader(plain, args.batch_size, shuffle=False, num_workers=args.workers)
-    return recommended(cut, train, loader, train.num_classes, device=make_accelerator(args.device, "no").device)
+    return recommended(cut, train, loader, train.num_classes, device=make_accelerator(args.device, "no").device, **given)
 
 
 COMMANDS = {

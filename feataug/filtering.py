@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feataug.checks import check_number
-from feataug.errors import DataError, message
+from feataug.checks import check_features, check_mask_form, check_masks, check_number, describe, is_plain
+from feataug.errors import DataError, ShapeError, message
 from feataug.losses import resize_logits, smoothed_cross_entropy, split_outputs
 from feataug.recording import eval_mode
 
@@ -37,7 +37,13 @@ class PixelFilter:
 
     def __init__(self, cut: Any, class_loss: Tensor, *, factor: float = 1.25, ignore_index: int = 255) -> None:
         check_number("PixelFilter", "factor", factor, low=0, open_low=True)
-        self.cut, self.class_loss, self.factor, self.ignore_index = cut, class_loss, factor, ignore_index
+        if not is_plain(class_loss) or not class_loss.is_floating_point() or class_loss.ndim != 1:
+            raise ShapeError(
+                message(
+                    "PixelFilter: class_loss is no loss for each class.", given=describe(class_loss), needed="(num_classes,) float"
+                )
+            )
+        self.cut, self.class_loss, self.factor, self.ignore_index = cut, class_loss, float(factor), ignore_index
         self.rejected = torch.zeros(())
 
     @classmethod
@@ -88,11 +94,31 @@ class PixelFilter:
             features: Synthetic, one ``(n, channels, h, w)`` tensor per level.
             masks: ``(n, H, W)`` that they were generated from; stays as it is.
         """
+        features = check_features("PixelFilter", features, self.cut.spec)
+        check_mask_form("PixelFilter", masks)
+        if len(features[0]) != len(masks):
+            raise ShapeError(
+                message(
+                    "PixelFilter: features and masks hold different numbers of samples.",
+                    given=f"{describe(features[0])} for masks {describe(masks)}",
+                    needed="one mask for each feature",
+                )
+            )
         masks = masks.long()
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
         parameter = next(self.cut.model.parameters())
         with eval_mode(self.cut.model):
             out = self.cut.decode([level.to(parameter.device, parameter.dtype) for level in features], size)
+        classes = split_outputs(out)[0].shape[1]
+        if classes > len(self.class_loss):
+            raise ShapeError(
+                message(
+                    "PixelFilter: class_loss does not fit the model.", given=describe(self.class_loss), needed=f"({classes},) float"
+                )
+            )
+        if masks.device.type == "cpu":
+            # On a GPU the generator, which has seen the masks before, has waited for the same check.
+            check_masks("PixelFilter", masks, classes, self.ignore_index)
         pixels = _losses(out, masks, self.ignore_index)
         valid = masks != self.ignore_index
         bounds = self.factor * self.class_loss.to(masks.device)[masks.masked_fill(~valid, 0)]

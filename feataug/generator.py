@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from feataug.checks import check_features, check_masks, check_number, describe
-from feataug.errors import ConfigError, ShapeError, message
+from feataug.checks import check_features, check_masks, check_number, check_sequence, describe, is_plain
+from feataug.errors import ConfigError, DtypeError, ShapeError, message
+from feataug.hub import HubModel
 from feataug.layers.aspp import MaskEncoder
 from feataug.layers.shares import class_shares
 from feataug.layers.unet import UNet
@@ -26,7 +26,7 @@ MODULATIONS = ("none", "latent", "class")
 
 class FeatureGenerator(
     nn.Module,
-    PyTorchModelHubMixin,
+    HubModel,
     library_name="feataug",
     tags=["semantic-segmentation", "feature-synthesis"],
 ):
@@ -73,15 +73,17 @@ class FeatureGenerator(
         ignore_index: int = 255,
     ) -> None:
         super().__init__()
-        if preset not in PRESETS:
+        if not isinstance(preset, str) or preset not in PRESETS:
             raise ConfigError(
                 message("FeatureGenerator: no such preset.", given=repr(preset), needed=" or ".join(map(repr, PRESETS)))
             )
         chosen = PRESETS[preset]
-        mask_widths = chosen["mask_widths"] if mask_widths is None else tuple(mask_widths)
+        mask_widths = chosen["mask_widths"] if mask_widths is None else mask_widths
+        check_sequence("FeatureGenerator", "mask_widths", mask_widths, "widths of the mask encoder's stages, such as (64, 128)")
+        mask_widths = tuple(mask_widths)
         depth = chosen["depth"] if depth is None else depth
         modulation = chosen["modulation"] if modulation is None else modulation
-        if modulation not in MODULATIONS:
+        if not isinstance(modulation, str) or modulation not in MODULATIONS:
             raise ConfigError(
                 message("FeatureGenerator: no such modulation.", given=repr(modulation), needed=" or ".join(map(repr, MODULATIONS)))
             )
@@ -90,6 +92,9 @@ class FeatureGenerator(
         if width is not None:
             check_number("FeatureGenerator", "width", width, low=1, integer=True)
         check_number("FeatureGenerator", "depth", depth, low=0, integer=True)
+        check_number("FeatureGenerator", "ignore_index", ignore_index, integer=True)
+        for number in mask_widths:
+            check_number("FeatureGenerator", "one of mask_widths", number, low=1, integer=True)
         if not mask_widths:
             raise ConfigError(message("FeatureGenerator: mask_widths is empty.", given="()", needed="at least one width"))
         self.num_classes, self.spec, self.ignore_index, self.latent_dim = num_classes, spec, ignore_index, latent_dim
@@ -141,13 +146,24 @@ class FeatureGenerator(
             LabelError: a mask holds a value that is neither a class nor ``ignore_index``.
         """
         masks = check_masks("FeatureGenerator", masks, self.num_classes, self.ignore_index)
+        check_number("FeatureGenerator", "samples", samples, low=1, high=2**31, integer=True)
         batch = samples * len(masks)
         if z is None:
             z = torch.randn(batch, self.latent_dim, device=masks.device)
+        if not is_plain(z) or not z.is_floating_point():
+            raise DtypeError(
+                message(
+                    "FeatureGenerator: z must be a floating point tensor.",
+                    given=describe(z),
+                    needed=f"[{batch}, {self.latent_dim}] float",
+                )
+            )
         if z.shape != (batch, self.latent_dim):
             raise ShapeError(
                 message("FeatureGenerator: z has the wrong shape.", given=describe(z), needed=f"[{batch}, {self.latent_dim}]")
             )
+        # What inference mode made cannot be saved for a backward pass.
+        z = z.clone() if z.is_inference() and torch.is_grad_enabled() else z
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
         code = self.mask_encoder(masks)
         finest = (-(-size[0] // self.finest), -(-size[1] // self.finest))
@@ -212,7 +228,9 @@ def _widths(maps: Sequence[LevelSpec], finest: int, depth: int, first: int | Non
     for scale in range(1 + max(round(math.log2(level.reduction / finest)) for level in maps)):
         stride = finest * 2**scale
         channels = [level.channels for level in maps if round(math.log2(level.reduction / finest)) == scale]
-        widths.append(max(min(128, 16 * stride), max(channels, default=0) // 2))
+        most = max(channels, default=0)
+        # Half of the channels, for wide features a quarter: a generator of 1,024 channels at stride 8 would else cost more than the encoder.
+        widths.append(max(min(128, 16 * stride), min(most // 2, max(256, most // 4))))
     widths += [2 * widths[-1]] * depth
     factor = 1.0 if first is None else first / widths[0]
     return [max(1, round(width * factor)) for width in widths]

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from feataug.checks import describe
+from feataug.checks import check_mask_form, check_masks, check_number, describe, is_plain
 from feataug.errors import ShapeError, message
 from feataug.processes import place, total
 
@@ -143,6 +143,11 @@ def segmentation_loss(
     Returns:
         A scalar; 0 (with a gradient of 0) if no pixel is valid.
     """
+    check_mask_form("segmentation_loss", masks)
+    masks = masks.long()
+    check_number("segmentation_loss", "label_smoothing", label_smoothing, low=0, high=1)
+    if num_real is not None:
+        check_number("segmentation_loss", "num_real", num_real, low=0, high=len(masks), integer=True)
     logits, auxiliary = split_outputs(out)
     class_weights = class_weights.to(masks.device) if class_weights is not None else None
     num_real = len(masks) if num_real is None else num_real
@@ -150,6 +155,21 @@ def segmentation_loss(
     least = 1 / place()[1] if across_processes else 1
 
     def one(head: Tensor, main: bool) -> Tensor:
+        if not is_plain(head) or not head.is_floating_point() or head.ndim != 4 or 0 in head.shape:
+            raise ShapeError(
+                message("segmentation_loss: these are no logits.", given=describe(head), needed="(B, K, h, w) floating point")
+            )
+        if masks.device.type == "cpu":
+            # On a GPU it would wait for what was asked of it; there torch's own assertion has to do.
+            check_masks("segmentation_loss", masks, head.shape[1], ignore_index)
+        if class_weights is not None and tuple(class_weights.shape) != (head.shape[1],):
+            raise ShapeError(
+                message(
+                    "segmentation_loss: class_weights do not fit the logits.",
+                    given=describe(class_weights),
+                    needed=f"[{head.shape[1]}]",
+                )
+            )
         head = resize_logits(head, masks.shape[-2:])
         if len(head) != len(masks):
             raise ShapeError(

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from feataug.checks import check_masks, check_number, describe
-from feataug.errors import LabelError, ShapeError, message
+from feataug.checks import INTEGER_DTYPES, check_masks, check_number, describe, is_plain
+from feataug.errors import DtypeError, LabelError, ShapeError, message
 from feataug.losses import reconstruction, resize_logits, split_outputs
 from feataug.recording import eval_mode
 
@@ -90,10 +90,18 @@ class SegmentationMetrics(Metric):
                 class.
         """
         masks = check_masks("SegmentationMetrics", masks, self.num_classes, self.ignore_index)
-        given_classes = predictions.ndim == 3
-        if predictions.ndim == 4 and predictions.shape[1] == self.num_classes:
+        given_classes = is_plain(predictions) and predictions.ndim == 3 and predictions.dtype in INTEGER_DTYPES
+        if not given_classes and not (is_plain(predictions) and predictions.is_floating_point()):
+            raise DtypeError(
+                message(
+                    "SegmentationMetrics: predictions are neither logits nor classes.",
+                    given=describe(predictions),
+                    needed=f"floating point logits [B, {self.num_classes}, h, w] or integer classes {list(masks.shape)}",
+                )
+            )
+        if not given_classes and predictions.ndim == 4 and predictions.shape[1] == self.num_classes and 0 not in predictions.shape:
             predictions = resize_logits(predictions, masks.shape[-2:]).argmax(1)
-        if predictions.shape != masks.shape:
+        if predictions.shape != masks.shape or predictions.is_floating_point():
             raise ShapeError(
                 message(
                     "SegmentationMetrics: predictions do not fit the masks.",

@@ -9,11 +9,11 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from feataug.checks import check_number
 from feataug.errors import ConfigError, message
+from feataug.hub import HubModel
 
 
 def _conv_bn(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequential:
@@ -44,7 +44,7 @@ class PyramidPooling(nn.Module):
         return torch.cat([features, *pooled], dim=1)
 
 
-class PSPNet(nn.Module, PyTorchModelHubMixin, library_name="feataug", tags=["semantic-segmentation"]):
+class PSPNet(nn.Module, HubModel, library_name="feataug", tags=["semantic-segmentation"]):
     """Pyramid scene parsing network on a timm encoder.
 
     Args:

@@ -77,11 +77,13 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--generator", metavar="FOLDER", required=required, help="a generator saved by `feataug fit-generator`, or a hub id"
         )
-        command.add_argument("--ratio", type=float, default=0.3, help="synthetic share of a batch")
+        command.add_argument(
+            "--ratio", type=float, help="synthetic share of a batch (0.15 for the recommended preset, 0.3 for the others)"
+        )
         command.add_argument("--label-smoothing", type=float, default=1e-4, help="epsilon of Eq. (3), synthetic samples only")
         command.add_argument(
             "--preset", default="recommended", choices=("recommended", "paper", "random"),
-            help="recommended: masks by class with rare objects pasted in, bad pixels left out, classes weighted that are predicted too rarely; "
+            help="recommended: masks drawn evenly, bad pixels left out, classes weighted that are predicted too rarely; "
             "paper: hard negatives; random: masks drawn evenly",
         )  # fmt: skip
         command.add_argument("--steps", type=int, default=1000, help="optimiser steps")

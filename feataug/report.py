@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from feataug.files import write_json
 from feataug.metrics import MEASURES
 from feataug.places import Place
-from feataug.processes import is_main
 
 TITLES = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
 
@@ -36,17 +34,6 @@ def recognition_summary(result: Mapping[str, Any], classes: Sequence[str]) -> di
 def write_result(folder: str | Path, result: Mapping[str, Any]) -> Path:
     """Write ``result.json``, whole or not at all."""
     return write_json(Path(folder) / "result.json", result)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> Path:
-    """Write a JSON file, whole or not at all, by the main process alone; its folder is made where it is missing."""
-    if not is_main():
-        return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
-    return path
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:

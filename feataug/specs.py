@@ -29,7 +29,7 @@ class LevelSpec:
     tokens: int = 0
 
     def __post_init__(self) -> None:
-        lowest = {"channels": 1, "reduction": 0 if self.tokens else 1, "tokens": 0}
+        lowest = {"channels": 1, "reduction": 0 if isinstance(self.tokens, int) and self.tokens else 1, "tokens": 0}
         for field, low in lowest.items():
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:

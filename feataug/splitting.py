@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from feataug.checks import check_features, describe
+from feataug.checks import check_dtype_of, check_features, check_images, check_size, describe
 from feataug.errors import SplitError, message
 from feataug.halves import Halves, take_off
 from feataug.leaks import find_leaks, find_live, leak_error, same
@@ -118,6 +118,10 @@ class Cut(Halves):
     """
 
     def __init__(self, model: nn.Module, at: str | Sequence[str], example: Any, *, advise: bool = True) -> None:
+        if not isinstance(at, (str, list, tuple)) or not all(isinstance(name, str) for name in at):
+            raise SplitError(
+                message("split: at is no layer's name.", given=describe(at), needed="a name such as 'layer3', or a list of several")
+            )
         self.at = (at,) if isinstance(at, str) else tuple(at)
         self._given = example
         case = Example.of(example, model)
@@ -164,8 +168,13 @@ class Cut(Halves):
 
         Returns:
             One tensor per level, as ``(B, channels, h, w)``: tokens and channels-last maps are turned, without a copy.
+
+        Raises:
+            DtypeError, ShapeError: these are no images, or of another type than the model's weights.
         """
         self.check_idle()
+        if torch.is_floating_point(self.example.images):
+            check_images("cut.encode", images, self.model)
         return self.run_encoder(self.callee(), *self.example.arguments(images, args, kwargs))
 
     def decode(self, features: Sequence[Tensor] | Tensor, image_size: Sequence[int], *args: Any, **kwargs: Any) -> Any:
@@ -181,7 +190,8 @@ class Cut(Halves):
         """
         self.check_idle()
         features = check_features("cut.decode", features, self.spec)
-        size = (int(image_size[0]), int(image_size[1]))
+        size = check_size("cut.decode", "image_size", image_size)
+        check_dtype_of("cut.decode", "features", features[0], self.model)
         images = self.blank(len(features[0]), size, features[0].device)
         return self.run_decoder(self.callee(), features, size, *self.example.arguments(images, args, kwargs))
 

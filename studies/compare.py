@@ -38,8 +38,9 @@ from feataug import (
     split,
 )
 from feataug.data import CamVid, IDDLite, MaskedImages, eval_transforms, seeded_loader, train_transforms
+from feataug.files import write_json
 from feataug.recording import eval_mode
-from feataug.report import comparison_table, recognition_summary, write_json
+from feataug.report import comparison_table, recognition_summary
 from feataug.seeds import generator_for
 from feataug.training.run import keep_freed_memory
 
@@ -85,7 +86,7 @@ class Comparison(Study):
     """A base and a generator for one data set and one share of its labels, then all arms."""
 
     batch = 12
-    # Chosen on CamVid's validation images by studies/screen.py.
+    # Chosen on CamVid's validation images by studies/screen.py, and by a whole comparison beside masks `both` at a ratio of 0.3.
     feataug: ClassVar[dict[str, Any]] = {"masks": "random", "power": 1.5, "filter": 1.25, "ratio": 0.15}
     input_cut = "encoder.conv_stem:input"
     further = FinetuneConfig(num_steps=100, lr=0.01, lr_scale={"encoder": 0.3}, save_every=25)

@@ -19,8 +19,9 @@ from torch import Tensor
 
 from feataug import FeatureGenerator, GeneratorConfig, GeneratorTrainer, recognition
 from feataug.data import seeded_loader
+from feataug.files import write_json
 from feataug.recording import eval_mode
-from feataug.report import recognition_summary, write_json
+from feataug.report import recognition_summary
 from feataug.training.run import keep_freed_memory
 
 # What every variant starts from. The defaults have since become the best of what is below.

@@ -23,10 +23,11 @@ from torch import Tensor, nn
 
 from feataug import FeatureGenerator, FeatureMixer
 from feataug.evaluation import differences
+from feataug.files import write_json
 from feataug.losses import segmentation_loss
 from feataug.metrics import SegmentationMetrics
 from feataug.recording import eval_mode
-from feataug.report import by_class, write_json
+from feataug.report import by_class
 from feataug.training.run import endless, keep_freed_memory
 
 MEASURES = ("pixel_acc", "class_acc", "miou", "fw_iou")

@@ -3,10 +3,9 @@
 import torch
 
 from feataug import (
-    ClassBalancedMasks,
+    DatasetMasks,
     FeatureGenerator,
     FeatureMixer,
-    LayoutComposer,
     PixelFilter,
     deficit_weights,
     recommended,
@@ -27,29 +26,17 @@ def make(tiny_net):
 def test_what_is_recommended(tiny_net):
     net, cut, data, loader = make(tiny_net)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    found = recommended(cut, data, loader, CLASSES, power=0.5, factor=2.0, objects=3)
+    found = recommended(cut, data, loader, CLASSES, power=0.5, factor=2.0, ratio=0.5)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    masks = found["masks"]
-    assert isinstance(masks, LayoutComposer)
-    area = torch.stack([torch.bincount(mask[mask != 255].flatten(), minlength=CLASSES) for _, mask in loader]).sum(0)
-    assert set(masks.classes) == {k for k in range(CLASSES) if area[k] < 0.25 * area.sum() / CLASSES}
-    assert masks.objects == 3
+    assert isinstance(found["masks"], DatasetMasks)
     assert isinstance(found["pixel_filter"], PixelFilter)
     assert found["pixel_filter"].factor == 2.0
     assert found["pixel_filter"].cut.model is not net
     torch.testing.assert_close(found["class_weights"], deficit_weights(net, loader, CLASSES, 0.5))
     generator = FeatureGenerator(CLASSES, cut.spec, mask_widths=(4,), width=4, depth=0)
-    mixer = FeatureMixer(generator, ratio=0.5, cut=cut, **found)
+    mixer = FeatureMixer(generator, cut=cut, **found)
     images, targets = next(iter(loader))
     with mixer.on(cut, targets) as batch:
         out = net(images)
     assert batch.num_synthetic == 4
     assert mixer.loss(out, batch).isfinite()
-
-
-def test_without_rare_classes_nothing_is_pasted(tiny_net):
-    halves = torch.zeros(4, *SIZE, dtype=torch.long)
-    halves[:, :16] = 1
-    loader = [(torch.randn(4, 3, *SIZE), halves)]
-    masks = recommended(split(tiny_net(2), at="body"), halves, loader, 2)["masks"]
-    assert isinstance(masks, ClassBalancedMasks)

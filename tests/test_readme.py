@@ -28,7 +28,7 @@ def test_the_loops_run_as_they_stand(tmp_path, monkeypatch):
     user = {
         "model": model,
         "train_set": train_set,
-        "loader": seeded_loader(train_set, 4),
+        "loader": seeded_loader(train_set, 8),
         "plain_loader": seeded_loader(train_set, 4, shuffle=False),
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.01),
     }
@@ -38,9 +38,9 @@ def test_the_loops_run_as_they_stand(tmp_path, monkeypatch):
     decoder = {name: p.clone() for name, p in model.named_parameters() if name.startswith("head")}
     exec(loop, user)
     trained = dict(model.named_parameters())
-    assert user["batch"].num_real == 4
+    assert user["batch"].num_real == 8
     assert user["batch"].num_synthetic in (1, 2)
-    assert set(user["settings"]) == {"masks", "pixel_filter", "class_weights"}
+    assert set(user["settings"]) == {"masks", "ratio", "pixel_filter", "class_weights"}
     for before in (encoder, decoder):
         assert any(not torch.equal(value, trained[name]) for name, value in before.items())
     exec(halves, user)

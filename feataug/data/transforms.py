@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from feataug.checks import check_number
+from feataug.checks import check_number, describe
 from feataug.errors import ConfigError, DataError, FeatAugWarning, message
 from feataug.seeds import derive_seed, generator_for
 
@@ -149,7 +149,13 @@ class _SeededItems(Dataset):
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed, which seeds every GPU as well: a training loop's dropout would follow from the data.
             torch.default_generator.manual_seed(derive_seed(self.seed, "item", epoch, index))
-            return self.dataset[index]
+            item = self.dataset[index]
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise DataError(
+                message("seeded_loader: an item of the data set is no pair.", given=describe(item), needed="(image, mask)")
+            )
+        image, mask = item
+        return image, mask
 
 
 def seeded_loader(
@@ -180,8 +186,17 @@ def seeded_loader(
         ours. Order and noise depend on ``(seed, epoch, index)`` so that paired runs see equal data.
     """
     check_number("seeded_loader", "batch_size", batch_size, low=1, integer=True)
+    check_number("seeded_loader", "seed", seed, integer=True)
+    if (
+        not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"))
+        or isinstance(dataset, (str, bytes))
+        or not len(dataset)
+    ):
+        raise DataError(
+            message("seeded_loader: this is no data set.", given=describe(dataset), needed="items (image, mask), at least one")
+        )
     batches = SeededBatches(len(dataset), min(batch_size, len(dataset)), seed, shuffle, drop_last=shuffle)
-    if on_bad_sample not in ("raise", "skip"):
+    if not isinstance(on_bad_sample, str) or on_bad_sample not in ("raise", "skip"):
         raise ConfigError(
             message("seeded_loader: on_bad_sample is not offered.", given=repr(on_bad_sample), needed="'raise' or 'skip'")
         )

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from feataug.errors import CheckpointError, ConfigError, message
 from feataug.evaluation.arms import Arm, train_arm
 from feataug.evaluation.intervals import differences, mean_figures, verdict
+from feataug.files import write_json
 from feataug.generator import FeatureGenerator
 from feataug.metrics import evaluate
 from feataug.processes import is_main
-from feataug.report import by_class, write_json, write_result
+from feataug.report import by_class, write_result
 from feataug.training.config import FinetuneConfig
 from feataug.training.run import check_settings, held, make_accelerator, part_of
 from feataug.training.states import from_main

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from feataug.checks import check_number, describe
 from feataug.errors import ConfigError, FeatAugWarning, ShapeError, message
-from feataug.masks.sources import as_source
+from feataug.masks.sources import as_source, check_count
 
 
 class HardNegativeSampler:
@@ -67,6 +67,7 @@ class HardNegativeSampler:
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` masks of the pool, without repetition while it lasts; mines first when it is time. ``(n, H, W)`` int64."""
+        check_count("HardNegativeSampler", n)
         if not self.enabled:
             return self.source.draw(n, generator)
         if self.learn:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from feataug.checks import check_number
+from feataug.checks import check_masks, check_number, check_sequence
 from feataug.errors import DataError, message
-from feataug.masks.sources import DatasetMasks, as_source
+from feataug.masks.sources import DatasetMasks, as_source, check_count
 
 
 class ClassBalancedMasks:
@@ -27,6 +27,7 @@ class ClassBalancedMasks:
 
     Raises:
         DataError: no mask holds any class.
+        LabelError: a mask holds a value that is neither a class nor ``ignore_index``.
 
     Source:
         Class-uniform sampling, Zhu et al. (2019), Sec. 3.3, for masks.
@@ -44,14 +45,14 @@ class ClassBalancedMasks:
     ) -> None:
         check_number("ClassBalancedMasks", "num_classes", num_classes, low=1, integer=True)
         check_number("ClassBalancedMasks", "min_pixels", min_pixels, low=1, integer=True)
-        check_number("ClassBalancedMasks", "tries", tries, low=1, integer=True)
+        check_number("ClassBalancedMasks", "tries", tries, low=1, high=1000, integer=True)
         self.masks = DatasetMasks(dataset, transforms)
         self.min_pixels, self.tries = min_pixels, tries
         plain = DatasetMasks(dataset, torch.as_tensor)  # as they are stored: the data set's own transforms would crop at random
         held: list[list[int]] = [[] for _ in range(num_classes)]
         for index in range(len(plain)):
-            mask = plain.item(index, 0)
-            counts = torch.bincount(mask[(mask != ignore_index) & (mask < num_classes)].flatten(), minlength=num_classes)
+            (mask,) = check_masks("ClassBalancedMasks", plain.item(index, 0)[None], num_classes, ignore_index)
+            counts = torch.bincount(mask[mask != ignore_index], minlength=num_classes)
             for number in (counts >= min_pixels).nonzero().flatten().tolist():
                 held[number].append(index)
         self.held = {number: indices for number, indices in enumerate(held) if indices}
@@ -66,6 +67,7 @@ class ClassBalancedMasks:
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` masks, ``(n, H, W)`` int64."""
+        check_count("ClassBalancedMasks", n)
         if not n:
             return self.masks.draw(0, generator)
         classes = list(self.held)
@@ -116,8 +118,11 @@ class LayoutComposer:
         max_share: float = 0.1,
         shift: float = 0.05,
     ) -> None:
+        check_sequence("LayoutComposer", "classes", classes, "the rare classes, such as (6, 8, 9)")
         if not len(classes):
             raise DataError(message("LayoutComposer: no class to paste.", given="()", needed="the rare classes, such as (6, 8, 9)"))
+        for number in classes:
+            check_number("LayoutComposer", "one of classes", getattr(number, "tolist", lambda n=number: n)(), low=0, integer=True)
         check_number("LayoutComposer", "objects", objects, low=1, integer=True)
         check_number("LayoutComposer", "min_pixels", min_pixels, low=1, integer=True)
         check_number("LayoutComposer", "max_share", max_share, low=0, high=1, open_low=True)
@@ -128,6 +133,7 @@ class LayoutComposer:
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` composed masks, ``(n, H, W)`` int64; where the donor holds no object the mask stays as it is."""
+        check_count("LayoutComposer", n)
         masks, donors = self.masks.draw(n, generator), self.donors.draw(n, generator)
         return torch.stack([self._compose(m, d, generator) for m, d in zip(masks, donors, strict=True)]) if n else masks
 

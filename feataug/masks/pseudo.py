@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feataug.checks import check_number
+from feataug.checks import check_images, check_number
 from feataug.losses import resize_logits, split_outputs
 from feataug.recording import eval_mode
 
@@ -38,6 +38,7 @@ def pseudo_masks(
 
     Raises:
         ConfigError: the threshold is not within [0, 1).
+        DtypeError, ShapeError: a batch holds no images.
 
     Source:
         Sec. 4.5 ("posterior above 0.7", holes by nearest neighbour).
@@ -48,7 +49,8 @@ def pseudo_masks(
     masks: list[Tensor] = []
     with eval_mode(predict) if isinstance(predict, torch.nn.Module) else nullcontext():
         for batch in loader:
-            images = batch if isinstance(batch, Tensor) else batch[0]
+            images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+            check_images("pseudo_masks", images, predict)
             logits = resize_logits(split_outputs(predict(images.to(device)))[0], images.shape[-2:])
             posterior, labels = logits.float().softmax(1).max(1)
             masks += [

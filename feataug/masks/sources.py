@@ -8,8 +8,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from feataug.checks import check_mask_form, check_number, describe
-from feataug.errors import ConfigError, DataError, ShapeError, message
+from feataug.checks import check_mask_form, check_number, check_sequence, describe
+from feataug.errors import ConfigError, DataError, DtypeError, ShapeError, message
+
+
+def check_count(who: str, n: Any) -> None:
+    """Raise ``ConfigError`` unless ``n`` masks can be drawn."""
+    check_number(f"{who}.draw", "n", n, low=0, high=2**31, integer=True)
 
 
 @runtime_checkable
@@ -39,6 +44,16 @@ class DatasetMasks:
     """
 
     def __init__(self, dataset: Any, transforms: Callable[[Tensor], Tensor] | None = None) -> None:
+        if isinstance(dataset, (str, bytes)) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            raise DataError(
+                message(
+                    "DatasetMasks: this is no data set.",
+                    given=describe(dataset),
+                    needed="a tensor (N, H, W), a sequence of masks, or a data set with a length and items",
+                )
+            )
+        if isinstance(dataset, Tensor):
+            check_mask_form("DatasetMasks", dataset) if len(dataset.shape) != 3 or len(dataset) else None
         if len(dataset) == 0:
             raise DataError(
                 message("DatasetMasks: the data set is empty.", given=type(dataset).__name__, needed="one mask or more")
@@ -59,9 +74,9 @@ class DatasetMasks:
             ShapeError: the masks differ in size.
             DtypeError: an item is no integer ``(H, W)`` mask.
         """
+        check_count("DatasetMasks", n)
         indices = torch.randint(len(self.dataset), (n,), generator=generator).tolist()
         if isinstance(self.dataset, Tensor) and self.transforms is None:
-            check_mask_form("DatasetMasks", self.dataset)
             return self.dataset[indices].long()
         seeds = torch.randint(2**62, (n,), generator=generator).tolist()
         with torch.random.fork_rng(devices=[]):
@@ -97,7 +112,12 @@ class DatasetMasks:
             mask = mask[1]
         if self.transforms is not None:
             mask = self.transforms(mask)
-        mask = torch.as_tensor(mask)
+        try:
+            mask = torch.as_tensor(mask)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DtypeError(
+                message("DatasetMasks: an item is no mask.", given=describe(mask), needed="(H, W) integers")
+            ) from error
         if mask.ndim == 2:
             check_mask_form("DatasetMasks", mask[None])
         else:
@@ -122,7 +142,9 @@ class MaskMixture:
     """
 
     def __init__(self, sources: Sequence[Any], weights: Sequence[float]) -> None:
-        if len(sources) != len(weights) or not sources:
+        check_sequence("MaskMixture", "sources", sources, "mask sources, such as [masks, others]")
+        check_sequence("MaskMixture", "weights", weights, "one number for each source, such as (3, 1)")
+        if len(sources) != len(weights) or not len(sources):
             raise ConfigError(
                 message(
                     "MaskMixture: one weight is needed for each source.",
@@ -137,6 +159,7 @@ class MaskMixture:
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` masks in random order; ``(n, H, W)`` int64."""
+        check_count("MaskMixture", n)
         edges = (self.weights.cumsum(0) / self.weights.sum()) * n
         # Systematic sampling: points one apart, shifted at random, fall into each share floor or ceil of its length times.
         points = torch.rand((), generator=generator, dtype=torch.float64) + torch.arange(n)

@@ -16,11 +16,10 @@ from tqdm.auto import tqdm
 
 from feataug.checks import check_number
 from feataug.errors import DataError, message
+from feataug.files import clear_torn, write_json, write_tensors
 from feataug.recording import eval_mode
-from feataug.report import write_json
 from feataug.specs import FeatureSpec
 from feataug.splitting import Cut
-from feataug.training.checkpoint import clear_torn, write_whole
 from feataug.training.run import endless
 
 FORMAT = 1
@@ -188,7 +187,7 @@ class FeatureBank(Dataset):
                 if count >= shard_images or last:
                     path = _path(folder, len(shards))
                     *levels, kept = (torch.cat([part[number] for part in parts]).contiguous() for number in range(len(parts[0])))
-                    write_whole(path, {f"level_{number}": level for number, level in enumerate(levels)} | {"masks": kept})
+                    write_tensors(path, {f"level_{number}": level for number, level in enumerate(levels)} | {"masks": kept})
                     shards.append({"images": count, "batches": len(parts), "sha256": _digest(path)})
                     done, parts, index["complete"] = done + count, [], last
                     write_json(folder / _INDEX, index)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from feataug.errors import CheckpointError, message
+from feataug.files import write_tensors
 from feataug.training.states import pack, unpack
 
 # 1 had no checksum.
@@ -38,30 +37,14 @@ def save_checkpoint(folder: Path, progress: int, state: dict[str, Any], keep: in
         ours. Tensors go into a safetensors file, all the rest as JSON into its header, with a checksum of both; a temporary name, then a
         rename, so that a kill leaves the old file or the new one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     skeleton = pack(state, tensors)
     header = json.dumps({"format": FORMAT, "progress": progress, "state": skeleton, "sha256": _digest(progress, skeleton, tensors)})
     path = folder / _NAME.format(progress)
-    write_whole(path, tensors, {"feataug": header})
+    write_tensors(path, tensors, {"feataug": header})
     for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-keep]:
         old.unlink()
     return path
-
-
-def write_whole(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all: what a kill leaves has a name that ``clear_torn`` knows."""
-    temporary = path.with_suffix(".partial")
-    save_file(tensors, temporary, metadata)
-    with open(temporary, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def clear_torn(folder: Path) -> None:
-    """Delete what a kill in the middle of ``write_whole`` left behind; safetensors writes to ``.tmp`` names of its own."""
-    for torn in (*folder.glob("*.partial"), *folder.glob(".tmp*")):
-        torn.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:

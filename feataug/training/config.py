@@ -28,7 +28,11 @@ class _Config:
             ConfigError: a name is unknown, or a value is out of range.
         """
         known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
-        unknown = sorted(set(data) - set(known))
+        if not isinstance(data, Mapping):
+            raise ConfigError(
+                message(f"{cls.__name__}: settings are no dictionary.", given=repr(data)[:200], needed=", ".join(known))
+            )
+        unknown = sorted(str(name) for name in data if name not in known)
         if unknown:
             raise ConfigError(message(f"{cls.__name__}: unknown settings.", given=", ".join(unknown), needed=", ".join(known)))
         return cls(**data)
@@ -90,7 +94,23 @@ class FinetuneConfig(_Config):
         check_number(who, "eval_every", self.eval_every, low=0, integer=True)
         check_number(who, "save_every", self.save_every, low=0, integer=True)
         check_number(who, "seed", self.seed, low=0, integer=True)
+        if not isinstance(self.lr_scale, Mapping):
+            raise ConfigError(
+                message(
+                    f"{who}: lr_scale is no dictionary.",
+                    given=repr(self.lr_scale),
+                    needed='factors by names, such as {"encoder": 0.1}',
+                )
+            )
+        if not isinstance(self.channels_last, bool):
+            raise ConfigError(
+                message(f"{who}: channels_last is no truth value.", given=repr(self.channels_last), needed="True or False")
+            )
         for name, scale in self.lr_scale.items():
+            if not isinstance(name, str):
+                raise ConfigError(
+                    message(f"{who}: a key of lr_scale is no name.", given=repr(name), needed="the beginning of parameters' names")
+                )
             check_number(who, f"lr_scale[{name!r}]", scale, low=0)
         self._check_precision(self.mixed_precision)
 
@@ -149,8 +169,9 @@ class GeneratorConfig(_Config):
 
     def __post_init__(self) -> None:
         who = type(self).__name__
-        if isinstance(self.trackers, str):
-            raise ConfigError(message(f"{who}: trackers is no tuple.", given=repr(self.trackers), needed=f"({self.trackers!r},)"))
+        if not isinstance(self.trackers, (tuple, list)) or not all(isinstance(name, str) for name in self.trackers):
+            needed = f"({self.trackers!r},)" if isinstance(self.trackers, str) else 'names, such as ("tensorboard",)'
+            raise ConfigError(message(f"{who}: trackers is no tuple.", given=repr(self.trackers), needed=needed))
         object.__setattr__(self, "trackers", tuple(self.trackers))
         for name in ("num_images", "stats_images", "critic_width", "critic_scales", "log_images"):
             check_number(who, name, getattr(self, name), low=1, integer=True)

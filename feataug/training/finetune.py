@@ -152,7 +152,7 @@ class Finetuner:
                     group["lr"] = config.lr * group["scale"] * (1 - step / config.num_steps) ** config.power
                 with torch.random.fork_rng():
                     # Dropout then depends on the step alone: arms see equal noise, and a resumed run repeats it.
-                    torch.manual_seed(config.seed * 1_000_003 + step + 10**12 * accelerator.process_index)
+                    torch.manual_seed((config.seed * 1_000_003 + step + 10**12 * accelerator.process_index) % 2**63)
                     loss = self._loss(model, images, masks, ignore_index)
                 optimizer.zero_grad()
                 accelerator.backward(loss)

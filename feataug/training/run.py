@@ -21,8 +21,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from feataug.errors import CheckpointError, ConfigError, FeatAugWarning, TrainingError, message
+from feataug.files import clear_torn, writing
 from feataug.processes import place, total
-from feataug.training.checkpoint import DamagedError, checkpoints, clear_torn, load_checkpoint, save_checkpoint
+from feataug.training.checkpoint import DamagedError, checkpoints, load_checkpoint, save_checkpoint
 
 try:
     import fcntl
@@ -86,8 +87,7 @@ class RunFolder:
     def log(self, progress: int, values: dict[str, Any]) -> None:
         """Append a line to ``stats.jsonl``."""
         if self.path is not None:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with open(self._stats, "a") as file:
+            with writing(self._stats), open(self._stats, "a") as file:
                 file.write(json.dumps({"progress": progress} | values) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
@@ -112,8 +112,8 @@ def held(folder: Path | None) -> Iterator[None]:
     if folder is None or fcntl is None:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
+    with writing(folder / "lock"):
+        handle = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -269,7 +269,7 @@ def endless(loader: Iterable[tuple[Tensor, Tensor]], start: int = 0) -> Iterator
         if hasattr(batches, "share"):
             batches.first, batches.share = skip, place()
         count = 0
-        for batch in loader:
+        for batch in _watched(loader):
             count += 1
             yield batch
         if not count:
@@ -282,6 +282,23 @@ def endless(loader: Iterable[tuple[Tensor, Tensor]], start: int = 0) -> Iterator
                 )
             )
         epoch, skip = epoch + 1, 0
+
+
+def _watched(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The loader's batches; the loss of a worker process in our words."""
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise TrainingError(
+            message(
+                "feataug: a process that loads data has died.",
+                given=str(error),
+                needed="living workers",
+                advice="Was memory short? The last checkpoint is untouched: the same command goes on from it, with fewer workers if need be.",
+            )
+        ) from error
 
 
 def shared(loader: Any, accelerator: Accelerator) -> Any:

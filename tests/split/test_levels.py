@@ -121,8 +121,9 @@ def test_only_tokens_are_refused():
 
 
 def test_fine_scales_are_narrow():
-    single = [LevelSpec("x", 1024, 8)]
-    assert _widths(single, 8, 2, None) == [512, 1024, 1024]
+    # Half of the channels, of wide features a quarter.
+    for channels, width in ((64, 128), (512, 256), (768, 256), (1024, 256), (2048, 512)):
+        assert _widths([LevelSpec("x", channels, 8)], 8, 2, None) == [width, 2 * width, 2 * width]
     pyramid = [LevelSpec("x", c, r) for c, r in ((64, 2), (64, 4), (128, 8), (512, 32))]
     assert _widths(pyramid, 2, 1, None) == [32, 64, 128, 128, 256, 512]
     assert _widths(pyramid, 2, 0, 16) == [16, 32, 64, 64, 128]

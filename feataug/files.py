@@ -1,0 +1,71 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from feataug.errors import CheckpointError, message
+from feataug.processes import is_main
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Word what goes wrong while ``path`` is written.
+
+    Raises:
+        CheckpointError: the disk is full, the folder may not be written to, or is none.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            message(
+                "feataug: a file cannot be written.",
+                given=f"{path} ({error})",
+                needed="a folder that may be written to, with room",
+                advice="What was written before is untouched: mend this, and give the same command again.",
+            )
+        ) from error
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> Path:
+    """Write a JSON file, by the main process alone; its folder is made where it is missing."""
+    if not is_main():
+        return path
+    text = json.dumps(value, indent=1) + "\n"
+    temporary = path.with_suffix(".partial")
+    with writing(path):
+        temporary.write_text(text)
+        os.replace(temporary, path)
+    return path
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file; what a kill leaves has a name that ``clear_torn`` knows."""
+    temporary = path.with_suffix(".partial")
+    with writing(path):
+        try:
+            save_file(tensors, temporary, metadata)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            # A full disk has no room for half a file.
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def clear_torn(folder: Path) -> None:
+    """Delete what a kill in the middle of writing left behind; safetensors writes to ``.tmp`` names of its own."""
+    for torn in (*folder.glob("*.partial"), *folder.glob(".tmp*")):
+        torn.unlink(missing_ok=True)

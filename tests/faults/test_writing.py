@@ -1,0 +1,115 @@
+"""Disks that are full, folders that are none, workers that die, files that would run code."""
+
+import os
+import resource
+import shutil
+import signal
+
+import pytest
+import torch
+from kill import data, make
+
+from feataug.data import seeded_loader
+from feataug.errors import CheckpointError, TrainingError
+from feataug.files import write_json
+from feataug.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def small_disk():
+    """No file may grow beyond 20 kB, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+
+    try:
+        yield limit
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, small_disk):
+    save_checkpoint(tmp_path, 1, {"a": torch.ones(3)})
+    small_disk()
+    with pytest.raises(CheckpointError) as error:
+        save_checkpoint(tmp_path, 2, {"a": torch.ones(100_000)})
+    text = str(error.value).splitlines()
+    assert text[0] == "feataug: a file cannot be written."
+    assert text[1].startswith(f"  given:   {tmp_path / 'checkpoint-0000000002.safetensors'} (")
+    assert text[2:] == [
+        "  needed:  a folder that may be written to, with room",
+        "What was written before is untouched: mend this, and give the same command again.",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-0000000001.safetensors"]
+    assert load_checkpoint(checkpoints(tmp_path)[0])[0] == 1
+
+
+def test_training_on_a_full_disk_ends_in_our_error_and_goes_on_when_there_is_room(tmp_path, small_disk):
+    loader = seeded_loader(data(), 3, seed=1)
+    undisturbed, module = make("generator", tmp_path / "undisturbed")
+    undisturbed.fit(loader)
+    expected = {name: value.clone() for name, value in module.state_dict().items()}
+    trainer, _ = make("generator", tmp_path / "full")
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    small_disk()
+    with pytest.raises(CheckpointError, match=r"^feataug: a file cannot be written\."):
+        trainer.fit(loader)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    trainer, module = make("generator", tmp_path / "full")
+    trainer.fit(loader)
+    assert all(torch.equal(value, expected[name]) for name, value in module.state_dict().items())
+
+
+def test_a_file_where_a_folder_should_be(tmp_path):
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        write_json(tmp_path / "runs" / "result.json", {})
+    trainer, _ = make("finetune", tmp_path / "runs")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        trainer.fit(seeded_loader(data(), 3, seed=1))
+
+
+class Deadly(torch.utils.data.Dataset):
+    """Its third item ends the process that reads it."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        if index == 2 and torch.utils.data.get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return data()[index % 4]
+
+
+def test_a_worker_that_dies_ends_in_our_error(tmp_path):
+    trainer, _ = make("finetune", tmp_path)
+    with pytest.raises(TrainingError) as error:
+        trainer.fit(seeded_loader(Deadly(), 4, num_workers=1))
+    assert str(error.value).splitlines()[0] == "feataug: a process that loads data has died."
+
+
+class Touch:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mknod, (self.path,)
+
+
+def test_a_pickle_offered_as_a_checkpoint_does_not_run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    torch.save({"state": Touch(tmp_path / "proof")}, tmp_path / "pickled.pt")
+    shutil.copy(tmp_path / "pickled.pt", folder / "checkpoint-0000000004.safetensors")
+    trainer, _ = make("finetune", folder)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        trainer.fit(seeded_loader(data(), 3, seed=1))
+    assert not (tmp_path / "proof").exists()
+    # It would have.
+    torch.load(tmp_path / "pickled.pt", weights_only=False)
+    assert (tmp_path / "proof").exists()
