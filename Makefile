@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_QUIET ?= -q
+# Processes that run the tests, with one thread each: small tensors gain nothing from a second one.
+WORKERS ?= 2
 
 .PHONY: demo test check docs bench clean
 
@@ -10,7 +12,7 @@ demo: $(VENV)/.run
 	$(BIN)/feataug demo --output runs/demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
