@@ -185,7 +185,8 @@ def comparison(title: str, r: dict) -> str:
         "",
         f"feataug: masks `{f['masks']}` (`Comparison.masks` in studies/compare.py), {100 * f['ratio']:.0f} % synthetic, pixels filtered at "
         f"{f['filter']} times their class's loss, class weights by deficit to the power of {f['power']}. *class weights* are the same weights on "
-        f"real samples alone. Minutes depend on what else the machine did while an arm ran; benchmarks compare steps. The control took {control:.1f} minutes ({s['threads']} threads); the generator "
+        f"real samples alone. Minutes depend on what else the machine did while an arm ran; benchmarks compare steps. "
+        f"The control took {control:.1f} minutes ({s['threads']} threads); the generator "
         f"{r['seconds'].get('generator', 0) / 60:.0f}{resumed}, once for all seeds.",
         "",
         r["verdict"],
