@@ -1,5 +1,6 @@
 """Disks that are full, folders that are none, workers that die, files that would run code."""
 
+import json
 import os
 import resource
 import shutil
@@ -8,9 +9,11 @@ import signal
 import pytest
 import torch
 from kill import data, make
+from PIL import Image
 
-from feataug.data import seeded_loader
-from feataug.errors import CheckpointError, TrainingError
+from feataug import FeatureBank
+from feataug.data import MaskedImages, seeded_loader
+from feataug.errors import CheckpointError, DataError, TrainingError
 from feataug.files import write_json
 from feataug.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 
@@ -113,3 +116,44 @@ def test_a_pickle_offered_as_a_checkpoint_does_not_run(tmp_path):
     # It would have.
     torch.load(tmp_path / "pickled.pt", weights_only=False)
     assert (tmp_path / "proof").exists()
+
+
+def test_a_safetensors_header_that_lies(tmp_path):
+    path = save_checkpoint(tmp_path, 1, {"a": torch.ones(4)})
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length]
+    lies = [
+        (2**62).to_bytes(8, "little") + content[8:],  # a header longer than the file
+        content[:8] + header.replace(b"[4]", b"[9]") + content[8 + length :],  # more numbers than bytes
+        content[:8] + header.replace(b"[0,16]", b"[0,99]") + content[8 + length :],  # data behind the end
+    ]
+    assert len({*lies, content}) == 4
+    for lie in lies:
+        path.write_bytes(lie)
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            load_checkpoint(path)
+
+
+def test_an_index_cannot_point_out_of_the_bank(tmp_path):
+    trainer, _ = make("finetune", None)
+    FeatureBank.write(tmp_path / "bank", trainer.cut, seeded_loader(data(), 3, seed=1), 6, progress=False)
+    index = tmp_path / "bank" / "bank.json"
+    stored = json.loads(index.read_text())
+    for shards in (
+        [{"images": 6, "batches": 2, "sha256": "0", "file": "../../etc/passwd"}],
+        [{"images": -6, "batches": 2, "sha256": "0"}],
+        "x",
+    ):
+        index.write_text(json.dumps(stored | {"shards": shards}))
+        with pytest.raises(DataError, match=r"^FeatureBank: the index cannot be read\."):
+            FeatureBank(tmp_path / "bank")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_an_image_that_unpacks_to_gigabytes(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+        Image.new("1", (30_000, 30_000)).save(tmp_path / name / "a.png")
+    with pytest.raises(DataError, match="a file cannot be decoded"):
+        MaskedImages(tmp_path / "images", tmp_path / "masks", ["sky"])[0]

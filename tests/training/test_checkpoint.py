@@ -242,8 +242,8 @@ def unsafe(source):
             found += [name for name in names if name.split(".")[0] in ("pickle", "cloudpickle", "dill", "shelve")]
         if isinstance(node, ast.Attribute) and node.attr in ("load", "save") and getattr(node.value, "id", "") == "torch":
             found.append(f"torch.{node.attr}")
-        if isinstance(node, ast.Name) and node.id == "pickle":
-            found.append("pickle")
+        if isinstance(node, ast.Name) and node.id in ("pickle", "eval", "exec", "__import__"):
+            found.append(node.id)
     return found
 
 
@@ -255,6 +255,8 @@ def test_nothing_is_pickled():
         assert not re.search(r"\bpickle\.|torch\.(load|save)\b", file.read_text()), file
 
 
-@pytest.mark.parametrize("source", ["import pickle", "from pickle import loads", "import torch\ntorch.load('x')", "pickle.x"])
+@pytest.mark.parametrize(
+    "source", ["import pickle", "from pickle import loads", "import torch\ntorch.load('x')", "pickle.x", "eval('1')", "exec('1')"]
+)
 def test_pickling_would_be_found(source):
     assert unsafe(source)
