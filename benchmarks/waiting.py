@@ -18,8 +18,9 @@ from PIL import Image
 from feataug import FeatureBank, FeatureGenerator, GeneratorConfig, split
 from feataug.data import MaskedImages, Scenes, seeded_loader, train_transforms
 from feataug.models import PSPNet
+from feataug.training.batches import endless
 from feataug.training.objective import Objective
-from feataug.training.run import endless, keep_freed_memory, make_accelerator
+from feataug.training.run import keep_freed_memory, make_accelerator
 
 SIZE, BATCH, IMAGES = (224, 288), 8, 48
 

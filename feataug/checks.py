@@ -91,8 +91,9 @@ def check_dtype_of(who: str, name: str, value: Tensor, model: Any) -> None:
     """Raise ``DtypeError`` where no weight of ``model`` has the type of ``value``, unless autocast sees to it."""
     if not isinstance(model, nn.Module) or torch.is_autocast_enabled(value.device.type):
         return
-    types = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
-    if types and value.dtype not in types:
+    if any(parameter.dtype == value.dtype for parameter in model.parameters()):
+        return  # nearly always the first one: this runs in every step
+    if types := {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}:
         needed = " or ".join(sorted(str(dtype).removeprefix("torch.") for dtype in types))
         raise DtypeError(
             message(
@@ -104,9 +105,14 @@ def check_dtype_of(who: str, name: str, value: Tensor, model: Any) -> None:
         )
 
 
+def is_sequence(value: Any) -> bool:
+    """Whether ``value`` has a length and items by number, and is no string."""
+    return hasattr(value, "__len__") and hasattr(value, "__getitem__") and not isinstance(value, (str, bytes))
+
+
 def check_sequence(who: str, name: str, value: Any, needed: str) -> None:
-    """Raise ``ConfigError`` unless ``value`` has a length and items by number, and is no string."""
-    if isinstance(value, (str, bytes)) or not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
+    """Raise ``ConfigError`` unless ``is_sequence(value)``."""
+    if not is_sequence(value):
         raise ConfigError(message(f"{who}: {name} is no sequence.", given=describe(value), needed=needed))
 
 
@@ -211,6 +217,18 @@ def check_features(who: str, features: Any, spec: FeatureSpec, image_size: tuple
             )
         )
     return tuple(features)
+
+
+def check_pairs(who: str, features: Sequence[Tensor], masks: Tensor) -> None:
+    """Raise ``ShapeError`` unless there is a mask for each sample."""
+    if len(features[0]) != len(masks):
+        raise ShapeError(
+            message(
+                f"{who}: features and masks hold different numbers of samples.",
+                given=f"{len(features[0])} features, {len(masks)} masks",
+                needed="one mask for each sample",
+            )
+        )
 
 
 _OTHER_CUT = (

@@ -201,7 +201,8 @@ def evaluate(args: argparse.Namespace) -> None:
     from feataug.metrics import evaluate as measure
     from feataug.models import PSPNet
     from feataug.report import by_class, table, write_result
-    from feataug.training.run import make_accelerator, part_of
+    from feataug.training.batches import part_of
+    from feataug.training.run import make_accelerator
 
     val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size) if args.size else None))
     device = make_accelerator(args.device, "no").device

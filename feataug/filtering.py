@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feataug.checks import check_features, check_mask_form, check_masks, check_number, describe, is_plain
+from feataug.checks import check_features, check_mask_form, check_masks, check_number, check_pairs, describe, is_plain
 from feataug.errors import DataError, ShapeError, message
 from feataug.losses import resize_logits, smoothed_cross_entropy, split_outputs
 from feataug.recording import eval_mode
@@ -96,14 +96,7 @@ class PixelFilter:
         """
         features = check_features("PixelFilter", features, self.cut.spec)
         check_mask_form("PixelFilter", masks)
-        if len(features[0]) != len(masks):
-            raise ShapeError(
-                message(
-                    "PixelFilter: features and masks hold different numbers of samples.",
-                    given=f"{describe(features[0])} for masks {describe(masks)}",
-                    needed="one mask for each feature",
-                )
-            )
+        check_pairs("PixelFilter", features, masks)
         masks = masks.long()
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
         parameter = next(self.cut.model.parameters())

@@ -151,6 +151,11 @@ def segmentation_loss(
     logits, auxiliary = split_outputs(out)
     class_weights = class_weights.to(masks.device) if class_weights is not None else None
     num_real = len(masks) if num_real is None else num_real
+    parts = ((slice(None, num_real), 0.0), (slice(num_real, None), label_smoothing))
+    valid = [(masks[part] != ignore_index).flatten(1).sum(1) for part, _ in parts]
+    counts = torch.stack([numbers.sum() for numbers in valid])
+    if across_processes:
+        counts = total(counts) / place()[1]
     # Of one pixel, each process has a share.
     least = 1 / place()[1] if across_processes else 1
 
@@ -181,19 +186,13 @@ def segmentation_loss(
                 )
             )
         sums: list[Tensor] = []
-        counts: list[Tensor] = []
-        parts = ((slice(None, num_real), 0.0), (slice(num_real, None), label_smoothing))
-        for part, smoothing in parts:
+        for (part, smoothing), numbers in zip(parts, valid, strict=True):
             pixels = smoothed_cross_entropy(head[part], masks[part], smoothing, ignore_index)
-            valid = (masks[part] != ignore_index).flatten(1).sum(1)
             if observe is not None and main and sums:
-                observe(pixels.detach().flatten(1).sum(1) / valid.clamp(min=1))
+                observe(pixels.detach().flatten(1).sum(1) / numbers.clamp(min=1))
             if class_weights is not None:
                 pixels = pixels * class_weights[masks[part].masked_fill(masks[part] == ignore_index, 0)]
             sums.append(pixels.sum())
-            counts.append(valid.sum())
-        if across_processes:
-            counts = list((total(torch.stack(counts)) / place()[1]).unbind())
         if synthetic_weight == "sum":
             return sums[0] / counts[0].clamp(min=least) + sums[1] / counts[1].clamp(min=least)
         return (sums[0] + synthetic_weight * sums[1]) / (counts[0] + counts[1]).clamp(min=least)

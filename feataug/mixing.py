@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from feataug.checks import check_features, check_mask_form, check_number, describe
+from feataug.checks import check_features, check_mask_form, check_number, check_pairs, describe
 from feataug.errors import ConfigError, ShapeError, SplitError, message
 from feataug.losses import per_sample_loss, segmentation_loss, split_outputs
 from feataug.port import join
@@ -154,14 +154,7 @@ class FeatureMixer(nn.Module):
         check_mask_form("FeatureMixer", masks)
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
         features = check_features("FeatureMixer", features, self.generator.spec, size)
-        if len(features[0]) != len(masks):
-            raise ShapeError(
-                message(
-                    "FeatureMixer: features and masks hold different numbers of samples.",
-                    given=f"{len(features[0])} features, {len(masks)} masks",
-                    needed="one mask for each sample",
-                )
-            )
+        check_pairs("FeatureMixer", features, masks)
         synthetic, joined = self._synthesize(masks, plan)
         if synthetic:
             features = tuple(join(real, new) for real, new in zip(features, synthetic, strict=True))

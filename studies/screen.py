@@ -28,7 +28,8 @@ from feataug.losses import segmentation_loss
 from feataug.metrics import SegmentationMetrics
 from feataug.recording import eval_mode
 from feataug.report import by_class
-from feataug.training.run import endless, keep_freed_memory
+from feataug.training.batches import endless
+from feataug.training.run import keep_freed_memory
 
 MEASURES = ("pixel_acc", "class_acc", "miou", "fw_iou")
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from feataug.checks import check_number, describe
+from feataug.checks import check_number, describe, is_sequence
 from feataug.errors import ConfigError, DataError, FeatAugWarning, message
 from feataug.seeds import derive_seed, generator_for
 
@@ -187,11 +187,7 @@ def seeded_loader(
     """
     check_number("seeded_loader", "batch_size", batch_size, low=1, integer=True)
     check_number("seeded_loader", "seed", seed, integer=True)
-    if (
-        not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"))
-        or isinstance(dataset, (str, bytes))
-        or not len(dataset)
-    ):
+    if not is_sequence(dataset) or not len(dataset):
         raise DataError(
             message("seeded_loader: this is no data set.", given=describe(dataset), needed="items (image, mask), at least one")
         )

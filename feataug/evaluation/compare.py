@@ -19,10 +19,10 @@ from feataug.evaluation.intervals import differences, mean_figures, verdict
 from feataug.files import write_json
 from feataug.generator import FeatureGenerator
 from feataug.metrics import evaluate
-from feataug.processes import is_main
 from feataug.report import by_class, write_result
+from feataug.training.batches import part_of
 from feataug.training.config import FinetuneConfig
-from feataug.training.run import check_settings, held, make_accelerator, part_of
+from feataug.training.run import check_settings, held, make_accelerator
 from feataug.training.states import from_main
 
 
@@ -130,7 +130,7 @@ def compare(
         extra = {"as_trained": by_class(figures["as_trained"], names)} if "as_trained" in figures else {}
         return by_class(figures, names) | extra | {"seconds": figures["seconds"]}
 
-    with held(folder if is_main() else None):
+    with held(folder):
         base = once("base", {"model": common["model"]}, lambda: by_class(validate(model), names))
         arms = ["control", "feataug", *rivals]
         finished: list[dict[str, Any]] = []

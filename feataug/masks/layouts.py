@@ -122,7 +122,8 @@ class LayoutComposer:
         if not len(classes):
             raise DataError(message("LayoutComposer: no class to paste.", given="()", needed="the rare classes, such as (6, 8, 9)"))
         for number in classes:
-            check_number("LayoutComposer", "one of classes", getattr(number, "tolist", lambda n=number: n)(), low=0, integer=True)
+            plain = number.tolist() if hasattr(number, "tolist") else number  # of a tensor or an array
+            check_number("LayoutComposer", "one of classes", plain, low=0, integer=True)
         check_number("LayoutComposer", "objects", objects, low=1, integer=True)
         check_number("LayoutComposer", "min_pixels", min_pixels, low=1, integer=True)
         check_number("LayoutComposer", "max_share", max_share, low=0, high=1, open_low=True)

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from feataug.checks import check_mask_form, check_number, check_sequence, describe
+from feataug.checks import check_mask_form, check_number, check_sequence, describe, is_sequence
 from feataug.errors import ConfigError, DataError, DtypeError, ShapeError, message
 
 
@@ -44,7 +44,7 @@ class DatasetMasks:
     """
 
     def __init__(self, dataset: Any, transforms: Callable[[Tensor], Tensor] | None = None) -> None:
-        if isinstance(dataset, (str, bytes)) or not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        if not is_sequence(dataset):
             raise DataError(
                 message(
                     "DatasetMasks: this is no data set.",
@@ -52,8 +52,8 @@ class DatasetMasks:
                     needed="a tensor (N, H, W), a sequence of masks, or a data set with a length and items",
                 )
             )
-        if isinstance(dataset, Tensor):
-            check_mask_form("DatasetMasks", dataset) if len(dataset.shape) != 3 or len(dataset) else None
+        if isinstance(dataset, Tensor) and (dataset.ndim != 3 or len(dataset)):
+            check_mask_form("DatasetMasks", dataset)
         if len(dataset) == 0:
             raise DataError(
                 message("DatasetMasks: the data set is empty.", given=type(dataset).__name__, needed="one mask or more")

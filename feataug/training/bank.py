@@ -20,7 +20,7 @@ from feataug.files import clear_torn, write_json, write_tensors
 from feataug.recording import eval_mode
 from feataug.specs import FeatureSpec
 from feataug.splitting import Cut
-from feataug.training.run import endless
+from feataug.training.batches import endless
 
 FORMAT = 1
 _INDEX = "bank.json"

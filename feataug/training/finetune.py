@@ -15,20 +15,11 @@ from feataug.errors import ConfigError, message
 from feataug.losses import segmentation_loss
 from feataug.metrics import evaluate
 from feataug.processes import total
+from feataug.training.batches import bad_samples, endless, part_of, shared
 from feataug.training.config import FinetuneConfig
-from feataug.training.run import (
-    RunFolder,
-    StopRequest,
-    bad_samples,
-    check_finite,
-    endless,
-    held,
-    make_accelerator,
-    part_of,
-    shared,
-    stop_requests,
-)
+from feataug.training.run import RunFolder, check_finite, held, make_accelerator
 from feataug.training.states import from_main
+from feataug.training.stopping import StopRequest, stop_requests
 
 if TYPE_CHECKING:
     from feataug.mixing import FeatureMixer
@@ -116,7 +107,7 @@ class Finetuner:
 
         Ctrl-C and SIGTERM save a checkpoint after the step that is under way, and leave by ``KeyboardInterrupt`` or ``SystemExit(143)``.
         """
-        with held(self.run.path if self.accelerator.is_main_process else None), stop_requests() as stop:
+        with held(self.run.path), stop_requests() as stop:
             return self._fit(loader, validate, num_classes, ignore_index, stop)
 
     def _fit(
@@ -170,8 +161,7 @@ class Finetuner:
                         result = {"progress": step} | self._validate(validate, num_classes, ignore_index)
                     result |= bad_samples(loader)
                     results.append(result)
-                    if accelerator.is_main_process:
-                        self.run.log(step, result | {"loss": running, "seconds": round(time.monotonic() - began, 1)})
+                    self.run.log(step, result | {"loss": running, "seconds": round(time.monotonic() - began, 1)})
                 if last or stop.signum or (config.save_every and step % config.save_every == 0):
                     self._save(step, optimizer, results, running)
                 stop.obey()
@@ -228,8 +218,7 @@ class Finetuner:
         }
         if self.mixer is not None:
             state["mixer"] = self.mixer.plan_state()
-        if self.accelerator.is_main_process:
-            self.run.save(step, state)
+        self.run.save(step, state)
 
     def _groups(self) -> list[dict[str, Any]]:
         """Parameters by their learning rate's factor."""

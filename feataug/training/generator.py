@@ -20,21 +20,13 @@ from feataug.metrics import recognition
 from feataug.processes import total
 from feataug.recording import eval_mode
 from feataug.splitting import Cut
+from feataug.training.batches import bad_samples, endless, shared
 from feataug.training.config import GeneratorConfig
 from feataug.training.objective import Objective
-from feataug.training.run import (
-    RunFolder,
-    StopRequest,
-    bad_samples,
-    check_finite,
-    endless,
-    held,
-    make_accelerator,
-    shared,
-    stop_requests,
-)
+from feataug.training.run import RunFolder, check_finite, held, make_accelerator
 from feataug.training.states import from_main
 from feataug.training.statistics import channel_statistics
+from feataug.training.stopping import StopRequest, stop_requests
 
 # The latent L1 alone is no witness: with the mode-seeking term it stayed above 0.8 (E|N(0, 1)|) while samples did differ.
 DIVERSITY_ALARM = 0.1
@@ -113,7 +105,7 @@ class GeneratorTrainer:
 
         Ctrl-C and SIGTERM save a checkpoint after the step that is under way, and leave by ``KeyboardInterrupt`` or ``SystemExit(143)``.
         """
-        with held(self.run.path if self.accelerator.is_main_process else None), stop_requests() as stop:
+        with held(self.run.path), stop_requests() as stop:
             return self._fit(loader, val_loader, stop)
 
     def _fit(self, loader: Iterable[tuple[Tensor, Tensor]], val_loader: Any, stop: StopRequest) -> list[dict[str, Any]]:
@@ -168,7 +160,7 @@ class GeneratorTrainer:
                         means = {name: float(total(value)) / lines / processes for name, value in sums.items()}
                         for name, mean in means.items():
                             check_finite(f"the loss {name!r}", mean, seen)
-                        self._log(seen, means | {"seconds": round(time.monotonic() - began, 1)})
+                        self.run.log(seen, means | {"seconds": round(time.monotonic() - began, 1)})
                         if config.trackers:
                             accelerator.log(means, step=seen)
                         bar.set_postfix_str(f"l1 {means['l1']:.3f} gan {means['gan']:.3f} latent {means['latent']:.2f}")
@@ -176,7 +168,7 @@ class GeneratorTrainer:
                     if val_loader is not None and due(config.eval_images):
                         with stop.at_once():
                             results.append({"progress": seen} | self._evaluate(val_loader, ema) | bad_samples(loader))
-                        self._log(seen, results[-1])
+                        self.run.log(seen, results[-1])
                     if due(config.snapshot_images) or stop.signum:
                         for name, value in sums.items():
                             check_finite(f"the loss {name!r}", float(total(value)), seen)
@@ -201,10 +193,6 @@ class GeneratorTrainer:
             average.lerp_(weight, 1 - decay)
         ema.n_averaged += 1
 
-    def _log(self, seen: int, values: dict[str, Any]) -> None:
-        if self.accelerator.is_main_process:
-            self.run.log(seen, values)
-
     def _evaluate(self, val_loader: Iterable[tuple[Tensor, Tensor]], ema: Any) -> dict[str, Any]:
         generator = ema.module if ema is not None else self.generator
         ignore_index = self.generator.ignore_index
@@ -215,8 +203,6 @@ class GeneratorTrainer:
     def _save(
         self, seen: int, step: int, optimizers: dict[str, Any], ema: Any, results: list[dict[str, Any]], running: dict[str, Any]
     ) -> None:
-        if not self.accelerator.is_main_process:
-            return
         self.run.save(
             seen,
             {

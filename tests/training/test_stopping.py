@@ -11,7 +11,8 @@ from feataug import FeatureGenerator, FinetuneConfig, Finetuner, GeneratorConfig
 from feataug.data import Scenes, seeded_loader, train_transforms
 from feataug.errors import CheckpointError, FeatAugWarning
 from feataug.training.checkpoint import checkpoints
-from feataug.training.run import StopRequest, held, stop_requests
+from feataug.training.run import held
+from feataug.training.stopping import StopRequest, stop_requests
 
 SIZE, CLASSES = (32, 48), Scenes.num_classes
 
