@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug.checks import check_images, check_mask_form, check_number
+from feataug.checks import check_batch, check_loader, check_number
 from feataug.errors import DataError, message
 from feataug.losses import split_outputs
 from feataug.metrics import SegmentationMetrics
@@ -68,9 +68,8 @@ def class_counts(
     device = next(model.parameters()).device
     metrics = SegmentationMetrics(num_classes, ignore_index).to(device)
     with eval_mode(model):
-        for images, masks in loader:
-            check_images("deficit_weights", images, model)
-            check_mask_form("deficit_weights", masks)
+        for batch in check_loader("deficit_weights", loader):
+            images, masks = check_batch("deficit_weights", batch, model)
             metrics.update(split_outputs(model(images.to(device)))[0], masks.to(device))
     labelled, predicted = metrics.confusion.sum(1).cpu(), metrics.confusion.sum(0).cpu()
     if not labelled.sum():

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from feataug.errors import ConfigError, DtypeError, LabelError, ShapeError, message
+from feataug.errors import ConfigError, DataError, DtypeError, LabelError, ShapeError, message
 from feataug.specs import FeatureSpec
 
 INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
@@ -42,8 +42,8 @@ def check_number(
     """Raise ``ConfigError`` unless ``value`` is a number within the bounds (``open_*``: the bound itself is not allowed)."""
     kinds = int if integer else (int, float)
     good = isinstance(value, kinds) and not isinstance(value, bool)
-    # torch counts to 2**63.
-    good = good and (abs(value) < 2**63 if integer else math.isfinite(value))
+    # torch counts to 2**63; a larger int is none of its floats, either.
+    good = good and abs(value) < 2**63 and math.isfinite(value)
     if good:
         good = (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
     if not good:
@@ -103,6 +103,41 @@ def check_dtype_of(who: str, name: str, value: Tensor, model: Any) -> None:
                 advice="Convert them by .to(dtype), or run under torch.autocast.",
             )
         )
+
+
+def check_batch(who: str, batch: Any, model: Any = None) -> tuple[Tensor, Tensor]:
+    """Images and masks of a loader's batch, as many of one as of the other; labels are not looked at.
+
+    Raises:
+        DataError: no pair.
+        DtypeError, ShapeError: as ``check_images`` and ``check_mask_form``.
+    """
+    images, masks = check_pair(who, batch)
+    check_images(who, images, model)
+    check_mask_form(who, masks)
+    check_pairs(who, (images,), masks, "images")
+    return images, masks
+
+
+def check_pair(who: str, batch: Any) -> tuple[Any, Any]:
+    """The two things that a loader's batch holds."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        given = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, (tuple, list, dict)) else describe(batch)
+        raise DataError(message(f"{who}: the loader yields a batch that is no pair.", given=given, needed="(images, masks)"))
+    return batch[0], batch[1]
+
+
+def check_loader(who: str, loader: Iterable[Any]) -> Iterator[Any]:
+    """Iterate over a loader; ``DataError`` if that is not possible."""
+    if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
+        raise DataError(
+            message(
+                f"{who}: the loader cannot be read.",
+                given=describe(loader),
+                needed="an iterable of (images, masks), such as a DataLoader",
+            )
+        )
+    return iter(loader)
 
 
 def is_sequence(value: Any) -> bool:
@@ -219,13 +254,13 @@ def check_features(who: str, features: Any, spec: FeatureSpec, image_size: tuple
     return tuple(features)
 
 
-def check_pairs(who: str, features: Sequence[Tensor], masks: Tensor) -> None:
+def check_pairs(who: str, features: Sequence[Tensor], masks: Tensor, name: str = "features") -> None:
     """Raise ``ShapeError`` unless there is a mask for each sample."""
     if len(features[0]) != len(masks):
         raise ShapeError(
             message(
-                f"{who}: features and masks hold different numbers of samples.",
-                given=f"{len(features[0])} features, {len(masks)} masks",
+                f"{who}: {name} and masks hold different numbers of samples.",
+                given=f"{len(features[0])} {name}, {len(masks)} masks",
                 needed="one mask for each sample",
             )
         )

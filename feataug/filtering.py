@@ -8,7 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feataug.checks import check_features, check_mask_form, check_masks, check_number, check_pairs, describe, is_plain
+from feataug.checks import (
+    check_batch,
+    check_features,
+    check_loader,
+    check_mask_form,
+    check_masks,
+    check_number,
+    check_pairs,
+    describe,
+    is_plain,
+)
 from feataug.errors import DataError, ShapeError, message
 from feataug.losses import resize_logits, smoothed_cross_entropy, split_outputs
 from feataug.recording import eval_mode
@@ -70,14 +80,16 @@ class PixelFilter:
         Raises:
             DataError: the loader holds no valid pixel.
         """
+        check_number("PixelFilter", "num_classes", num_classes, low=1, integer=True)
         reference = cut.clone()
         reference.model.requires_grad_(False).eval()
         if device is not None:
             reference.model.to(device)
         device = next(reference.model.parameters()).device
         sums, counts = (torch.zeros(num_classes, dtype=torch.float64) for _ in range(2))
-        for images, masks in loader:
-            masks = masks.long().to(device)
+        for batch in check_loader("PixelFilter", loader):
+            images, masks = check_batch("PixelFilter", batch, reference.model)
+            masks = check_masks("PixelFilter", masks, num_classes, ignore_index).to(device)
             pixels = _losses(reference.model(images.to(device)), masks, ignore_index)
             valid = masks != ignore_index
             sums += torch.bincount(masks[valid], pixels[valid].double(), num_classes).cpu()

@@ -10,10 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from feataug.checks import describe
 from feataug.errors import SplitError, message
 from feataug.recording import Call, eval_mode
 
 SIDES = ("", "input", "pre_act")
+
+
+def layer_names(at: Any) -> tuple[str, ...]:
+    """What a user gave as ``at``, one name or several; ``SplitError`` if it is something else."""
+    if not isinstance(at, (str, list, tuple)) or not all(isinstance(name, str) for name in at):
+        raise SplitError(
+            message("split: at is no layer's name.", given=describe(at), needed="a name such as 'layer3', or a list of several")
+        )
+    names = (at,) if isinstance(at, str) else tuple(at)
+    if not names or len(set(names)) < len(names):
+        raise SplitError(message("split: layers must be named once.", given=repr(names), needed="one or several different names"))
+    return names
 
 
 def find_call(model: nn.Module, calls: list[Call], at: str) -> tuple[Call, bool]:

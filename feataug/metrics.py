@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from feataug.checks import INTEGER_DTYPES, check_masks, check_number, describe, is_plain
+from feataug.checks import INTEGER_DTYPES, check_batch, check_features, check_loader, check_masks, check_number, describe, is_plain
 from feataug.errors import DtypeError, LabelError, ShapeError, message
 from feataug.losses import reconstruction, resize_logits, split_outputs
 from feataug.recording import eval_mode
@@ -151,10 +152,15 @@ def evaluate(
         num_classes: Number of classes.
         ignore_index: Label of void.
         device: Where images and masks are sent.
+
+    Raises:
+        DataError: the loader yields something else.
+        ShapeError, DtypeError, LabelError: images, masks or predictions do not fit; see ``SegmentationMetrics.update``.
     """
     metrics = SegmentationMetrics(num_classes, ignore_index).to(device)
     with eval_mode(predict) if isinstance(predict, torch.nn.Module) else nullcontext():
-        for images, masks in loader:
+        for batch in check_loader("evaluate", loader):
+            images, masks = check_batch("evaluate", batch)
             images = images.to(device, memory_format=torch.channels_last)
             metrics.update(split_outputs(predict(images))[0], masks.to(device))
     return metrics.compute()
@@ -184,19 +190,21 @@ def recognition(
         ``real`` and ``synthetic``: the four measures (``scores``) of the decoder on features of the images and on features
         generated from the masks; ``ratio``: synthetic over real mIoU; ``diversity``: ``E|G(y, z1) - G(y, z2)| / E|f - G(y, z1)|`` in
         standardised units: 1 where samples differ among themselves as much as real features differ from them, 0 where ``z``
-        is ignored.
+        is ignored. NaN where the loader held nothing.
 
     Source:
         Sec. 4.4, the paper's PSPNet-score. Ours: the diversity ratio.
     """
+    check_number("recognition", "seed", seed, low=0, integer=True)
     real, synthetic = (SegmentationMetrics(generator.num_classes, ignore_index).to(device) for _ in range(2))
     rng = torch.Generator().manual_seed(seed)
     within = across = 0.0
     with eval_mode(cut.model), eval_mode(generator):
-        for images, masks in loader:
+        for batch in check_loader("recognition", loader):
+            images, masks = check_batch("recognition", batch, cut.model)
             images, masks = images.to(device, memory_format=torch.channels_last), masks.to(device)
             size = masks.shape[-2:]
-            features = cut.encode(images)
+            features = check_features("recognition", cut.encode(images), generator.spec, (int(size[0]), int(size[1])))
             first, second = zip(
                 *(x.chunk(2) for x in generator(masks, generator.draw_z(2 * len(masks), rng), samples=2)), strict=True
             )
@@ -208,5 +216,5 @@ def recognition(
     results = {"real": real.compute(), "synthetic": synthetic.compute()}
     return results | {
         "ratio": results["synthetic"]["miou"] / max(results["real"]["miou"], 1e-9),
-        "diversity": within / max(across, 1e-9),
+        "diversity": within / across if across else math.nan,
     }

@@ -295,8 +295,13 @@ def synthetic_loss(
         Sec. 3.3.
     """
 
+    check_number("synthetic_loss", "batch_size", batch_size, low=1, integer=True)
+    check_number("synthetic_loss", "seed", seed, low=0, integer=True)
+
     @torch.no_grad()
     def score(masks: Tensor) -> Tensor:
+        check_mask_form("synthetic_loss", masks)
+        masks = masks.long()
         # The same noise at every refresh: a resumed run needs nothing remembered.
         rng = torch.Generator().manual_seed(seed)
         device = next(cut.model.parameters()).device

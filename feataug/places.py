@@ -121,7 +121,7 @@ def _notable(places: list[Place]) -> list[Place]:
     ]
     return [
         place
-        for place, after in zip(outside, [*outside[1:], None], strict=True)
+        for place, after in zip(outside, [*outside[1:], None], strict=False)
         # A norm or an activation follows, and nothing else.
         if after is None
         or after.spec.shapes != place.spec.shapes

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug.checks import describe
+from feataug.checks import check_images, describe
 from feataug.errors import SplitError, message
 
 
@@ -61,8 +61,8 @@ class Example:
         if value is None:
             like = next(model.parameters(), torch.zeros(()))
             return cls(torch.zeros(1, 3, 128, 128, device=like.device, dtype=like.dtype))
-        if isinstance(value, Tensor) and value.ndim == 4 and len(value):
-            return cls(value)
+        if isinstance(value, Tensor) and value.ndim == 4:
+            return cls(check_images("split: the example", value, model))
         if isinstance(value, Mapping):
             found = [key for key, item in value.items() if isinstance(item, Tensor) and item.ndim == 4 and item.is_floating_point()]
             if found:

@@ -19,7 +19,7 @@ from feataug.errors import SplitError, message
 from feataug.halves import Halves, take_off
 from feataug.leaks import find_leaks, find_live, leak_error, same
 from feataug.levels import Layout
-from feataug.locating import find_call, partition
+from feataug.locating import find_call, layer_names, partition
 from feataug.port import Port, join
 from feataug.recording import Call, Example, eval_mode, uncompiled
 from feataug.replay import Site
@@ -118,17 +118,9 @@ class Cut(Halves):
     """
 
     def __init__(self, model: nn.Module, at: str | Sequence[str], example: Any, *, advise: bool = True) -> None:
-        if not isinstance(at, (str, list, tuple)) or not all(isinstance(name, str) for name in at):
-            raise SplitError(
-                message("split: at is no layer's name.", given=describe(at), needed="a name such as 'layer3', or a list of several")
-            )
-        self.at = (at,) if isinstance(at, str) else tuple(at)
+        self.at = layer_names(at)
         self._given = example
         case = Example.of(example, model)
-        if not self.at or len(set(self.at)) < len(self.at):
-            raise SplitError(
-                message("split: layers must be named once.", given=repr(self.at), needed="one or several different names")
-            )
         args, kwargs = case.arguments(case.images, (), case.tensors)
         calls, plain, flow = trace(model, case.images, lambda: uncompiled(model)(*args, **kwargs))
         places = [find_call(model, calls, name) for name in self.at]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
@@ -181,6 +181,7 @@ def seeded_loader(
 
     Raises:
         ConfigError: a number is out of range, or ``on_bad_sample`` is neither.
+        DataError: no data set; while reading, items that make no batch, such as images of several sizes.
 
     Source:
         ours. Order and noise depend on ``(seed, epoch, index)`` so that paired runs see equal data.
@@ -200,8 +201,25 @@ def seeded_loader(
     return DataLoader(
         items,
         batch_sampler=batches,
+        collate_fn=_collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         # DataLoader draws a seed for its workers at every pass, from the global generator if it is given none.
         generator=generator_for(seed, "workers"),
     )
+
+
+def _collate(items: list[Any]) -> Any:
+    """torch's way of making a batch; items that cannot become one in our words."""
+    try:
+        return default_collate(items)
+    except (RuntimeError, TypeError) as error:
+        shapes = sorted({str(tuple(getattr(part, "shape", type(part).__name__) for part in item)) for item in items})
+        raise DataError(
+            message(
+                "seeded_loader: the items make no batch.",
+                given=", ".join(shapes[:4]),
+                needed="images and masks of one size",
+                advice="Transforms that crop bring them to one size: feataug.data.train_transforms((512, 512)); or batch_size=1.",
+            )
+        ) from error

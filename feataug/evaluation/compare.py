@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from feataug.checks import check_number, check_sequence
 from feataug.errors import CheckpointError, ConfigError, message
 from feataug.evaluation.arms import Arm, train_arm
 from feataug.evaluation.intervals import differences, mean_figures, verdict
 from feataug.files import write_json
 from feataug.generator import FeatureGenerator
+from feataug.locating import layer_names
 from feataug.metrics import evaluate
 from feataug.report import by_class, write_result
 from feataug.training.batches import part_of
@@ -88,7 +90,7 @@ def compare(
     folder = Path(output) if output is not None else None
     names = list(classes) if classes is not None else [str(number) for number in range(generator.num_classes)]
     common = {
-        "at": at if isinstance(at, str) else list(at),
+        "at": at if isinstance(at, str) else list(layer_names(at)),
         "update_bn": update_bn,
         "config": {key: value for key, value in config.to_dict().items() if key != "seed"},
         "model": _fingerprint(model),
@@ -223,6 +225,9 @@ def _check(loader: Any, seeds: Sequence[int], rivals: Mapping[str, Arm]) -> None
                 advice="loader=lambda seed: feataug.data.seeded_loader(train_set, 16, seed=seed)",
             )
         )
+    check_sequence("compare", "seeds", seeds, "one or more different integers")
+    for seed in seeds:
+        check_number("compare", "one of seeds", seed, low=0, integer=True)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(message("compare: seeds must differ.", given=repr(tuple(seeds)), needed="one or more different integers"))
     taken = sorted({"control", "feataug", "base"} & set(rivals))

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
-from feataug.checks import check_number
-from feataug.errors import DataError, message
+from feataug.checks import check_batch, check_number, describe
+from feataug.errors import ConfigError, DataError, message
 from feataug.files import clear_torn, write_json, write_tensors
 from feataug.recording import eval_mode
 from feataug.specs import FeatureSpec
@@ -137,10 +137,18 @@ class FeatureBank(Dataset):
 
         Raises:
             DataError: the folder holds a bank with other settings.
-            ConfigError: a number is out of range.
+            ConfigError: a number is out of range, or the dtype is another one.
         """
         check_number("FeatureBank", "num_images", num_images, low=1, integer=True)
         check_number("FeatureBank", "shard_images", shard_images, low=1, integer=True)
+        if not isinstance(dtype, torch.dtype) or dtype not in (torch.bfloat16, torch.float16, torch.float32):
+            raise ConfigError(
+                message(
+                    "FeatureBank: dtype is not one that is kept.",
+                    given=describe(dtype),
+                    needed="torch.bfloat16, float16 or float32",
+                )
+            )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         clear_torn(folder)
@@ -177,7 +185,7 @@ class FeatureBank(Dataset):
             eval_mode(cut.model),
         ):
             while not index["complete"]:
-                images, masks = next(batches)
+                images, masks = check_batch("FeatureBank", next(batches), cut.model)
                 features = cut.encode(images.to(where, memory_format=torch.channels_last))
                 small = torch.uint8 if int(masks.min()) >= 0 and int(masks.max()) < 256 else torch.int32
                 parts.append((*(level.to("cpu", dtype) for level in features), masks.to("cpu", small)))

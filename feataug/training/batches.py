@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
+from feataug.checks import check_loader, check_pair
 from feataug.errors import TrainingError, message
 from feataug.processes import place
 
@@ -36,7 +37,7 @@ def endless(loader: Iterable[tuple[Tensor, Tensor]], start: int = 0) -> Iterator
         count = 0
         for batch in _watched(loader):
             count += 1
-            yield batch
+            yield check_pair("feataug", batch)
         if not count:
             raise TrainingError(
                 message(
@@ -52,7 +53,7 @@ def endless(loader: Iterable[tuple[Tensor, Tensor]], start: int = 0) -> Iterator
 def _watched(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     """The loader's batches; the loss of a worker process in our words."""
     try:
-        yield from loader
+        yield from check_loader("feataug", loader)
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -84,7 +85,7 @@ def part_of(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, T
     batches: Any = getattr(loader, "batch_sampler", None)
     if hasattr(batches, "share"):
         batches.share = place()
-    yield from loader
+    yield from check_loader("feataug", loader)
 
 
 def bad_samples(loader: Any) -> dict[str, int]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from feataug.checks import check_dtype_of, check_images, check_mask_form, check_pairs
 from feataug.errors import ConfigError, message
 from feataug.losses import segmentation_loss
 from feataug.metrics import evaluate
@@ -137,6 +138,10 @@ class Finetuner:
         with bar:
             while step < config.num_steps:
                 images, masks = next(batches)
+                check_images("Finetuner", images)
+                if self.loss is None:
+                    check_mask_form("Finetuner", masks)
+                    check_pairs("Finetuner", (images,), masks, "images")
                 images = images.to(accelerator.device, memory_format=memory_format, non_blocking=True)
                 masks = masks.to(accelerator.device, non_blocking=True)
                 for group in optimizer.param_groups:
@@ -187,6 +192,7 @@ class Finetuner:
 
     def _loss(self, model: nn.Module, images: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
         with self.accelerator.autocast():
+            check_dtype_of("Finetuner", "images", images, self.model)
             if self.mixer is None:
                 out = model(images)
                 if self.loss is not None:

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from feataug.checks import check_masks
+from feataug.checks import check_features, check_masks
 from feataug.critics import Discriminator, LatentEncoder
 from feataug.errors import TrainingError, message
 from feataug.generator import FeatureGenerator
@@ -112,7 +112,10 @@ class Objective:
             )
         masks = check_masks("GeneratorTrainer", masks, generator.num_classes, generator.ignore_index).to(device)
         with torch.no_grad(), self.accelerator.autocast():
-            real = [level.float() for level in generator.standardize(features_of(self.cut, images, device))]
+            features = features_of(self.cut, images, device)
+            size = (int(masks.shape[-2]), int(masks.shape[-1]))
+            check_features("GeneratorTrainer", features, generator.spec, size)
+            real = [level.float() for level in generator.standardize(features)]
         half = len(masks) // 2
         masks1, masks2 = masks[:half], masks[half : 2 * half]
         real1, real2 = [x[:half] for x in real], [x[half : 2 * half] for x in real]

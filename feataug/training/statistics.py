@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from feataug.checks import check_features, check_images, check_mask_form, check_pairs
 from feataug.processes import place, total
 from feataug.splitting import Cut
 
@@ -16,8 +17,9 @@ from feataug.splitting import Cut
 def features_of(cut: Cut, images: Tensor | Sequence[Tensor], device: Any) -> tuple[Tensor, ...]:
     """What the encoder makes of images; features that a bank holds are taken as they are."""
     if isinstance(images, Tensor):
+        check_images("GeneratorTrainer", images)
         return tuple(cut.encode(images.to(device, memory_format=torch.channels_last)))
-    return tuple(level.to(device) for level in images)
+    return tuple(level.to(device) for level in check_features("GeneratorTrainer", images, cut.spec))
 
 
 @torch.no_grad()
@@ -41,6 +43,8 @@ def channel_statistics(
     while count * place()[1] < num_images:
         images, masks = next(batches)
         features = features_of(cut, images, device)
+        check_mask_form("GeneratorTrainer", masks)
+        check_pairs("GeneratorTrainer", features, masks)
         for number, level in enumerate(features):
             values = level.double()
             over = (0, 2, 3) if len(shapes[number]) == 1 else (0, 2)

@@ -2,6 +2,8 @@
 
 import fuzz
 import pytest
+import spoiling
+import targets
 import torch
 
 
@@ -17,8 +19,11 @@ def planted(monkeypatch):
     """The outcomes of a target whose call is another one."""
 
     def outcomes(call):
-        target = fuzz.Target(
-            call, lambda rng: {"masks": fuzz.masks(rng)}, lambda found, masks: fuzz.ours(found, masks + 1), {"masks": ("mask",)}
+        target = targets.Target(
+            call,
+            lambda rng: {"masks": spoiling.masks(rng)},
+            lambda found, masks: targets.ours(found, masks + 1),
+            {"masks": ("mask",)},
         )
         monkeypatch.setattr(fuzz, "TARGETS", {"planted": target})
         return {fuzz.case(number, seed=0)[0] for number in range(60)}
