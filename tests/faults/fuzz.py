@@ -356,6 +356,16 @@ def check_labelled(found: Any, images: Any, threshold: float) -> None:
     assert [tuple(mask.shape) for mask in found] == [tuple(images.shape[-2:])] * len(images)
 
 
+def inferred(images: Any, **settings: Any) -> Any:
+    return feataug.Inference(NET, **settings)(images)
+
+
+def check_inferred(found: Tensor, images: Tensor, **settings: Any) -> None:
+    if bool(torch.isfinite(images).all()):
+        ours(found.exp().sum(1), torch.ones(len(images), *images.shape[-2:]))
+        ours(found[-1:], feataug.Inference(NET, **settings | {"batch_size": 1})(images[-1:].detach().clone()), 1e-2)
+
+
 def filtered(features: Any, masks: Any, factor: Any, class_loss: Any) -> Any:
     return feataug.PixelFilter(CUT, class_loss, factor=factor)(features, masks)
 
@@ -534,6 +544,26 @@ TARGETS: dict[str, Target] = {
         lambda rng: {"images": floats(rng, 2, 3, *SIZE), "threshold": 0.3},
         check_labelled,
         {"images": ("images",), "threshold": ("threshold",)},
+    ),
+    "Inference": Target(
+        inferred,
+        lambda rng: {
+            "images": floats(rng, 2, 3, *SIZE),
+            "scales": (0.75, 1.25),
+            "flip": True,
+            "window": (8, 10),
+            "stride": (4, 10),
+            "batch_size": 3,
+        },
+        check_inferred,
+        {
+            "images": ("images",),
+            "scales": ("scales",),
+            "flip": ("flip",),
+            "window": ("window",),
+            "stride": ("stride",),
+            "batch_size": ("batch_size",),
+        },
     ),
     "PixelFilter": Target(
         filtered,
