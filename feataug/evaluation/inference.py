@@ -25,7 +25,7 @@ class Inference(nn.Module):
     Args:
         model: Images ``(B, C, H, W)`` to logits ``(B, K, h, w)`` or to any output that ``losses.split_outputs`` understands. While it
             predicts, a module is in eval mode; then each of its parts is back in the mode that it had.
-        scales: Factors of the images' rows and columns. The paper's network is evaluated at ``(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)``.
+        scales: Factors of the images' rows and columns. PSPNet's are ``(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)``.
         flip: Average with the prediction of the mirror image.
         window: Rows and columns of a sliding window: the size of the crops that the model was trained on. The last one of a row or column is
             moved inwards. Images that are smaller are padded by zero, the mean colour of normalised images, on both sides. ``None``
@@ -39,9 +39,10 @@ class Inference(nn.Module):
         ShapeError: ``window`` or ``stride`` is no size.
 
     Source:
-        Zhao et al. (2017), Sec. 5.1, and their code: six scales, mirror images, windows with a stride of two thirds, mean of the softmax.
-        The paper's "multi-scale prediction" (Tables 2 and 5). Ours: images are mirrored whole, windows and all, so that the prediction of the
-        mirror image is the mirror image of the prediction; they are smoothed before they are made smaller, as in training.
+        Zhao et al. (2017), by their code (hszhao/semseg, tool/test.py): six scales, mirror images, windows with a stride of two thirds,
+        mean of the softmax. The paper's Tables 2 and 5 have a block of multi-scale prediction, and do not say which scales. Ours: images
+        are mirrored whole, windows and all, so that the prediction of the mirror image is the mirror image of the prediction; they are
+        smoothed before they are made smaller, as in training.
 
     Example:
         >>> model = nn.Conv2d(3, 4, 1)
