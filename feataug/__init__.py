@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from feataug.balancing import deficit_weights
-    from feataug.evaluation import compare
+    from feataug.evaluation import Inference, compare
     from feataug.filtering import PixelFilter
     from feataug.generator import FeatureGenerator
     from feataug.masks import ClassBalancedMasks, DatasetMasks, HardNegativeSampler, LayoutComposer, MaskMixture, pseudo_masks
@@ -40,6 +40,7 @@ _HOME = {
     "GeneratorConfig": "training.config",
     "GeneratorTrainer": "training.generator",
     "HardNegativeSampler": "masks",
+    "Inference": "evaluation",
     "LevelSpec": "specs",
     "MaskMixture": "masks",
     "MixedBatch": "specs",
@@ -69,6 +70,7 @@ __all__ = [
     "GeneratorConfig",
     "GeneratorTrainer",
     "HardNegativeSampler",
+    "Inference",
     "LayoutComposer",
     "LevelSpec",
     "MaskMixture",

@@ -198,6 +198,7 @@ def compare(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """``feataug evaluate``."""
     from feataug.data.transforms import eval_transforms, seeded_loader
+    from feataug.evaluation import Inference
     from feataug.metrics import evaluate as measure
     from feataug.models import PSPNet
     from feataug.report import by_class, table, write_result
@@ -208,8 +209,10 @@ def evaluate(args: argparse.Namespace) -> None:
     device = make_accelerator(args.device, "no").device
     model = PSPNet.from_pretrained(args.model).to(device)
     loader = seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers)
-    figures = by_class(measure(model, part_of(loader), val.num_classes, device=device), val.classes)
-    write_result(args.output, figures)
+    given = {name: getattr(args, name) for name in ("scales", "flip", "window") if getattr(args, name)}
+    predict = Inference(model, **given) if given else model
+    figures = by_class(measure(predict, part_of(loader), val.num_classes, device=device), val.classes)
+    write_result(args.output, figures | ({"inference": given} if given else {}))
     _say(table({str(args.model): figures}) + f"\nwritten: {args.output / 'result.json'}")
 
 

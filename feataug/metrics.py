@@ -147,7 +147,7 @@ def evaluate(
 
     Args:
         predict: Images ``(B, 3, H, W)`` to logits or to any output that ``losses.split_outputs`` understands. A module is put into eval
-            mode, and each of its parts back into the mode that it had.
+            mode, and each of its parts back into the mode that it had. ``feataug.Inference`` makes one of several scales or windows.
         loader: Yields ``(images, masks)``.
         num_classes: Number of classes.
         ignore_index: Label of void.

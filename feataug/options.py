@@ -144,4 +144,9 @@ def make_parser() -> argparse.ArgumentParser:
     command = add("evaluate", "Measure a saved model: PixelAcc, ClassAcc, mIoU, fwIoU.")
     add_data(command, training=False, size=None)
     command.add_argument("--model", required=True, metavar="FOLDER", help="a saved model, or a hub id")
+    command.add_argument("--scales", type=float, nargs="+", metavar="FACTOR", help="average over several scales of the images")
+    command.add_argument("--flip", action="store_true", help="average with the mirror images")
+    command.add_argument(
+        "--window", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="slide a window of this size, by two thirds of it"
+    )
     return parser

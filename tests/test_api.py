@@ -9,7 +9,7 @@ import feataug
 
 NAMES = [
     "ClassBalancedMasks", "Cut", "DatasetMasks", "FeatureBank", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner",
-    "GeneratorConfig", "GeneratorTrainer", "HardNegativeSampler", "LayoutComposer", "LevelSpec", "MaskMixture", "MixedBatch",
+    "GeneratorConfig", "GeneratorTrainer", "HardNegativeSampler", "Inference", "LayoutComposer", "LevelSpec", "MaskMixture", "MixedBatch",
     "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "deficit_weights", "evaluate", "pseudo_masks", "recognition", "recommended",
     "split", "synthetic_loss",
 ]  # fmt: skip

@@ -8,8 +8,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from feataug.cli import main
+from feataug.data import Scenes, eval_transforms, seeded_loader
 from feataug.demo import DemoConfig, run_demo, summary
-from feataug.metrics import MEASURES
+from feataug.evaluation import Inference
+from feataug.metrics import MEASURES, evaluate
+from feataug.models import PSPNet
 
 TINY = ["--dataset", "scenes", "--size", "32", "48", "--batch-size", "16", "--quiet", "--device", "cpu"]
 
@@ -42,6 +45,9 @@ def test_a_whole_run_by_commands(tmp_path, capsys):
     further = ["--model", base, "--generator", generator, "--steps", "2"]
     assert main(["finetune", *TINY, *further, "--output", mixed]) == 0
     assert main(["evaluate", *TINY, "--model", mixed, "--output", measured]) == 0
+    scaled = str(tmp_path / "scaled")
+    options = ["--scales", "0.5", "1", "--flip", "--window", "24", "32"]
+    assert main(["evaluate", *TINY, *options, "--model", mixed, "--output", scaled]) == 0
     compared = tmp_path / "compared"
     pair = [
         "--model",
@@ -62,7 +68,14 @@ def test_a_whole_run_by_commands(tmp_path, capsys):
     assert "feataug minus control, 95 % intervals over 2 seeds: PixelAcc" in out
     assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((compared / "result.json").read_text())["difference"]["miou"].keys() == {"mean", "low", "high"}
-    stored = {folder: json.loads((tmp_path / folder / "result.json").read_text()) for folder in ("mixed", "measured", "generator")}
+    folders = ("mixed", "measured", "scaled", "generator")
+    stored = {folder: json.loads((tmp_path / folder / "result.json").read_text()) for folder in folders}
+    assert "inference" not in stored["measured"]
+    assert stored["scaled"]["inference"] == {"scales": [0.5, 1.0], "flip": True, "window": [24, 32]}
+    val = Scenes(64, (32, 48), seed=1, transforms=eval_transforms())
+    predict = Inference(PSPNet.from_pretrained(mixed), scales=(0.5, 1.0), flip=True, window=(24, 32))
+    expected = evaluate(predict, seeded_loader(val, 16, shuffle=False), val.num_classes)
+    assert stored["scaled"]["miou"] == pytest.approx(expected["miou"])
     assert stored["mixed"]["miou"] == pytest.approx(stored["measured"]["miou"])
     assert stored["generator"]["recognition"]["ratio"] > 0
     assert "mIoU" in out

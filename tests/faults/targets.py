@@ -224,6 +224,16 @@ def standard(features: Any) -> Any:
     return GENERATOR.standardize(features)
 
 
+def inferred(images: Any, **settings: Any) -> Any:
+    return feataug.Inference(NET, **settings)(images)
+
+
+def check_inferred(found: Tensor, images: Tensor, **settings: Any) -> None:
+    if bool(torch.isfinite(images).all()):
+        ours(found.exp().sum(1), torch.ones(len(images), *images.shape[-2:]))
+        ours(found[-1:], feataug.Inference(NET, **settings | {"batch_size": 1})(images[-1:].detach().clone()), 1e-2)
+
+
 MASK = ("mask",)
 FEATURES = ("feature", "level")
 TARGETS: dict[str, Target] = {
@@ -382,6 +392,19 @@ TARGETS: dict[str, Target] = {
         lambda rng: {"images": floats(rng, 2, 3, *SIZE), "threshold": 0.3},
         check_labelled,
         {"images": ("images",), "threshold": ("threshold",)},
+    ),
+    "Inference": Target(
+        inferred,
+        lambda rng: {
+            "images": floats(rng, 2, 3, *SIZE),
+            "scales": (0.75, 1.25),
+            "flip": True,
+            "window": (8, 10),
+            "stride": (4, 10),
+            "batch_size": 3,
+        },
+        check_inferred,
+        {name: (name,) for name in ("images", "scales", "flip", "window", "stride", "batch_size")},
     ),
     "PixelFilter": Target(
         filtered,
