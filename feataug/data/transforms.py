@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from feataug.checks import check_number, describe, is_sequence
-from feataug.errors import ConfigError, DataError, FeatAugWarning, message
+from feataug.errors import ConfigError, DataError, FeatAugWarning, ShapeError, message
 from feataug.seeds import derive_seed, generator_for
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -158,6 +158,21 @@ class _SeededItems(Dataset):
         return image, mask
 
 
+def _stack(items: list[tuple[Tensor, Tensor]]) -> Any:
+    """A batch of items of one size."""
+    sizes = sorted({tuple(image.shape) for image, _ in items if isinstance(image, Tensor)})
+    if len(sizes) > 1:
+        raise ShapeError(
+            message(
+                "seeded_loader: the images of a batch differ in size.",
+                given=", ".join(map(str, sizes[:4])),
+                needed="one size",
+                advice="Give the data set transforms that bring them to one, such as eval_transforms((512, 512)), or read batches of 1.",
+            )
+        )
+    return default_collate(items)
+
+
 def seeded_loader(
     dataset: Any,
     batch_size: int,
@@ -181,6 +196,7 @@ def seeded_loader(
 
     Raises:
         ConfigError: a number is out of range, or ``on_bad_sample`` is neither.
+        ShapeError: while loading, the images of a batch differ in size.
 
     Source:
         ours. Order and noise depend on ``(seed, epoch, index)`` so that paired runs see equal data.
@@ -201,6 +217,7 @@ def seeded_loader(
         items,
         batch_sampler=batches,
         num_workers=num_workers,
+        collate_fn=_stack,
         persistent_workers=num_workers > 0,
         # DataLoader draws a seed for its workers at every pass, from the global generator if it is given none.
         generator=generator_for(seed, "workers"),
