@@ -224,7 +224,7 @@ def _say(text: str) -> None:
 
 
 def _dataset(args: argparse.Namespace, split: str, transforms: Any) -> Any:
-    from feataug.data import CamVid, MaskedImages, Scenes
+    from feataug.data import ADE20K, CamVid, Cityscapes, IDDLite, MaskedImages, Scenes
 
     if args.dataset == "scenes":
         # Train and validation scenes never meet: their seeds differ.
@@ -233,8 +233,9 @@ def _dataset(args: argparse.Namespace, split: str, transforms: Any) -> Any:
         )
     if args.data is None:
         raise ConfigError(message("feataug: no data.", given=f"--dataset {args.dataset}", needed="--data DIR"))
-    if args.dataset == "camvid":
-        return CamVid(args.data, split, transforms=transforms)
+    official: dict[str, Any] = {"camvid": CamVid, "cityscapes": Cityscapes, "ade20k": ADE20K, "idd": IDDLite}
+    if args.dataset in official:
+        return official[args.dataset](args.data, split, transforms=transforms)
     if not args.classes:
         raise ConfigError(
             message("feataug: class names are missing.", given="--dataset folder", needed="--classes sky road car ...")

@@ -59,8 +59,9 @@ def make_parser() -> argparse.ArgumentParser:
     def add_data(command: argparse.ArgumentParser, training: bool, size: tuple[int, int] | None = (240, 320)) -> None:
         command.add_argument("--data", type=Path, metavar="DIR", help="the data set's folder")
         command.add_argument(
-            "--dataset", default="camvid", choices=("camvid", "folder", "scenes"),
-            help="camvid: train/ trainannot/ val/ valannot/; folder: SPLIT/images and SPLIT/masks; scenes: drawn on the spot, no --data",
+            "--dataset", default="camvid", choices=("camvid", "cityscapes", "ade20k", "idd", "folder", "scenes"),
+            help="camvid: train/ trainannot/ val/ valannot/; cityscapes, ade20k, idd (IDD-Lite): as they are downloaded; "
+            "folder: SPLIT/images and SPLIT/masks; scenes: drawn on the spot, no --data",
         )  # fmt: skip
         command.add_argument("--classes", nargs="+", metavar="NAME", help="class names, for --dataset folder")
         command.add_argument("--void", type=int, default=255, help="label of void in the files of --dataset folder")

@@ -79,6 +79,8 @@ class Study:
 
     name = "PSPNet, tf_efficientnet_lite0 (ImageNet), output stride 16, head 128"
     at, size, batch, scale = AT, SIZE, BATCH, SCALE
+    # Whole images in a batch, where something is measured.
+    whole = BATCH
     base_config, generator_configs, further = BASE, GENERATOR, FURTHER
 
     def data(self) -> tuple[Any, Any, Any]:
@@ -92,7 +94,7 @@ class Study:
         self.args, self.output = args, args.output
         self.train, self.plain, self.val = self.data()
         self.classes = self.val.classes
-        self.val_loader = seeded_loader(self.val, self.batch, shuffle=False)
+        self.val_loader = seeded_loader(self.val, self.whole, shuffle=False)
         self.seconds: dict[str, float] = {}
         self.resumed: list[str] = []
 
@@ -143,7 +145,7 @@ class Study:
     def some_plain(self) -> Any:
         """Training images as they are, as many as there are to measure on, spread over the set."""
         every = max(1, round(len(self.plain) / len(self.val)))
-        return seeded_loader(torch.utils.data.Subset(self.plain, range(0, len(self.plain), every)), self.batch, shuffle=False)
+        return seeded_loader(torch.utils.data.Subset(self.plain, range(0, len(self.plain), every)), self.whole, shuffle=False)
 
     def arm(self, name: str, seed: int) -> dict[str, Any]:
         config = FinetuneConfig.from_dict(self.further.to_dict() | {"seed": seed})

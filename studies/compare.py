@@ -1,6 +1,6 @@
 """Does feataug help, and more than what one could do without it? A base model, a generator, then every arm on paired seeds.
 
-    python studies/compare.py --data DIR --dataset camvid|idd|folder [--eval-split val|test] [--fraction 0.25]
+    python studies/compare.py --data DIR --dataset camvid|idd|cityscapes|ade20k|folder [--eval-split val|test] [--fraction 0.25]
         [--arms control feataug ohem ...] [--seeds 0 1 2 3 4] [--device cpu] [--output runs/compare-camvid]
 
 ``--dataset folder`` takes ``DIR/{train,val}/{images,masks}`` and ``DIR/classes.txt``, a name a line. Stages that are done are not done
@@ -37,7 +37,7 @@ from feataug import (
     recognition,
     split,
 )
-from feataug.data import CamVid, IDDLite, MaskedImages, eval_transforms, seeded_loader, train_transforms
+from feataug.data import ADE20K, CamVid, Cityscapes, IDDLite, MaskedImages, eval_transforms, seeded_loader, train_transforms
 from feataug.files import write_json
 from feataug.recording import eval_mode
 from feataug.report import comparison_table, recognition_summary
@@ -53,6 +53,8 @@ class Setup:
     size: tuple[int, int]
     scale: tuple[float, float]
     base_steps: int
+    # Whole images in a batch: where they differ in size, one.
+    whole: int = 12
 
 
 def folder(root: Path, split: str, *, transforms: Any) -> MaskedImages:
@@ -65,6 +67,9 @@ SETUPS = {
     # 360 x 480: scale 1.67 is the images' own resolution.
     "camvid": Setup(CamVid, (224, 288), (1.0, 2.5), 1500),
     "idd": Setup(IDDLite, (224, 320), (0.75, 1.75), 1400),
+    # PSPNet's crops, at 0.5 to 2 times the images' own resolution (of ADE20K's many sizes, 512 x 683).
+    "cityscapes": Setup(Cityscapes, (713, 713), (1.44, 5.74), 20_000, whole=4),
+    "ade20k": Setup(ADE20K, (473, 473), (0.72, 2.9), 50_000, whole=1),
     "folder": Setup(folder, (224, 288), (1.0, 2.5), 1500),
 }
 
@@ -107,7 +112,7 @@ class Comparison(Study):
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.setup = SETUPS[args.dataset]
-        self.size, self.scale = self.setup.size, self.setup.scale
+        self.size, self.scale, self.whole = self.setup.size, self.setup.scale, self.setup.whole
         steps = self.setup.base_steps if args.fraction > 0.3 else self.setup.base_steps // 2
         self.base_config = FinetuneConfig(
             num_steps=steps, lr=0.05, lr_scale={"encoder": 0.3}, eval_every=steps // 6, save_every=25, seed=0
@@ -164,7 +169,7 @@ class Comparison(Study):
 
     def plain_loader(self) -> Any:
         """All training images as they are."""
-        return seeded_loader(self.plain, self.batch, shuffle=False)
+        return seeded_loader(self.plain, self.whole, shuffle=False)
 
     def generator_distance(self) -> torch.Tensor:
         """Standard deviation of a normal distribution as far from 0, in each channel, as synthetic features are from real ones."""

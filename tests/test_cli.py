@@ -100,14 +100,31 @@ def test_errors_are_one_message_without_a_traceback(tmp_path, capsys):
     command = ["finetune", "--data", str(folder), "--encoder", "test_resnet", "--output", str(tmp_path / "out"), "--device", "cpu"]
     assert main(command) == 1
     assert capsys.readouterr().err == (
-        "MissingDataError: CamVid: a folder is missing.\n"
-        f"  given:   {folder / 'train'}\n"
-        "  needed:  a folder of images and one of masks\n"
+        "MissingDataError: CamVid: folders are missing.\n"
+        f"  given:   {folder}, which is no folder that can be read\n"
+        "  needed:  a folder that holds train and trainannot\n"
     )
     assert main([*command, "--traceback"]) == 1
     assert "Traceback" in capsys.readouterr().err
     assert main(["finetune", "--output", str(tmp_path / "out")]) == 1
     assert capsys.readouterr().err == "ConfigError: feataug: no data.\n  given:   --dataset camvid\n  needed:  --data DIR\n"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "who", "needed"),
+    [
+        ("cityscapes", "Cityscapes", "leftImg8bit/val and gtFine/val"),
+        ("ade20k", "ADE20K", "images/validation and annotations/validation"),
+        ("idd", "IDDLite", "leftImg8bit/val and gtFine/val"),
+    ],
+)
+def test_the_official_folders_are_asked_for_by_name(tmp_path, capsys, dataset, who, needed):
+    assert (
+        main(["evaluate", "--dataset", dataset, "--data", str(tmp_path), "--model", "none", "--output", str(tmp_path / "out")]) == 1
+    )
+    assert capsys.readouterr().err == (
+        f"MissingDataError: {who}: folders are missing.\n  given:   {tmp_path}, which is empty\n  needed:  a folder that holds {needed}\n"
+    )
 
 
 def test_inspect_lists_places_and_writes_them(tmp_path, capsys):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from feataug.data.finding import find_root
 from feataug.data.folder import MaskedImages
 from feataug.errors import ConfigError, message
 
@@ -31,7 +32,7 @@ class CamVid(MaskedImages):
 
     Raises:
         ConfigError: no such split.
-        MissingDataError, DataError: as ``MaskedImages``.
+        MissingDataError, DataError: as ``MaskedImages``; the message says what ``root`` holds.
 
     Source:
         Brostow, Fauqueur, Cipolla (2008); the folders and the 11 classes are those of Badrinarayanan et al. (2015).
@@ -40,5 +41,5 @@ class CamVid(MaskedImages):
     def __init__(self, root: str | Path, split: str = "train", *, transforms: Callable[..., Any] | None = None) -> None:
         if split not in ("train", "val", "test"):
             raise ConfigError(message("CamVid: no such split.", given=repr(split), needed='"train", "val" or "test"'))
-        root = Path(root)
+        root = find_root("CamVid", root, (split, f"{split}annot"))
         super().__init__(root / split, root / f"{split}annot", CLASSES, PALETTE, void=11, transforms=transforms)

@@ -1,24 +1,21 @@
-"""A folder of images and a folder of masks, paired by file name; folders within them, too."""
+"""Folders of one's own: images with masks, paired by file name; masks alone; images alone. Folders within them count, too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from feataug.errors import ConfigError, DataError, MissingDataError, message
+from feataug.data.finding import IMAGE_SUFFIXES, files_in
+from feataug.data.labels import LabelFiles, decode_image
+from feataug.errors import DataError, MissingDataError, message
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 
-
-class MaskedImages(Dataset):
+class MaskedImages(LabelFiles):
     """Pairs ``(image, mask)`` from two folders, matched by the files' paths within them, less suffixes and endings.
 
     Args:
@@ -28,11 +25,14 @@ class MaskedImages(Dataset):
         palette: One RGB colour per class, for pictures; drawn from a default set if absent.
         endings: What the stems of images and of masks end in, such as ``("_leftImg8bit", "_gtFine_labelIds")``; other files are passed
             over.
+        ids: Class of each label in the files, as a sequence or a dict; ``ignore_index`` where a label means void. Any other label but
+            ``void`` is an error. If absent, the labels are the classes.
         void: Label that the files use for void; it becomes ``ignore_index``.
         transforms: ``(image, mask) -> (image, mask)``, as torchvision v2's joint transforms.
         ignore_index: Label of void in the masks that come out.
 
     Raises:
+        ConfigError: ``ids`` is no such table.
         MissingDataError: a folder or the mask of an image is not there.
         DataError: a folder holds no image; or, when the item is read, a mask has several channels, another size than its
             image, or a label that is no class.
@@ -49,54 +49,17 @@ class MaskedImages(Dataset):
         palette: Sequence[tuple[int, int, int]] | None = None,
         *,
         endings: tuple[str, str] = ("", ""),
+        ids: Mapping[int, int] | Sequence[int] | None = None,
         void: int = 255,
         transforms: Callable[..., Any] | None = None,
         ignore_index: int = 255,
     ) -> None:
-        self.classes = tuple(classes)
-        self.palette = tuple(palette) if palette is not None else default_palette(len(self.classes))
-        self.void = void
-        self.transforms = transforms
-        self.ignore_index = ignore_index
-        self.image_files, self.mask_files = _pair(type(self).__name__, Path(images), Path(masks), endings)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, void not counted."""
-        return len(self.classes)
-
-    def __len__(self) -> int:
-        return len(self.image_files)
+        self.image_files, mask_files = _pair(type(self).__name__, Path(images), Path(masks), endings)
+        super().__init__(mask_files, classes, palette, ids=ids, void=void, transforms=transforms, ignore_index=ignore_index)
 
     def image(self, index: int) -> tv_tensors.Image:
         """The image alone, uint8 ``(3, H, W)``, without transforms."""
-        return tv_tensors.Image(self._decode(self.image_files[index], color=True))
-
-    def mask(self, index: int) -> tv_tensors.Mask:
-        """The mask alone, int64 ``(H, W)``, without transforms."""
-        file = self.mask_files[index]
-        labels = self._decode(file, color=False)
-        if labels.shape[0] != 1:
-            raise DataError(
-                message(
-                    f"{type(self).__name__}: a mask has {labels.shape[0]} channels.",
-                    given=f"{file}, {tuple(labels.shape)}",
-                    needed="one channel with the class of every pixel",
-                    advice="Colour-coded masks have to be turned into label maps first.",
-                )
-            )
-        mask = labels[0].long()
-        mask[mask == self.void] = self.ignore_index
-        wrong = (mask >= self.num_classes) & (mask != self.ignore_index)
-        if bool(wrong.any()):
-            raise DataError(
-                message(
-                    f"{type(self).__name__}: a mask holds labels that are no class.",
-                    given=f"{mask[wrong].unique()[:8].tolist()} in {file}",
-                    needed=f"0 .. {self.num_classes - 1}, or {self.void} for void",
-                )
-            )
-        return tv_tensors.Mask(mask)
+        return decode_image(type(self).__name__, self.image_files[index])
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, mask = self.image(index), self.mask(index)
@@ -111,16 +74,99 @@ class MaskedImages(Dataset):
             )
         return self.transforms(image, mask) if self.transforms is not None else (image, mask)
 
-    def _decode(self, file: Path, color: bool) -> Tensor:
-        """Pixels ``(channels, H, W)``; a palette image gives its indices, which is how many label maps are stored."""
-        try:
-            with Image.open(file) as picture:
-                pixels = np.array(picture.convert("RGB") if color else picture)
-        except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(
-                message(f"{type(self).__name__}: a file cannot be decoded.", given=f"{file} ({error})", needed="a PNG or JPEG")
-            ) from error
-        return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+
+class MaskFolder(LabelFiles):
+    """Masks without images, for ``feataug.DatasetMasks`` and the other mask sources: each item is one mask.
+
+    Args:
+        masks: Folder with single-channel ``.png`` label maps of any sizes, also in folders below it.
+        classes: Names of the classes, in the order of their labels.
+        palette: One RGB colour per class, for pictures; drawn from a default set if absent.
+        ending: What the stems of the files end in, such as ``"_gtFine_labelIds"``; other files are passed over.
+        ids: Class of each label in the files, as a sequence or a dict; ``ignore_index`` where a label means void. Any other label but
+            ``void`` is an error. If absent, the labels are the classes.
+        void: Label that the files use for void; it becomes ``ignore_index``.
+        transforms: ``mask -> mask``; mask sources take it unless they are given another.
+        ignore_index: Label of void in the masks that come out.
+
+    Each item is an int64 mask ``(H, W)``.
+
+    Raises:
+        ConfigError: ``ids`` is no such table.
+        MissingDataError: the folder is not there.
+        DataError: the folder holds no mask; or, when an item is read, it is no mask, as for ``MaskedImages``.
+
+    Source:
+        Sec. 4.5 (additional masks, for which there are no images).
+    """
+
+    def __init__(
+        self,
+        masks: str | Path,
+        classes: Sequence[str],
+        palette: Sequence[tuple[int, int, int]] | None = None,
+        *,
+        ending: str = "",
+        ids: Mapping[int, int] | Sequence[int] | None = None,
+        void: int = 255,
+        transforms: Callable[[Tensor], Tensor] | None = None,
+        ignore_index: int = 255,
+    ) -> None:
+        files = _files(type(self).__name__, Path(masks), ending, (".png",), "masks")
+        super().__init__(files, classes, palette, ids=ids, void=void, transforms=transforms, ignore_index=ignore_index)
+
+    def __getitem__(self, index: int) -> Tensor:
+        mask = self.mask(index)
+        return self.transforms(mask) if self.transforms is not None else mask
+
+
+class Images(Dataset):
+    """Images that nobody labelled, for ``feataug.pseudo_masks``: each item is one image.
+
+    Args:
+        images: Folder with ``.png`` or ``.jpg`` images, also in folders below it.
+        ending: What the stems of the files end in, such as ``"_leftImg8bit"``; other files are passed over.
+        transforms: ``image -> image``, such as ``eval_transforms((512, 1024))``.
+
+    Each item is a uint8 image ``(3, H, W)``, or what ``transforms`` makes of it.
+
+    Raises:
+        MissingDataError: the folder is not there.
+        DataError: the folder holds no image; or, when an item is read, it cannot be decoded.
+
+    Source:
+        Sec. 4.5 (unlabelled frames).
+    """
+
+    def __init__(self, images: str | Path, *, ending: str = "", transforms: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.image_files = _files(type(self).__name__, Path(images), ending, IMAGE_SUFFIXES, "images")
+        self.transforms = transforms
+
+    def __len__(self) -> int:
+        return len(self.image_files)
+
+    def image(self, index: int) -> tv_tensors.Image:
+        """The image, uint8 ``(3, H, W)``, without transforms."""
+        return decode_image(type(self).__name__, self.image_files[index])
+
+    def __getitem__(self, index: int) -> Tensor:
+        image = self.image(index)
+        return self.transforms(image) if self.transforms is not None else image
+
+
+def _files(who: str, folder: Path, ending: str, suffixes: Sequence[str], what: str) -> list[Path]:
+    """The files of a folder, at least one."""
+    if not folder.is_dir():
+        raise MissingDataError(message(f"{who}: the folder is missing.", given=str(folder), needed=f"a folder of {what}"))
+    files = [file for _, file in files_in(folder, ending, suffixes)]
+    if not files:
+        raise _empty(who, folder, ending, suffixes, what)
+    return files
+
+
+def _empty(who: str, folder: Path, ending: str, suffixes: Sequence[str], what: str) -> DataError:
+    names = ", ".join(f"*{ending}{suffix}" for suffix in suffixes)
+    return DataError(message(f"{who}: the folder holds no {what}.", given=str(folder), needed=f"files named {names}"))
 
 
 def _pair(who: str, images: Path, masks: Path, endings: tuple[str, str]) -> tuple[list[Path], list[Path]]:
@@ -130,10 +176,9 @@ def _pair(who: str, images: Path, masks: Path, endings: tuple[str, str]) -> tupl
             raise MissingDataError(
                 message(f"{who}: a folder is missing.", given=str(folder), needed="a folder of images and one of masks")
             )
-    named, mask_of = _images_in(images, endings[0]), dict(_images_in(masks, endings[1]))
+    named, mask_of = files_in(images, endings[0]), dict(files_in(masks, endings[1]))
     if not named:
-        files = ", ".join(f"*{endings[0]}{suffix}" for suffix in IMAGE_SUFFIXES)
-        raise DataError(message(f"{who}: the folder holds no images.", given=str(images), needed=f"files named {files}"))
+        raise _empty(who, images, endings[0], IMAGE_SUFFIXES, "images")
     lost = [file for name, file in named if name not in mask_of]
     if lost:
         raise MissingDataError(
@@ -145,29 +190,3 @@ def _pair(who: str, images: Path, masks: Path, endings: tuple[str, str]) -> tupl
             )
         )
     return [file for _, file in named], [mask_of[name] for name, _ in named]
-
-
-def _images_in(folder: Path, ending: str) -> list[tuple[str, Path]]:
-    """Image files with their paths within ``folder``, less suffix and ending."""
-    return [
-        (str(file.relative_to(folder).with_suffix("")).removesuffix(ending), file)
-        for file in sorted(folder.rglob("*"))
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.stem.endswith(ending) and file.is_file()
-    ]
-
-
-def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """Colours that neighbours in label order do not share (the bit-interleaved map of PASCAL VOC).
-
-    Raises:
-        ConfigError: ``num_classes`` is not positive.
-    """
-    if num_classes < 1:
-        raise ConfigError(message("default_palette: num_classes is out of range.", given=repr(num_classes), needed="at least 1"))
-    colours = torch.zeros(num_classes, 3, dtype=torch.long)
-    labels = torch.arange(1, num_classes + 1)
-    for bit in range(7, -1, -1):
-        for channel in range(3):
-            colours[:, channel] |= (labels >> channel & 1) << bit
-        labels = labels >> 3
-    return tuple((int(r), int(g), int(b)) for r, g, b in colours)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from feataug.data.finding import find_root
 from feataug.data.folder import MaskedImages
 from feataug.errors import ConfigError, message
 
@@ -25,7 +26,7 @@ class IDDLite(MaskedImages):
 
     Raises:
         ConfigError: no such split.
-        MissingDataError, DataError: as ``MaskedImages``.
+        MissingDataError, DataError: as ``MaskedImages``; the message says what ``root`` holds.
 
     Source:
         Varma et al. (2019), IDD; its "lite" release with the seven classes of the first level.
@@ -34,7 +35,7 @@ class IDDLite(MaskedImages):
     def __init__(self, root: str | Path, split: str = "train", *, transforms: Callable[..., Any] | None = None) -> None:
         if split not in ("train", "val"):
             raise ConfigError(message("IDDLite: no such split.", given=repr(split), needed='"train" or "val"'))
-        root = Path(root)
+        root = find_root("IDDLite", root, (f"leftImg8bit/{split}", f"gtFine/{split}"))
         super().__init__(
             root / "leftImg8bit" / split,
             root / "gtFine" / split,

@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from feataug.checks import check_number, describe, is_sequence
-from feataug.errors import ConfigError, DataError, FeatAugWarning, message
+from feataug.errors import ConfigError, DataError, FeatAugWarning, ShapeError, message
 from feataug.seeds import derive_seed, generator_for
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -158,6 +158,27 @@ class _SeededItems(Dataset):
         return image, mask
 
 
+def _stack(items: list[tuple[Tensor, Tensor]]) -> Any:
+    """A batch of items of one size, as torch makes it."""
+    try:
+        return default_collate(items)
+    except (RuntimeError, TypeError) as error:
+        shapes = sorted({_shapes(item) for item in items})
+        raise (ShapeError if len(shapes) > 1 else DataError)(
+            message(
+                "seeded_loader: the items of a batch differ." if len(shapes) > 1 else "seeded_loader: the items make no batch.",
+                given=", ".join(shapes[:4]),
+                needed="images of one size, and masks of one size",
+                advice="Give the data set transforms that bring them to one, such as eval_transforms((512, 512)), or read batches of 1.",
+            )
+        ) from error
+
+
+def _shapes(item: Any) -> str:
+    parts = item if isinstance(item, (tuple, list)) else (item,)
+    return " and ".join(str(tuple(part.shape)) if isinstance(part, Tensor) else type(part).__name__ for part in parts)
+
+
 def seeded_loader(
     dataset: Any,
     batch_size: int,
@@ -181,7 +202,8 @@ def seeded_loader(
 
     Raises:
         ConfigError: a number is out of range, or ``on_bad_sample`` is neither.
-        DataError: no data set; while reading, items that make no batch, such as images of several sizes.
+        ShapeError: while loading, the images of a batch differ in size.
+        DataError: no data set; while loading, items that make no batch.
 
     Source:
         ours. Order and noise depend on ``(seed, epoch, index)`` so that paired runs see equal data.
@@ -201,25 +223,9 @@ def seeded_loader(
     return DataLoader(
         items,
         batch_sampler=batches,
-        collate_fn=_collate,
         num_workers=num_workers,
+        collate_fn=_stack,
         persistent_workers=num_workers > 0,
         # DataLoader draws a seed for its workers at every pass, from the global generator if it is given none.
         generator=generator_for(seed, "workers"),
     )
-
-
-def _collate(items: list[Any]) -> Any:
-    """torch's way of making a batch; items that cannot become one in our words."""
-    try:
-        return default_collate(items)
-    except (RuntimeError, TypeError) as error:
-        shapes = sorted({str(tuple(getattr(part, "shape", type(part).__name__) for part in item)) for item in items})
-        raise DataError(
-            message(
-                "seeded_loader: the items make no batch.",
-                given=", ".join(shapes[:4]),
-                needed="images and masks of one size",
-                advice="Transforms that crop bring them to one size: feataug.data.train_transforms((512, 512)); or batch_size=1.",
-            )
-        ) from error

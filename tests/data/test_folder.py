@@ -6,7 +6,7 @@ from torchvision import tv_tensors
 from torchvision.io import write_jpeg, write_png
 
 from feataug.data import CamVid, MaskedImages
-from feataug.data.folder import default_palette
+from feataug.data.labels import default_palette
 from feataug.errors import ConfigError, DataError, MissingDataError
 
 CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
@@ -206,7 +206,7 @@ def test_camvid_refuses(tmp_path):
     with pytest.raises(MissingDataError) as missing:
         CamVid(tmp_path, "test")
     assert str(missing.value) == (
-        f"CamVid: a folder is missing.\n  given:   {tmp_path / 'test'}\n  needed:  a folder of images and one of masks"
+        f"CamVid: folders are missing.\n  given:   {tmp_path}, which is empty\n  needed:  a folder that holds test and testannot"
     )
 
 

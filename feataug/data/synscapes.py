@@ -1,0 +1,76 @@
+"""Synscapes in its official folders: above all a source of masks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from feataug.data.cityscapes import CLASSES, IDS, PALETTE
+from feataug.data.finding import find_root
+from feataug.data.labels import LabelFiles, decode_image
+from feataug.errors import DataError, MissingDataError, message
+
+# The first has the size of the masks.
+IMAGES = ("img/rgb", "img/rgb-2k")
+
+
+class Synscapes(LabelFiles):
+    """Synscapes, 25000 rendered street scenes with the 19 classes of Cityscapes at 720 x 1440, in one set without splits.
+
+    Args:
+        root: Folder that holds ``img/class/N.png``, N from 1 to 25000, where numbers may be missing, and the images ``img/rgb/N.png``
+            (720 x 1440) or ``img/rgb-2k/N.png`` (1024 x 2048). Masks are read without images: those may be absent.
+        transforms: ``(image, mask) -> (image, mask)``, as torchvision v2's joint transforms.
+
+    Each item, in the order of the numbers, is a uint8 image ``(3, H, W)``, resized to its mask if need be, and an int64 mask ``(H, W)``;
+    255 is void. ``numbers`` are the N.
+
+    Raises:
+        MissingDataError: no ``img/class``; or, when an item is read, its image is not there.
+        DataError: no masks; or, when one is read, as ``MaskedImages``.
+
+    Source:
+        Wrenninge and Unger (2018); Sec. 4.5 takes its masks as additional ones.
+    """
+
+    def __init__(self, root: str | Path, *, transforms: Callable[..., Any] | None = None) -> None:
+        self.root = find_root("Synscapes", root, ("img/class",))
+        masks = _numbered(self.root / "img" / "class")
+        if not masks:
+            given, needed = str(self.root / "img" / "class"), "files named 1.png, 2.png, ..."
+            raise DataError(message("Synscapes: the folder holds no masks.", given=given, needed=needed))
+        self.numbers = sorted(masks)
+        super().__init__([masks[number] for number in self.numbers], CLASSES, PALETTE, ids=IDS, transforms=transforms)
+        self._images: dict[int, Path] = {}
+        for folder in reversed(IMAGES):
+            self._images |= _numbered(self.root / folder)
+
+    def image(self, index: int) -> tv_tensors.Image:
+        """The image alone, uint8 ``(3, H, W)``, of its own size and without transforms."""
+        number = self.numbers[index]
+        if number not in self._images:
+            raise MissingDataError(
+                message(
+                    "Synscapes: a mask has no image.",
+                    given=str(self.mask_files[index]),
+                    needed=" or ".join(str(self.root / folder / f"{number}.png") for folder in IMAGES),
+                    advice="Masks alone are read by mask(index), and by feataug.DatasetMasks.",
+                )
+            )
+        return decode_image("Synscapes", self._images[number])
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, mask = self.image(index), self.mask(index)
+        if image.shape[-2:] != mask.shape[-2:]:
+            image = v2.functional.resize(image, list(mask.shape[-2:]), antialias=True)
+        return self.transforms(image, mask) if self.transforms is not None else (image, mask)
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    """The files whose names are numbers; none if the folder is missing."""
+    return {int(file.stem): file for file in folder.glob("*.png") if file.stem.isdecimal()} if folder.is_dir() else {}

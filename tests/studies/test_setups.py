@@ -1,0 +1,42 @@
+"""What a comparison reads of each data set: crops of one size to train on, and whole images to measure on, whatever their sizes."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
+
+from compare import SETUPS, Comparison
+
+SIZES = [(40, 60), (60, 40), (48, 48)]
+FILES = {
+    "cityscapes": (
+        "leftImg8bit/{0}/ulm/{1}_leftImg8bit.png",
+        "gtFine/{0}/ulm/{1}_gtFine_labelIds.png",
+        {"train": "train", "val": "val"},
+    ),
+    "ade20k": ("images/{0}/{1}.jpg", "annotations/{0}/{1}.png", {"train": "training", "val": "validation"}),
+}
+
+
+@pytest.mark.parametrize("dataset", FILES)
+def test_crops_and_whole_images(tmp_path, dataset):
+    *names, splits = FILES[dataset]
+    for split in splits.values():
+        for number, size in enumerate(SIZES if dataset == "ade20k" else SIZES[:1] * 3):
+            for name, pixels in zip(names, (np.full((*size, 3), 99, np.uint8), np.full(size, 11, np.uint8)), strict=True):
+                file = tmp_path / name.format(split, number)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(file)
+    study = Comparison(SimpleNamespace(data=tmp_path, dataset=dataset, eval_split="val", fraction=1.0, output=tmp_path / "out"))
+    images, masks = next(iter(study.loader(0)))
+    assert images.shape == (3, 3, *SETUPS[dataset].size)
+    assert {"cityscapes": 2, "ade20k": 10}[dataset] in masks.unique().tolist()
+    for loader in (study.val_loader, study.plain_loader(), study.some_plain()):
+        assert sum(len(images) for images, _ in loader) == 3
+        assert all(torch.is_tensor(images) and images.shape[-2:] == masks.shape[-2:] for images, masks in loader)
