@@ -1,7 +1,7 @@
 """Does feataug help, and more than what one could do without it? A base model, a generator, then every arm on paired seeds.
 
     python studies/compare.py --data DIR --dataset camvid|idd|cityscapes|ade20k|folder [--eval-split val|test] [--fraction 0.25]
-        [--arms control feataug ohem ...] [--seeds 0 1 2 3 4] [--device cpu] [--output runs/compare-camvid]
+        [--arms control feataug ohem ...] [--seeds 0 1 2 3 4] [--device cpu] [--output runs/compare-camvid] [--quick]
 
 ``--dataset folder`` takes ``DIR/{train,val}/{images,masks}`` and ``DIR/classes.txt``, a name a line. Stages that are done are not done
 again, and one that was stopped goes on from its last checkpoint. The figures go to ``studies/results/compare-camvid.json``
@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
 from camvid import Study
 from lite0 import phase_dilations
 from rivals import RIVALS
-from torch.utils.data import Subset
+from setups import SETUPS, FractionOf, arguments, parse
 
 from feataug import (
     ClassBalancedMasks,
@@ -37,54 +36,11 @@ from feataug import (
     recognition,
     split,
 )
-from feataug.data import ADE20K, CamVid, Cityscapes, IDDLite, MaskedImages, eval_transforms, seeded_loader, train_transforms
+from feataug.data import eval_transforms, seeded_loader, train_transforms
 from feataug.files import write_json
 from feataug.recording import eval_mode
 from feataug.report import comparison_table, recognition_summary
-from feataug.seeds import generator_for
 from feataug.training.run import keep_freed_memory
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What differs between data sets. Crops are cut at about the images' own resolution; measured is on whole images."""
-
-    reader: Any
-    size: tuple[int, int]
-    scale: tuple[float, float]
-    base_steps: int
-    # Whole images in a batch: where they differ in size, one.
-    whole: int = 12
-
-
-def folder(root: Path, split: str, *, transforms: Any) -> MaskedImages:
-    """Any data set: ``root/SPLIT/images``, ``root/SPLIT/masks`` and ``root/classes.txt``, a name a line."""
-    classes = (root / "classes.txt").read_text().split("\n")
-    return MaskedImages(root / split / "images", root / split / "masks", [c for c in classes if c], transforms=transforms)
-
-
-SETUPS = {
-    # 360 x 480: scale 1.67 is the images' own resolution.
-    "camvid": Setup(CamVid, (224, 288), (1.0, 2.5), 1500),
-    "idd": Setup(IDDLite, (224, 320), (0.75, 1.75), 1400),
-    # PSPNet's crops, at 0.5 to 2 times the images' own resolution (of ADE20K's many sizes, 512 x 683).
-    "cityscapes": Setup(Cityscapes, (713, 713), (1.44, 5.74), 20_000, whole=4),
-    "ade20k": Setup(ADE20K, (473, 473), (0.72, 2.9), 50_000, whole=1),
-    "folder": Setup(folder, (224, 288), (1.0, 2.5), 1500),
-}
-
-
-class FractionOf(Subset):
-    """Some images of a data set, drawn once by a seed of their own; reads masks alone, as the set does."""
-
-    def __init__(self, dataset: Any, fraction: float) -> None:
-        order = torch.randperm(len(dataset), generator=generator_for(0, "fraction", 0)).tolist()
-        super().__init__(dataset, sorted(order[: max(1, round(fraction * len(dataset)))]))
-        self.classes, self.palette, self.transforms = dataset.classes, dataset.palette, dataset.transforms
-
-    def mask(self, index: int) -> torch.Tensor:
-        """The mask alone, without transforms."""
-        return self.dataset.mask(self.indices[index])
 
 
 class Comparison(Study):
@@ -117,15 +73,27 @@ class Comparison(Study):
         self.base_config = FinetuneConfig(
             num_steps=steps, lr=0.05, lr_scale={"encoder": 0.3}, eval_every=steps // 6, save_every=25, seed=0
         )
+        if args.quick:
+            self.shrink()
         super().__init__(args)
+
+    def shrink(self) -> None:
+        """Whether everything runs, in minutes: small crops, a few steps, some of the images to measure on."""
+        self.size = (96, 128)
+        self.base_config = replace(self.base_config, num_steps=120, eval_every=0)
+        self.further = replace(self.further, num_steps=10)
+        self.generator_configs = tuple(replace(config, num_images=240, eval_images=0) for config in self.generator_configs)
 
     def data(self) -> tuple[Any, Any, Any]:
         root, reader = self.args.data, self.setup.reader
         train = reader(root, "train", transforms=train_transforms(self.size, scale=self.scale))
-        plain = reader(root, "train", transforms=eval_transforms())
-        val = reader(root, self.args.eval_split, transforms=eval_transforms())
-        if self.args.fraction < 1:
-            train, plain = FractionOf(train, self.args.fraction), FractionOf(plain, self.args.fraction)
+        whole = eval_transforms((2 * self.size[0], 2 * self.size[1]) if self.args.quick else None)
+        plain, val = reader(root, "train", transforms=whole), reader(root, self.args.eval_split, transforms=whole)
+        share = self.args.fraction
+        if self.args.quick:
+            share, val = min(share, 120 / len(train)), FractionOf(val, min(1, 24 / len(val)))
+        if share < 1:
+            train, plain = FractionOf(train, share), FractionOf(plain, share)
         return train, plain, val
 
     def loader(self, seed: int) -> Any:
@@ -250,29 +218,6 @@ class Comparison(Study):
         model = super().trained()
         phase_dilations(model)
         return model
-
-
-def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The options that all studies of this kind share."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the data set's folder")
-    parser.add_argument("--dataset", choices=tuple(SETUPS), required=True)
-    parser.add_argument("--eval-split", choices=("val", "test"), default="val")
-    parser.add_argument("--fraction", type=float, default=1.0, help="share of the training images that are used")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
-    parser.add_argument("--output", type=Path, help="checkpoints and finished stages; runs/compare-DATASET by default")
-    parser.add_argument("--result", type=Path, help="studies/results/compare-DATASET.json by default")
-    return parser
-
-
-def parse(parser: argparse.ArgumentParser, name: str) -> argparse.Namespace:
-    """Arguments, with folders named after the data set and the fraction."""
-    args = parser.parse_args()
-    of = args.dataset + (f"-{args.fraction:g}" if args.fraction < 1 else "")
-    args.output = args.output or Path("runs") / f"compare-{of}"
-    args.result = args.result or Path("studies/results") / f"{name}-{of}.json"
-    return args
 
 
 def main() -> None:

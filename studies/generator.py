@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from camvid import EARLIER
-from compare import Comparison, arguments, parse
+from compare import Comparison
+from setups import arguments, parse
 from torch import Tensor
 
 from feataug import FeatureGenerator, GeneratorConfig, GeneratorTrainer, recognition

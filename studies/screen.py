@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compare import Comparison, arguments, parse
+from compare import Comparison
+from setups import arguments, parse
 from torch import Tensor, nn
 
 from feataug import FeatureGenerator, FeatureMixer

@@ -1,0 +1,25 @@
+"""Table 2: another data set, at a single scale and at several scales with mirror images.
+
+    python studies/table2.py --data DIR --dataset idd [--quick]
+
+The paper's second data set is ADE20K (``--dataset ade20k``); without it, IDD-Lite or CamVid show the same: whether what is gained at one scale
+is gained at several, too.
+"""
+
+from variants import prepared, told
+
+from feataug.report import MEASURES, TITLES, interval
+
+
+def main() -> None:
+    study = prepared("table2", __doc__)
+    result = study.compare({})
+    told(study, result)
+    scales = study.several_scales(["control", "feataug"])
+    study.write({"comparison": result, "several_scales": scales})
+    gap = scales["differences"]["feataug"]
+    print("at several scales, feataug minus control: " + ", ".join(f"{TITLES[m]} {interval(gap[m])}" for m in MEASURES))
+
+
+if __name__ == "__main__":
+    main()
