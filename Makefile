@@ -25,7 +25,7 @@ docs: $(VENV)/.docs
 
 # The quick set on a CPU: one script a claim, results in benchmarks/results/, the page docs/performance.md from them.
 bench: $(VENV)/.test
-	cd benchmarks && for script in label_conv mask_encoder mixed_step generator_step waiting growth import_time; do ../$(BIN)/python $$script.py || exit 1; done
+	cd benchmarks && for script in label_conv mask_encoder mixed_step generator_step offered waiting growth import_time; do ../$(BIN)/python $$script.py || exit 1; done
 	$(BIN)/python docs/draw_performance.py
 
 $(VENV)/.run: pyproject.toml

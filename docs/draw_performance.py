@@ -20,6 +20,8 @@ CLAIMS = {
     "mixed_step_time": ("mixed step, 11 real and 5 synthetic", "plain step of 16, share of its time"),
     "mixed_step_memory": ("the same, peak memory", "share of the other"),
     "generator_step": ("generator's training step", "the same objective written plainly, times faster"),
+    "fused_adam": ("Adam over generator and critics in one kernel", "weight by weight, times faster"),
+    "compiled_generator": ("generator under `torch.compile`, forward and backward", "as it is, times faster"),
     "waiting_for_data": ("generator's training fed from", "the same steps on a batch that is there, share of its time"),
     "import": ("`import feataug`", "`import torch`, share of its time"),
 }

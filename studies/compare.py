@@ -50,6 +50,7 @@ class Comparison(Study):
     # Chosen on CamVid's validation images by studies/screen.py, and by a whole comparison beside masks `both` at a ratio of 0.3.
     feataug: ClassVar[dict[str, Any]] = {"masks": "random", "power": 1.5, "filter": 1.25, "ratio": 0.15}
     input_cut = "encoder.conv_stem:input"
+    image_generator_images = 1_800
     further = FinetuneConfig(num_steps=100, lr=0.01, lr_scale={"encoder": 0.3}, save_every=25)
     generator_configs = (
         GeneratorConfig(
@@ -81,7 +82,7 @@ class Comparison(Study):
         """Whether everything runs, in minutes: small crops, a few steps, some of the images to measure on."""
         self.size = (96, 128)
         self.base_config = replace(self.base_config, num_steps=120, eval_every=0)
-        self.further = replace(self.further, num_steps=10)
+        self.further, self.image_generator_images = replace(self.further, num_steps=10), 48
         self.generator_configs = tuple(replace(config, num_images=240, eval_images=0) for config in self.generator_configs)
 
     def data(self) -> tuple[Any, Any, Any]:
@@ -161,7 +162,7 @@ class Comparison(Study):
             cut = split(self.trained(), self.input_cut)
             torch.manual_seed(0)
             generator = FeatureGenerator(len(self.classes), cut.spec)
-            config = GeneratorConfig(num_images=1_800, snapshot_images=240, log_images=240, seed=0)
+            config = GeneratorConfig(num_images=self.image_generator_images, snapshot_images=240, log_images=240, seed=0)
             where, text = self.output / "image-generator", "image generator"
             GeneratorTrainer(generator, cut, config, output=where, device=self.args.device, progress=text).fit(
                 seeded_loader(self.train, self.batch, seed=1)

@@ -41,7 +41,7 @@ def main() -> None:
     palette = study.val.palette
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     columns = {
-        "image": torch.stack([images[i] * std[:, None, None] + mean[:, None, None] for i in shown]).clamp(0, 1),
+        "image": torch.stack([images[i] * std[:, None, None] + mean[:, None, None] for i in shown]).clamp(0, 1).movedim(1, -1),
         "mask": color_masks(torch.stack([masks[i] for i in shown]), palette),
     }
     for name in models:

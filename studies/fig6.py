@@ -26,11 +26,11 @@ def extra(parser: argparse.ArgumentParser) -> None:
 
 
 def grey(values: Tensor, like: Tensor, size: tuple[int, int]) -> Tensor:
-    """Channels ``(B, h, w)`` as uint8 pictures, black and white at the 2 % and 98 % quantiles of ``like``."""
+    """Channels ``(B, h, w)`` as uint8 pictures ``(B, *size, 3)``, black and white at the 2 % and 98 % quantiles of ``like``."""
     low, high = torch.quantile(like.flatten(), torch.tensor([0.02, 0.98]))
     scaled = ((values - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
     whole = torch.nn.functional.interpolate(scaled[:, None], size, mode="nearest")
-    return (255 * whole).to(torch.uint8).expand(-1, 3, -1, -1)
+    return (255 * whole).to(torch.uint8).expand(-1, 3, -1, -1).movedim(1, -1)
 
 
 def telling(features: Tensor, masks: Tensor) -> Tensor:
@@ -63,10 +63,9 @@ def main() -> None:
         for name, features in {"real": real, **made}.items():
             columns[f"{name}, {channel}"] = grey(features[:, channel], real[:, channel], size)
     first, second = (right[name] for name in KINDS)
-    difference = torch.full((len(masks), 3, *size), 255, dtype=torch.uint8)
+    difference = torch.full((len(masks), *size, 3), 255, dtype=torch.uint8)
     for colour, where in ((CYAN, first & ~second), (RED, second & ~first)):
-        for number, value in enumerate(colour):
-            difference[:, number][where] = value
+        difference[where] = torch.tensor(colour, dtype=torch.uint8)
     columns["recognised"] = difference
     path = save_grid(study.output / "fig6.png", columns)
     valid = int((masks != 255).sum())

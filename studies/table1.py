@@ -7,19 +7,12 @@ for the image itself (the model cut at its input). "T+V" adds the validation mas
 """
 
 from rivals import images
-from variants import Variants, prepared, told
-
-from feataug import DatasetMasks, MaskMixture
-
-
-def with_val_masks(study: Variants) -> MaskMixture:
-    """Three of feataug's masks to one of the validation set."""
-    return MaskMixture([study.masks(study.feataug["masks"]), DatasetMasks(study.val)], [3, 1])
+from variants import prepared, told
 
 
 def main() -> None:
     study = prepared("table1", __doc__)
-    arms = {"images": images(study), "masks T+V": study.variant(masks=with_val_masks)}
+    arms = {"images": images(study), "masks T+V": study.variant(masks=study.with_others(study.crops(study.val)))}
     told(study, study.compare(arms))
 
 

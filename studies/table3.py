@@ -28,7 +28,7 @@ class SmallMasks(nn.Module):
     def __init__(self, num_classes: int, width: int, reduction: int) -> None:
         super().__init__()
         self.num_classes, self.reduction, self.out_channels = num_classes, reduction, width
-        self.conv = LabelConv2d(num_classes, width, 3, padding=1)
+        self.conv = LabelConv2d(num_classes, width, 3)
 
     def forward(self, masks: Tensor) -> Tensor:
         """``(B, H, W)`` int64 to ``(B, width, h, w)``."""

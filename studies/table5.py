@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from variants import Variants, prepared, told
 
-from feataug import DatasetMasks, MaskMixture, pseudo_masks
+from feataug import pseudo_masks
 from feataug.data import Images, Scenes, eval_transforms
 
 # The embedded scenes' classes by the names that data sets give them; what a set lacks becomes void.
@@ -44,15 +44,14 @@ def rendered(study: Variants) -> Any:
     if int((table != 255).sum()) * 2 < len(Scenes.classes):
         return None
     scenes = Scenes(500 if not study.args.quick else 20, study.size, seed=7)
-    return DatasetMasks([table[torch.as_tensor(scenes.mask(index))] for index in range(len(scenes))])
+    return study.crops([table[torch.as_tensor(scenes.mask(index))] for index in range(len(scenes))])
 
 
 def pseudo(study: Variants) -> Any:
     """Masks that the base model gives to unlabelled images."""
     images = Images(study.args.unlabelled, transforms=eval_transforms(study.size))
     loader = torch.utils.data.DataLoader(images, study.batch)
-    masks = pseudo_masks(study.trained(), loader)
-    return DatasetMasks(masks)
+    return study.crops(pseudo_masks(study.trained(), loader))
 
 
 def extra(parser: argparse.ArgumentParser) -> None:
@@ -62,14 +61,15 @@ def extra(parser: argparse.ArgumentParser) -> None:
 
 def main() -> None:
     study = prepared("table5", __doc__, extra=extra)
-    sources = {"val masks": DatasetMasks(study.val), "rendered masks": rendered(study), "composed masks": study.masks("both")}
+    sources = {
+        "val masks": study.crops(study.val),
+        "rendered masks": rendered(study),
+        "composed masks": study.masks("both"),
+    }
     if study.args.unlabelled is not None:
         sources["pseudo masks"] = pseudo(study)
 
-    def three_to_one(source: Any) -> Any:
-        return lambda study: MaskMixture([study.masks(study.feataug["masks"]), source], [3, 1])
-
-    arms = {name: study.variant(masks=three_to_one(source)) for name, source in sources.items() if source is not None}
+    arms = {name: study.variant(masks=study.with_others(source)) for name, source in sources.items() if source is not None}
     result = study.compare(arms)
     told(study, result)
     if study.args.several_scales:

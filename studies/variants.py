@@ -17,7 +17,8 @@ from compare import Comparison
 from setups import arguments, parse
 from torch import nn
 
-from feataug import FeatureGenerator, FeatureMixer, Finetuner, Inference, compare, evaluate, split
+from feataug import DatasetMasks, FeatureGenerator, FeatureMixer, Finetuner, Inference, MaskMixture, compare, evaluate, split
+from feataug.data import train_transforms
 from feataug.evaluation import differences
 from feataug.files import write_json
 from feataug.report import by_class, comparison_table
@@ -64,6 +65,14 @@ class Variants(Comparison):
 
         return arm
 
+    def crops(self, masks: Any) -> DatasetMasks:
+        """Masks from elsewhere, cropped as the training set's are."""
+        return DatasetMasks(masks, transforms=train_transforms(self.size, scale=self.scale))
+
+    def with_others(self, masks: Any) -> Any:
+        """A source for ``variant``: three of feataug's masks to one of ``masks`` (Sec. 4.5)."""
+        return lambda study: MaskMixture([study.masks(study.feataug["masks"]), masks], [3, 1])
+
     def compare(self, arms: Mapping[str, Any]) -> dict[str, Any]:
         """Control, feataug and ``arms`` on every seed; the result is written after each."""
         own = {k: v for k, v in self.feataug.items() if k not in ("masks", "filter", "power")}
@@ -91,7 +100,7 @@ class Variants(Comparison):
         """A trained arm as it was measured: its last checkpoint, BatchNorm's statistics on real images anew."""
         folder = self.output / "arms" / f"seed-{seed}" / name
         model = self.trained()
-        model.load_state_dict(load_checkpoint(checkpoints(folder)[-1])["model"])
+        model.load_state_dict(load_checkpoint(checkpoints(folder)[0])[1]["state"]["model"])
         Finetuner(model, self.further, device=self.args.device, progress=False).update_bn(self.loader(seed))
         return model.eval()
 

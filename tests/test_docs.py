@@ -27,6 +27,13 @@ def test_the_results_page_is_drawn_from_the_committed_figures():
     assert (ROOT / "docs" / "results.md").read_text() == drawn.page()
 
 
+def test_the_page_on_the_paper_is_drawn_from_the_committed_figures():
+    drawn = load(ROOT / "docs" / "draw_paper.py")
+    assert (ROOT / "docs" / "paper.md").read_text() == drawn.page()
+    for _, _, command, *_ in drawn.ROWS:
+        assert (ROOT / command.split()[0]).exists() or "table4" in command
+
+
 def test_a_verdict_needs_an_interval_that_excludes_zero():
     verdict = load(ROOT / "docs" / "draw_results.py").verdict
     names = ("pixel_acc", "class_acc", "miou", "fw_iou")

@@ -164,6 +164,18 @@ def test_every_share_of_a_mixture_is_floor_or_ceil(weights, n, seed):
     assert torch.equal(source.draw(n, seeded(seed)), drawn)
 
 
+def test_masks_of_several_sizes_make_no_mixture():
+    with pytest.raises(ShapeError) as error:
+        MaskMixture([numbered(2), torch.zeros(3, 5, 7, dtype=torch.long)], (1, 1)).draw(4, torch.Generator().manual_seed(0))
+    size = tuple(numbered(2).shape[1:])
+    assert str(error.value) == (
+        "MaskMixture: the sources' masks differ in size.\n"
+        f"  given:   {size}, (5, 7)\n"
+        "  needed:  one size\n"
+        "Crop them alike: DatasetMasks(masks, transforms=train_transforms((512, 512)))."
+    )
+
+
 def test_a_mixture_needs_a_positive_weight_for_each_source():
     with pytest.raises(ConfigError) as error:
         MaskMixture([numbered(2)], (3, 1))

@@ -158,7 +158,11 @@ class MaskMixture:
         self.weights = torch.tensor(weights, dtype=torch.float64)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` masks in random order; ``(n, H, W)`` int64."""
+        """``n`` masks in random order; ``(n, H, W)`` int64.
+
+        Raises:
+            ShapeError: the sources' masks differ in size.
+        """
         check_count("MaskMixture", n)
         edges = (self.weights.cumsum(0) / self.weights.sum()) * n
         # Systematic sampling: points one apart, shifted at random, fall into each share floor or ceil of its length times.
@@ -166,6 +170,15 @@ class MaskMixture:
         chosen = torch.searchsorted(edges, points, right=True).clamp(max=len(self.sources) - 1)
         counts = torch.bincount(chosen, minlength=len(self.sources)).tolist()
         drawn = [s.draw(count, generator) for s, count in zip(self.sources, counts, strict=True) if count]
+        if len({tuple(masks.shape[1:]) for masks in drawn}) > 1:
+            raise ShapeError(
+                message(
+                    "MaskMixture: the sources' masks differ in size.",
+                    given=", ".join(str(tuple(masks.shape[1:])) for masks in drawn),
+                    needed="one size",
+                    advice="Crop them alike: DatasetMasks(masks, transforms=train_transforms((512, 512))).",
+                )
+            )
         # Of no masks, the first source still knows the size.
         masks = torch.cat(drawn or [self.sources[0].draw(0, generator)])
         return masks[torch.randperm(n, generator=generator)]

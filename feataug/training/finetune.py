@@ -19,7 +19,7 @@ from feataug.processes import total
 from feataug.training.batches import bad_samples, endless, part_of, shared
 from feataug.training.config import FinetuneConfig
 from feataug.training.run import RunFolder, check_finite, held, make_accelerator
-from feataug.training.states import from_main
+from feataug.training.states import from_main, load_optimizer
 from feataug.training.stopping import StopRequest, stop_requests
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class Finetuner:
         if found := from_main(self.run.resume, accelerator.device):
             step, state = found
             self.model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(optimizer, state["optimizer"])
             results, running = state["results"], state.get("running", 0.0)
             if self.mixer is not None:
                 self.mixer.load_plan_state(state["mixer"])

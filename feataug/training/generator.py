@@ -24,7 +24,7 @@ from feataug.training.batches import bad_samples, endless, shared
 from feataug.training.config import GeneratorConfig
 from feataug.training.objective import Objective
 from feataug.training.run import RunFolder, check_finite, held, make_accelerator
-from feataug.training.states import from_main
+from feataug.training.states import from_main, load_optimizer
 from feataug.training.statistics import channel_statistics
 from feataug.training.stopping import StopRequest, stop_requests
 
@@ -126,7 +126,7 @@ class GeneratorTrainer:
             self.generator.load_state_dict(state["generator"])
             self.parts.load_state_dict(state["parts"])
             for name, optimizer in optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][name])
+                load_optimizer(optimizer, state["optimizers"][name])
             if ema is not None:
                 ema.load_state_dict(state["ema"])
         loader, processes = shared(loader, accelerator), accelerator.num_processes

@@ -72,7 +72,9 @@ class Objective:
         self.cut.model.to(accelerator.device)
         self.generator.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parts.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        adam: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2)}
+        # One kernel for all weights: a third of the time on CPU, too. Other devices have none.
+        fused = accelerator.device.type in ("cpu", "cuda")
+        adam: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2), "fused": fused}
         optimizers = {
             "generator": torch.optim.Adam(self.generator.parameters(), **adam),
             "latent": torch.optim.Adam(self.parts["latent"].parameters(), **adam),

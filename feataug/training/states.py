@@ -43,6 +43,15 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
     return value
 
 
+def load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
+    """``load_state_dict``, with the moments in their weights' memory format: fused kernels go through both in the order of memory."""
+    optimizer.load_state_dict(state)
+    for weight, moments in optimizer.state.items():
+        for name, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                moments[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
+
+
 def from_main(make: Callable[[], Any], device: torch.device) -> Any:
     """What ``make()`` gives in the main process, in all of them: nested dictionaries and lists of tensors, numbers and strings, or ``None``.
 
