@@ -1,6 +1,6 @@
 """Table 5: additional masks, one to three of the training set's, at a single scale and (``--several-scales``) at several.
 
-    python studies/table5.py --data DIR --dataset camvid [--unlabelled FOLDER] [--several-scales] [--quick]
+    python studies/table5.py --data DIR --dataset camvid [--unlabelled FOLDER] [--synscapes FOLDER] [--several-scales] [--quick]
 
 - ``val``: the validation set's masks, without their images;
 - ``rendered``: masks of the embedded scenes, classes matched by name (the paper: Synscapes; ``--synscapes FOLDER`` where one has it);
@@ -16,7 +16,7 @@ import torch
 from variants import Variants, prepared, told
 
 from feataug import pseudo_masks
-from feataug.data import Images, Scenes, eval_transforms
+from feataug.data import Images, Scenes, Synscapes, eval_transforms
 
 # The embedded scenes' classes by the names that data sets give them; what a set lacks becomes void.
 NAMES = {
@@ -34,7 +34,9 @@ NAMES = {
 
 
 def rendered(study: Variants) -> Any:
-    """The embedded scenes' masks in the classes of the study's data set, or ``None`` if it has fewer than half of them."""
+    """Synscapes' masks, or the embedded scenes' in the classes of the study's data set; ``None`` if it has fewer than half of them."""
+    if study.args.synscapes is not None:
+        return study.crops(Synscapes(study.args.synscapes))
     classes = [name.lower() for name in study.classes]
     table = torch.full((256,), 255)
     for number, name in enumerate(Scenes.classes):
@@ -56,6 +58,7 @@ def pseudo(study: Variants) -> Any:
 
 def extra(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--unlabelled", type=Path, help="a folder of images; without one, there is no arm of pseudo labels")
+    parser.add_argument("--synscapes", type=Path, help="Synscapes' folder, for Cityscapes' classes, instead of the embedded scenes")
     parser.add_argument("--several-scales", action="store_true", help="measure every arm at six scales and mirrored, too")
 
 
