@@ -1,7 +1,7 @@
 """Masks and noise to features."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,6 +77,11 @@ class FeatureGenerator(
             raise ConfigError(
                 message("FeatureGenerator: no such preset.", given=repr(preset), needed=" or ".join(map(repr, PRESETS)))
             )
+        if isinstance(spec, Mapping):
+            # What from_pretrained hands to a subclass whose annotations are strings.
+            spec = FeatureSpec.from_dict(spec)
+        if not isinstance(spec, FeatureSpec):
+            raise ConfigError(message("FeatureGenerator: spec is no FeatureSpec.", given=describe(spec), needed="cut.spec"))
         chosen = PRESETS[preset]
         mask_widths = chosen["mask_widths"] if mask_widths is None else mask_widths
         check_sequence("FeatureGenerator", "mask_widths", mask_widths, "widths of the mask encoder's stages, such as (64, 128)")

@@ -6,8 +6,6 @@ The plain architecture is the baseline that the paper took from BicycleGAN: a ne
 trained anew for as many images; recognition scores are measured on masks that neither has seen, and both teach the decoder.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import replace
 from typing import Any
@@ -16,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from variants import Variants, prepared, told
 
-from feataug import FeatureGenerator, GeneratorTrainer, recognition
+from feataug import FeatureGenerator, FeatureSpec, GeneratorTrainer, recognition
 from feataug.data import seeded_loader
 from feataug.layers.label_conv import LabelConv2d
 from feataug.report import recognition_summary
@@ -42,7 +40,7 @@ class SmallMasks(nn.Module):
 class PlainGenerator(FeatureGenerator):
     """A generator whose input is as large as its output."""
 
-    def __init__(self, num_classes: int, spec: Any, **settings: Any) -> None:
+    def __init__(self, num_classes: int, spec: FeatureSpec, **settings: Any) -> None:
         super().__init__(num_classes, spec, **settings)
         self.mask_encoder = SmallMasks(num_classes, self.mask_encoder.out_channels, self.finest)
 

@@ -245,3 +245,12 @@ def test_class_modulation_starts_as_none_and_then_acts_where_the_class_is():
     moved = (after - before).abs().sum(1)[0]  # 8 x 16 cells; the head sees one further
     assert moved[:, 8:].min() > 0
     assert moved[:, :7].max() == 0
+
+
+def test_the_spec_may_be_a_dictionary_and_nothing_else():
+    spec = FeatureSpec((LevelSpec("a", 6, 4),))
+    small = {"mask_widths": (8,), "width": 8, "depth": 0}
+    assert FeatureGenerator(3, spec.to_dict(), **small).spec == spec
+    with pytest.raises(ConfigError) as error:
+        FeatureGenerator(3, "a", **small)
+    assert str(error.value) == "FeatureGenerator: spec is no FeatureSpec.\n  given:   str 'a'\n  needed:  cut.spec"

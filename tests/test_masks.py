@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feataug.data import train_transforms
 from feataug.errors import ConfigError, DataError, DtypeError, ShapeError
 from feataug.masks import DatasetMasks, MaskMixture, MaskSource
 
@@ -162,6 +163,15 @@ def test_every_share_of_a_mixture_is_floor_or_ceil(weights, n, seed):
         count = int((drawn[:, 0, 0] // 10 == number).sum())
         assert share - 1 - 1e-9 < count < share + 1 + 1e-9
     assert torch.equal(source.draw(n, seeded(seed)), drawn)
+
+
+def test_plain_masks_are_cropped_as_masks():
+    masks = torch.randint(5, (3, 30, 40), generator=torch.Generator().manual_seed(0))
+    source = DatasetMasks(list(masks), transforms=train_transforms((12, 16), scale=(1.5, 1.5)))
+    drawn = source.draw(4, torch.Generator().manual_seed(0))
+    assert (drawn.shape, drawn.dtype) == ((4, 12, 16), torch.int64)
+    # Labels are not blended, as an image's colours would be.
+    assert set(drawn.unique().tolist()) <= {0, 1, 2, 3, 4}
 
 
 def test_masks_of_several_sizes_make_no_mixture():

@@ -111,6 +111,11 @@ class DatasetMasks:
         if isinstance(mask, (tuple, list)) and len(mask) == 2:
             mask = mask[1]
         if self.transforms is not None:
+            if type(mask) is Tensor:
+                # torchvision's transforms take a plain tensor for an image.
+                from torchvision import tv_tensors  # not at the top: importing it costs a tenth of importing torch
+
+                mask = tv_tensors.Mask(mask)
             mask = self.transforms(mask)
         try:
             mask = torch.as_tensor(mask)
