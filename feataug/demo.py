@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from feataug.data.scenes import Scenes
 from feataug.data.transforms import IMAGENET_MEAN, IMAGENET_STD, eval_transforms, seeded_loader, train_transforms
 from feataug.evaluation.compare import train_arm
 from feataug.generator import FeatureGenerator
-from feataug.losses import split_outputs
 from feataug.masks import DatasetMasks, HardNegativeSampler
 from feataug.metrics import MEASURES, evaluate
 from feataug.models import PSPNet
-from feataug.plots import color_masks, feature_colors, save_grid
+from feataug.plots import color_masks, save_grid
 from feataug.report import TITLES, by_class, recognition_summary, table, write_result
+from feataug.samples import SAMPLES, Samples, keep_samples
 from feataug.seeds import derive_seed
 from feataug.splitting import split
 from feataug.training.config import FinetuneConfig, GeneratorConfig
@@ -47,7 +47,7 @@ def run_demo(
     """Train a small model and a generator, then the model further with and without synthetic features.
 
     Args:
-        output: Folder for ``result.json`` and ``demo.png``.
+        output: Folder for ``result.json``, ``demo.png``, and what ``feataug report`` shows of each stage.
         seed: Of data, weights and noise.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         config: Sizes.
@@ -58,6 +58,8 @@ def run_demo(
         ``recognition``; ``seconds`` per stage.
     """
     config = config or DemoConfig()
+    output = Path(output)
+    folders = {name: _fresh(output / name) for name in ("base", "generator", "control", "feataug")}
     clock = _Clock()
     train = Scenes(config.train_images, config.size, seed=2 * seed, transforms=train_transforms(config.size, scale=(0.75, 1.5)))
     val = Scenes(config.val_images, config.size, seed=2 * seed + 1, transforms=eval_transforms())
@@ -79,7 +81,8 @@ def run_demo(
         return f"{text:<10}" if progress else False
 
     base_config = FinetuneConfig(num_steps=config.base_steps, lr=0.1, seed=seed)
-    tuner = Finetuner(model, base_config, device=device, progress=bar("base"))
+    watched = replace(base_config, eval_every=max(config.base_steps // 4, 1))
+    tuner = Finetuner(model, watched, output=folders["base"], device=device, progress=bar("base"))
     on = tuner.accelerator.device
 
     def validate(candidate: nn.Module) -> dict[str, Any]:
@@ -90,7 +93,16 @@ def run_demo(
     trainer = GeneratorTrainer(
         generator,
         cut,
-        GeneratorConfig(num_images=config.generator_images, lr=1e-3, critic_width=32, diversity_weight=0.3, seed=seed),
+        GeneratorConfig(
+            num_images=config.generator_images,
+            lr=1e-3,
+            critic_width=32,
+            diversity_weight=0.3,
+            log_images=max(config.generator_images // 40, 1),
+            eval_images=max(config.generator_images // 4, 1),
+            seed=seed,
+        ),
+        output=folders["generator"],
         device=device,
         progress=bar("generator"),
     )
@@ -98,16 +110,30 @@ def run_demo(
     clock.lap("generator")
     further = replace(base_config, num_steps=config.finetune_steps, lr=0.02)
     common: dict[str, Any] = {"device": device}
-    control_model, control = train_arm(model, config.at, loader, validate, further, progress=bar("control"), **common)
+    control_model, control = train_arm(
+        model, config.at, loader, validate, further, output=folders["control"], progress=bar("control"), **common
+    )
     clock.lap("control")
     masks = HardNegativeSampler(DatasetMasks(train), candidates=48, keep=16, refresh_every=30)
     mixed_model, mixed = train_arm(
-        model, config.at, loader, validate, further, generator=generator, masks=masks, progress=bar("feataug"), **common
-    )
+        model, config.at, loader, validate, further, generator=generator, masks=masks, output=folders["feataug"],
+        progress=bar("feataug"), **common,
+    )  # fmt: skip
     clock.lap("feataug")
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    _picture(output / "demo.png", val, cut, generator, {"control": control_model, "feataug": mixed_model}, on)
+    for folder in folders.values():
+        _fresh(folder, stats=True)
+    samples = keep_samples(
+        output / SAMPLES,
+        val_loader,
+        {"control": control_model, "feataug": mixed_model},
+        cut=cut,
+        generator=generator,
+        classes=train.classes,
+        palette=train.palette,
+        units=(IMAGENET_MEAN, IMAGENET_STD),
+    )
+    if samples is not None:
+        _picture(output / "demo.png", samples, train.palette)
     clock.lap("picture")
     result = {
         "base": by_class(base, train.classes),
@@ -117,6 +143,7 @@ def run_demo(
         "seconds": clock.laps | {"total": round(sum(clock.laps.values()), 1)},
         "seed": seed,
         "device": str(on),
+        "settings": {"data": "scenes, drawn on the spot", "model": "PSPNet on resnet10t"} | asdict(config),
     }
     write_result(output, result)
     return result
@@ -151,28 +178,16 @@ class _Clock:
         self._last = now
 
 
-@torch.no_grad()
-def _picture(path: Path, val: Scenes, cut: Any, generator: FeatureGenerator, models: dict[str, nn.Module], device: Any) -> None:
+def _fresh(folder: Path, stats: bool = False) -> Path:
+    """A stage's folder without checkpoints, and without ``stats.jsonl`` unless it is to stay: every demo starts anew."""
+    for left in (*folder.glob("checkpoint-*.safetensors"), *([] if stats else [folder / "stats.jsonl"])):
+        left.unlink(missing_ok=True)
+    return folder
+
+
+def _picture(path: Path, samples: Samples, palette: Any) -> None:
     """Some images, masks, real and synthetic features, and predictions."""
-    images, masks = (torch.stack(items).to(device) for items in zip(*(val[index] for index in range(4)), strict=True))
-    size = masks.shape[-2:]
-    cut.model.eval()
-    features = cut.encode(images)
-    synthetic = generator(masks, generator.draw_z(2 * len(masks), torch.Generator().manual_seed(0)), samples=2)
-    first, second = synthetic[0].chunk(2)
-    shown = feature_colors([features[0], first, second])
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-
-    def predicted(out: Any) -> torch.Tensor:
-        return color_masks(split_outputs(out)[0].argmax(1), val.palette)
-
-    columns = {
-        "image": (images.movedim(1, -1).cpu() * std + mean).clamp(0, 1),
-        "mask": color_masks(masks, val.palette),
-        "real features": shown[0],
-        "synthetic, z1": shown[1],
-        "synthetic, z2": shown[2],
-        "base on real": predicted(cut.decode(features, size)),
-        "base on synthetic": predicted(cut.decode((first,), size)),
-    }
-    save_grid(path, columns | {f"{name}": predicted(model.eval()(images)) for name, model in models.items()})
+    columns = {"image": samples.images, "mask": color_masks(samples.masks, palette)}
+    columns |= {name if name.startswith("synthetic") else f"{name} features": x for name, x in samples.colors.items()}
+    titles = {"real features": "base on real", "synthetic features": "base on synthetic"}
+    save_grid(path, columns | {titles.get(name, name): color_masks(x, palette) for name, x in samples.predictions.items()})

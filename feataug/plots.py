@@ -1,4 +1,4 @@
-"""Pictures of masks, features and predictions."""
+"""Pictures of masks and predictions, and of comparisons."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from feataug.checks import describe
 from feataug.errors import ShapeError, message
@@ -20,24 +20,6 @@ def color_masks(masks: Tensor, palette: Sequence[tuple[int, int, int]]) -> Tenso
     table[:-1] = torch.tensor(palette, dtype=torch.uint8)
     labels = masks.long().cpu()  # an index of bytes would be a mask
     return table[torch.where((labels >= 0) & (labels < len(palette)), labels, len(palette))]
-
-
-def feature_colors(features: Sequence[Tensor]) -> list[Tensor]:
-    """Feature maps ``(B, C, h, w)`` of one kind to colours ``(B, h, w, 3)`` in 0 .. 1, comparable with one another.
-
-    The three principal directions of the first become red, green and blue, for all of them.
-    """
-    first = features[0].detach().float().cpu()
-    pixels = first.movedim(1, -1).reshape(-1, first.shape[1])
-    center = pixels.mean(0)
-    directions = torch.linalg.svd(pixels - center, full_matrices=False).Vh[:3]
-    directions = nn.functional.pad(directions, (0, 0, 0, 3 - len(directions)))  # of one or two channels
-    shown = (pixels - center) @ directions.T
-    low, high = shown.quantile(0.02, dim=0), shown.quantile(0.98, dim=0)
-    return [
-        (((f.detach().float().cpu().movedim(1, -1) - center) @ directions.T - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
-        for f in features
-    ]
 
 
 def save_comparison(path: str | Path, result: Mapping[str, Any]) -> Path:

@@ -1,8 +1,11 @@
-"""Figures of a run as text and as ``result.json``."""
+"""Figures of a run as text and as ``result.json``, and how it was called as ``command.json``."""
 
 from __future__ import annotations
 
+import platform
+import time
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,41 @@ def recognition_summary(result: Mapping[str, Any], classes: Sequence[str]) -> di
 def write_result(folder: str | Path, result: Mapping[str, Any]) -> Path:
     """Write ``result.json``, whole or not at all."""
     return write_json(Path(folder) / "result.json", result)
+
+
+def write_command(options: Mapping[str, Any], began: float, *, finished: bool) -> Path | None:
+    """Write ``command.json``: what was called, with which versions, when, and how long it took.
+
+    Args:
+        options: Of the command line, with ``command`` and ``output``; a later call replaces what an earlier one left.
+        began: ``time.time()`` at its start.
+        finished: False if it was stopped.
+
+    Returns:
+        The file; ``None`` for commands without a run, and where nothing was written yet.
+    """
+    command, folder = options["command"], options["output"]
+    if command in ("inspect", "report") or not folder.is_dir():
+        return None
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    return write_json(
+        folder / "command.json",
+        {
+            "command": command,
+            "arguments": {name: value for name, value in plain.items() if name not in ("command", "traceback", "quiet")},
+            "began": time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(began)),
+            "seconds": round(time.time() - began, 1),
+            "finished": finished,
+            "versions": {"python": platform.python_version()} | {name: _version(name) for name in ("feataug", "torch", "timm")},
+        },
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:

@@ -3,7 +3,8 @@ import torch
 from torchvision.io import ImageReadMode, decode_image
 
 from feataug.errors import ShapeError
-from feataug.plots import color_masks, feature_colors, save_grid
+from feataug.plots import color_masks, save_grid
+from feataug.samples import feature_colors
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (10, 20, 30))
 

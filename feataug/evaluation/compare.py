@@ -22,6 +22,7 @@ from feataug.generator import FeatureGenerator
 from feataug.locating import layer_names
 from feataug.metrics import evaluate
 from feataug.report import by_class, write_result
+from feataug.samples import SAMPLES, keep_samples
 from feataug.training.batches import part_of
 from feataug.training.config import FinetuneConfig
 from feataug.training.run import check_settings, held, make_accelerator
@@ -70,7 +71,8 @@ def compare(
         update_bn: Measure BatchNorm anew on real images in the end, in every arm.
         classes: Names; numbers by default.
         example: For ``split``.
-        output: Folder. Arms that are done are not run again, one that was stopped goes on; ``result.json`` is written after every seed.
+        output: Folder. Arms that are done are not run again, one that was stopped goes on; ``result.json`` is written after every seed;
+            ``feataug report`` makes a page of it all.
         device, progress: As for ``Finetuner``.
 
     Returns:
@@ -125,10 +127,12 @@ def compare(
             else {}
         )
         text = f"{name} {seed}" if progress else False
-        _, figures = train_arm(
+        trained, figures = train_arm(
             model, at, loader(seed), validate, own, update_bn=update_bn, example=example, ignore_index=ignore_index, output=where,
             device=device, progress=text, rival=rivals.get(name), **mixed,
         )  # fmt: skip
+        if where is not None and seed == seeds[0]:
+            keep_samples(where / SAMPLES, val_loader, {name: trained}, classes=names, ignore_index=ignore_index)
         extra = {"as_trained": by_class(figures["as_trained"], names)} if "as_trained" in figures else {}
         return by_class(figures, names) | extra | {"seconds": figures["seconds"]}
 

@@ -30,8 +30,17 @@ def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, flo
     if n == 1:
         return {"mean": mean, "low": None, "high": None}
     spread = math.sqrt(sum((gap - mean) ** 2 for gap in gaps) / (n - 1) / n)
-    t = _T95[n - 2] if n - 2 < len(_T95) else 1.96 + 2.372 / (n - 1) + 2.823 / (n - 1) ** 2
-    return {"mean": mean, "low": mean - t * spread, "high": mean + t * spread}
+    return {"mean": mean, "low": mean - t95(n) * spread, "high": mean + t95(n) * spread}
+
+
+def t95(n: int) -> float:
+    """The two-sided 95 % point of Student's t for ``n`` pairs, two or more.
+
+    Example:
+        >>> t95(3), round(t95(40), 3)
+        (4.303, 2.023)
+    """
+    return _T95[n - 2] if n - 2 < len(_T95) else 1.96 + 2.372 / (n - 1) + 2.823 / (n - 1) ** 2
 
 
 def differences(control: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -80,6 +80,25 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
     )
 
 
+def stored_settings(path: Path) -> dict[str, Any]:
+    """The settings of the run that wrote a checkpoint, from its header; no tensor is read, and no checksum tested.
+
+    Raises:
+        DamagedError: there are none.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            content = json.loads((file.metadata() or {})["feataug"])
+        settings = unpack(dict(content["state"]["items"])["settings"], {})
+        if not isinstance(settings, dict):
+            raise ValueError("the settings are no dictionary")
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(
+            message("feataug: a checkpoint's settings cannot be read.", given=f"{path} ({type(error).__name__}: {error})")
+        ) from error
+    return settings
+
+
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in ``folder``, the newest first."""
     return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)

@@ -25,6 +25,9 @@ from feataug.training.stopping import StopRequest, stop_requests
 if TYPE_CHECKING:
     from feataug.mixing import FeatureMixer
 
+# Lines of stats.jsonl with the loss alone, over a whole run: enough for a curve.
+_LINES = 50
+
 
 class Finetuner:
     """SGD with the poly policy on ``(images, masks)``, with or without synthetic features.
@@ -167,6 +170,8 @@ class Finetuner:
                     result |= bad_samples(loader)
                     results.append(result)
                     self.run.log(step, result | {"loss": running, "seconds": round(time.monotonic() - began, 1)})
+                elif last or step % max(config.num_steps // _LINES, 1) == 0:
+                    self.run.log(step, {"loss": running, "seconds": round(time.monotonic() - began, 1)})
                 if last or stop.signum or (config.save_every and step % config.save_every == 0):
                     self._save(step, optimizer, results, running)
                 stop.obey()

@@ -10,7 +10,7 @@ from torch import nn
 
 import feataug
 from feataug.errors import CheckpointError
-from feataug.training.checkpoint import FORMAT, checkpoints, load_checkpoint, save_checkpoint
+from feataug.training.checkpoint import FORMAT, DamagedError, checkpoints, load_checkpoint, save_checkpoint, stored_settings
 
 
 def assert_same(found, expected):
@@ -245,6 +245,19 @@ def unsafe(source):
         if isinstance(node, ast.Name) and node.id in ("pickle", "eval", "exec", "__import__"):
             found.append(node.id)
     return found
+
+
+def test_settings_are_read_without_the_tensors(tmp_path):
+    settings = {"lr": 0.1, "names": ["a"], "none": None}
+    path = save_checkpoint(tmp_path, 3, {"settings": settings, "state": {"x": torch.ones(3)}})
+    assert stored_settings(path) == settings
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DamagedError) as error:
+        stored_settings(path)
+    assert str(error.value).startswith(f"feataug: a checkpoint's settings cannot be read.\n  given:   {path} (SafetensorError: ")
+    other = save_checkpoint(tmp_path, 4, {"state": {}})
+    with pytest.raises(DamagedError, match="KeyError: 'settings'"):
+        stored_settings(other)
 
 
 def test_nothing_is_pickled():
