@@ -1,10 +1,11 @@
-"""The command line: ``feataug demo``, ``inspect``, ``fit-generator``, ``finetune``, ``compare``, ``evaluate``."""
+"""The command line: ``feataug demo``, ``inspect``, ``fit-generator``, ``finetune``, ``compare``, ``evaluate``, ``report``."""
 
 from __future__ import annotations
 
 import argparse
 import copy
 import sys
+import time
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -18,26 +19,28 @@ _STOPPED = "stopped; the same command goes on from the last checkpoint"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the shell's exit code: 0, 1 for an error of ours, 130 for Ctrl-C, 143 for SIGTERM."""
     args = make_parser().parse_args(argv)
+    began = time.time()
+    from feataug.report import write_command  # here: --help is to answer at once, and torch takes seconds to import
+
     try:
-        # Here, not at the top: --help is to answer at once, and torch takes seconds to import.
         from feataug.training.run import keep_freed_memory
 
         keep_freed_memory()
         COMMANDS[args.command](args)
+        write_command(vars(args), began, finished=True)
     except FeatAugError as error:
         if args.traceback:
             traceback.print_exc()
         else:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
+        if code not in (130, 143):  # 143: SIGTERM, after a checkpoint was saved
+            raise
+        write_command(vars(args), began, finished=False)
         print(_STOPPED, file=sys.stderr)
-        return 130
-    except SystemExit as stop:
-        if stop.code == 143:  # SIGTERM, after a checkpoint was saved
-            print(_STOPPED, file=sys.stderr)
-            return 143
-        raise
+        return int(code)
     return 0
 
 
@@ -46,8 +49,7 @@ def demo(args: argparse.Namespace) -> None:
     from feataug.demo import run_demo, summary
 
     result = run_demo(args.output, seed=args.seed, device=args.device, progress=not args.quiet)
-    print(summary(result))
-    print(f"written: {args.output / 'result.json'}, {args.output / 'demo.png'}")
+    print(summary(result) + f"\nwritten: {args.output / 'result.json'}, {args.output / 'demo.png'}")
 
 
 def inspect(args: argparse.Namespace) -> None:
@@ -99,12 +101,11 @@ def fit_generator(args: argparse.Namespace) -> None:
         changes["lr"] = args.lr
     config = GeneratorConfig.paper(**changes) if args.preset == "paper" else GeneratorConfig(**changes)
     trainer = GeneratorTrainer(generator, cut, config, output=args.output / "run", device=args.device, progress=not args.quiet)
-    results = trainer.fit(
-        seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers),
-        seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers),
-    )
+    val_loader = _measured(args, val)
+    results = trainer.fit(seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers), val_loader)
     if is_main():
         generator.save_pretrained(args.output)
+    _keep(args, val, val_loader, cut=cut, generator=generator)
     score = recognition_summary(results[-1], train.classes)
     write_result(args.output, {"recognition": score, "config": config.to_dict(), "at": args.at})
     _say(
@@ -138,15 +139,14 @@ def finetune(args: argparse.Namespace) -> None:
     else:
         raise ConfigError(message("feataug finetune: no model.", given="neither", needed="--model FOLDER or --encoder NAME"))
     config = FinetuneConfig(num_steps=args.steps, lr=args.lr, seed=args.seed, save_every=max(args.steps // 20, 1))
-    mixer = cut = None
+    mixer = cut = generator = None
     if args.generator is not None:
         generator = FeatureGenerator.from_pretrained(args.generator)
         cut = split(model, at=generator.spec.layers)
         settings = _mixing(args, cut, train)
         mixer = FeatureMixer(generator, label_smoothing=args.label_smoothing, cut=cut, seed=args.seed, **settings)
     tuner = Finetuner(model, config, mixer=mixer, cut=cut, output=args.output / "run", device=args.device, progress=not args.quiet)
-    loader = seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers)
-    val_loader = seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers)
+    loader, val_loader = seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers), _measured(args, val)
     figures = tuner.fit(loader, val_loader, num_classes=train.num_classes)[-1]
     if mixer is not None:
         # Running statistics that have seen synthetic features are no longer those of real ones.
@@ -154,6 +154,7 @@ def finetune(args: argparse.Namespace) -> None:
         figures = measure(model, val_loader, train.num_classes, device=tuner.accelerator.device)
     if is_main():
         model.save_pretrained(args.output)
+    _keep(args, val, val_loader, {"trained": model}, cut, generator)
     figures = by_class(figures, train.classes)
     write_result(args.output, figures | {"config": config.to_dict()})
     _say(table({args.output.name: figures}) + f"\nwritten: {args.output}")
@@ -175,12 +176,15 @@ def compare(args: argparse.Namespace) -> None:
     val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size)))
     generator = FeatureGenerator.from_pretrained(args.generator)
     model = PSPNet.from_pretrained(args.model)
+    cut = split(copy.deepcopy(model), list(generator.spec.layers))
+    val_loader = _measured(args, val)
+    _keep(args, val, val_loader, cut=cut, generator=generator)
     result = run(
         model,
         list(generator.spec.layers),
         generator,
         loader=lambda seed: seeded_loader(train, args.batch_size, seed=seed, num_workers=args.workers),
-        val_loader=seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers),
+        val_loader=val_loader,
         config=FinetuneConfig(num_steps=args.steps, lr=args.lr, save_every=max(args.steps // 20, 1)),
         seeds=range(args.seed, args.seed + args.seeds),
         label_smoothing=args.label_smoothing,
@@ -188,7 +192,7 @@ def compare(args: argparse.Namespace) -> None:
         output=args.output,
         device=args.device,
         progress=not args.quiet,
-        **_mixing(args, split(copy.deepcopy(model), list(generator.spec.layers)), train),
+        **_mixing(args, cut, train),
     )
     if is_main():
         picture = save_comparison(args.output / "comparison.png", result)
@@ -197,7 +201,7 @@ def compare(args: argparse.Namespace) -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """``feataug evaluate``."""
-    from feataug.data.transforms import eval_transforms, seeded_loader
+    from feataug.data.transforms import eval_transforms
     from feataug.evaluation import Inference
     from feataug.metrics import evaluate as measure
     from feataug.models import PSPNet
@@ -208,12 +212,35 @@ def evaluate(args: argparse.Namespace) -> None:
     val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size) if args.size else None))
     device = make_accelerator(args.device, "no").device
     model = PSPNet.from_pretrained(args.model).to(device)
-    loader = seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers)
+    loader = _measured(args, val)
     given = {name: getattr(args, name) for name in ("scales", "flip", "window") if getattr(args, name)}
     predict = Inference(model, **given) if given else model
     figures = by_class(measure(predict, part_of(loader), val.num_classes, device=device), val.classes)
     write_result(args.output, figures | ({"inference": given} if given else {}))
+    _keep(args, val, loader, {"predicted": predict})
     _say(table({str(args.model): figures}) + f"\nwritten: {args.output / 'result.json'}")
+
+
+def report(args: argparse.Namespace) -> None:
+    """``feataug report``."""
+    from feataug.page import write_page
+
+    print(f"written: {write_page(args.run, args.output)}")
+
+
+def _keep(args: argparse.Namespace, data: Any, loader: Any, models: Any = None, cut: Any = None, generator: Any = None) -> None:
+    """Pictures of some validation images, for the page of ``feataug report``."""
+    from feataug.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+    from feataug.samples import SAMPLES, keep_samples
+
+    about: Any = {"classes": data.classes, "palette": data.palette, "units": (IMAGENET_MEAN, IMAGENET_STD), "cut": cut}
+    keep_samples(args.output / SAMPLES, loader, models, generator=generator, **about)
+
+
+def _measured(args: argparse.Namespace, data: Any) -> Any:
+    from feataug.data.transforms import seeded_loader
+
+    return seeded_loader(data, args.batch_size, shuffle=False, num_workers=args.workers)
 
 
 def _say(text: str) -> None:
@@ -246,7 +273,7 @@ def _dataset(args: argparse.Namespace, split: str, transforms: Any) -> Any:
 
 def _mixing(args: argparse.Namespace, cut: Any, train: Any) -> dict[str, Any]:
     """The masks of ``--preset``, and what belongs to them."""
-    from feataug.data.transforms import eval_transforms, seeded_loader
+    from feataug.data.transforms import eval_transforms
     from feataug.masks import DatasetMasks, HardNegativeSampler
     from feataug.presets import recommended
     from feataug.training.run import make_accelerator
@@ -254,8 +281,7 @@ def _mixing(args: argparse.Namespace, cut: Any, train: Any) -> dict[str, Any]:
     given = {} if args.ratio is None else {"ratio": args.ratio}
     if args.preset != "recommended":
         return {"masks": HardNegativeSampler(DatasetMasks(train), enabled=args.preset == "paper")} | given
-    plain = _dataset(args, args.split, eval_transforms(tuple(args.size)))
-    loader = seeded_loader(plain, args.batch_size, shuffle=False, num_workers=args.workers)
+    loader = _measured(args, _dataset(args, args.split, eval_transforms(tuple(args.size))))
     return recommended(cut, train, loader, train.num_classes, device=make_accelerator(args.device, "no").device, **given)
 
 
@@ -266,6 +292,7 @@ COMMANDS = {
     "finetune": finetune,
     "compare": compare,
     "evaluate": evaluate,
+    "report": report,
 }
 
 

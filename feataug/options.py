@@ -16,7 +16,10 @@ a whole run on your own data:
   feataug compare --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/compare
   feataug evaluate --data DIR --dataset camvid --model runs/feataug --output runs/feataug-eval
 
-Every command but inspect writes DIR/result.json. A run that was stopped goes on when the same command is given again.
+  feataug report runs/compare
+
+Every command but inspect and report writes DIR/result.json; report makes a page of it.
+A run that was stopped goes on when the same command is given again.
 """
 
 
@@ -150,4 +153,17 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--window", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="slide a window of this size, by two thirds of it"
     )
+
+    command = commands.add_parser(
+        "report",
+        help="Make one HTML page of a run.",
+        description="Make one HTML page of what a command left in a folder: settings, measures, curves, pictures, warnings with advice. It "
+        "needs neither the data nor the model, and the page needs no network.",
+        epilog="examples:\n  feataug report runs/demo\n  feataug report runs/compare --output compare.html",
+        formatter_class=formatter,
+    )
+    command.set_defaults(command="report", device="cpu")
+    command.add_argument("run", type=Path, metavar="RUN", help="the --output of any other command")
+    command.add_argument("--output", type=Path, metavar="FILE", help="where the page goes (RUN/report.html)")
+    command.add_argument("--traceback", action="store_true", help="show where an error was raised")
     return parser

@@ -79,6 +79,24 @@ def test_a_whole_run_by_commands(tmp_path, capsys):
     assert stored["mixed"]["miou"] == pytest.approx(stored["measured"]["miou"])
     assert stored["generator"]["recognition"]["ratio"] > 0
     assert "mIoU" in out
+    for name, kind, pictures in (
+        ("base", "the training of a segmentation model", "trained"),
+        ("generator", "the training of a generator", "synthetic, z2"),
+        ("mixed", "the training of a segmentation model", "decoder on synthetic features"),
+        ("measured", "the measurement of a model", "predicted"),
+        ("compared", "a comparison on paired seeds", "feataug, seed 0"),
+    ):
+        assert main(["report", str(tmp_path / name)]) == 0
+        page = (tmp_path / name / "report.html").read_text()
+        assert kind in page
+        assert f'alt="{pictures}, sample 4"' in page
+        figures = json.loads((tmp_path / name / "result.json").read_text())
+        figures = figures.get("arms", {}).get("feataug", figures)
+        assert f">{figures['recognition']['ratio']:.3f}<" in page if name == "generator" else f">{figures['miou']:.2f}<" in page
+        called = json.loads((tmp_path / name / "command.json").read_text())
+        assert called["finished"]
+        assert called["arguments"]["size"] == [32, 48]
+        assert called["versions"]["torch"] in page
 
 
 def test_help_is_for_newcomers(capsys):
@@ -86,7 +104,7 @@ def test_help_is_for_newcomers(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for word in ("demo", "inspect", "fit-generator", "finetune", "compare", "evaluate", "result.json"):
+    for word in ("demo", "inspect", "fit-generator", "finetune", "compare", "evaluate", "report", "result.json"):
         assert word in text
     for command in ("demo", "fit-generator", "finetune", "compare", "evaluate"):
         with pytest.raises(SystemExit):
