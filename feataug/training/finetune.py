@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from feataug.checks import check_dtype_of, check_images, check_mask_form, check_pairs
 from feataug.errors import ConfigError, message
@@ -18,6 +17,7 @@ from feataug.metrics import evaluate
 from feataug.processes import total
 from feataug.training.batches import bad_samples, endless, part_of, shared
 from feataug.training.config import FinetuneConfig
+from feataug.training.progress import progress_bar
 from feataug.training.run import RunFolder, check_finite, held, make_accelerator
 from feataug.training.states import from_main
 from feataug.training.stopping import StopRequest, stop_requests
@@ -134,7 +134,7 @@ class Finetuner:
         model.train()
         began = time.monotonic()
         text = self.progress if isinstance(self.progress, str) else "finetune"
-        bar = tqdm(total=config.num_steps, initial=step, desc=text, disable=not (self.progress and accelerator.is_main_process))
+        bar = progress_bar(config.num_steps, step, text, "step", bool(self.progress) and accelerator.is_main_process)
         with bar:
             while step < config.num_steps:
                 images, masks = next(batches)

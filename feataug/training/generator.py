@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
-from tqdm.auto import tqdm
 
 from feataug.errors import FeatAugWarning, ShapeError, message
 from feataug.generator import FeatureGenerator
@@ -23,6 +22,7 @@ from feataug.splitting import Cut
 from feataug.training.batches import bad_samples, endless, shared
 from feataug.training.config import GeneratorConfig
 from feataug.training.objective import Objective
+from feataug.training.progress import progress_bar
 from feataug.training.run import RunFolder, check_finite, held, make_accelerator
 from feataug.training.states import from_main
 from feataug.training.statistics import channel_statistics
@@ -139,7 +139,7 @@ class GeneratorTrainer:
             began = time.monotonic()
             shown = bool(self.progress) and accelerator.is_main_process
             text = self.progress if isinstance(self.progress, str) else "generator"
-            with tqdm(total=config.num_images, initial=seen, desc=text, unit="img", disable=not shown) as bar:
+            with progress_bar(config.num_images, seen, text, "img", shown) as bar:
                 while seen < config.num_images:
                     images, masks = last_batch = next(batches)
                     losses = self.objective.step(images, masks, seen)
