@@ -10,22 +10,30 @@ from collections.abc import Sequence
 from typing import Any
 
 from feataug.errors import ConfigError, FeatAugError, message
-from feataug.options import make_parser
+from feataug.options import parse
+from feataug.pipes import until_unread
+from feataug.resolved import dry_run, training_config
 
 _STOPPED = "stopped; the same command goes on from the last checkpoint"
 
 
+@until_unread
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the shell's exit code: 0, 1 for an error of ours, 130 for Ctrl-C, 143 for SIGTERM."""
-    args = make_parser().parse_args(argv)
+    """Run a command; returns the shell's exit code: 0, 1 for an error of ours, 130 for Ctrl-C, 143 for SIGTERM, 141 if nobody reads."""
+    show = "--traceback" in (sys.argv if argv is None else argv)
     try:
+        args, dry = parse(argv)
+        show = args.traceback
+        if dry is not None:
+            print(dry_run(args, dry))
+            return 0
         # Here, not at the top: --help is to answer at once, and torch takes seconds to import.
         from feataug.training.run import keep_freed_memory
 
         keep_freed_memory()
         COMMANDS[args.command](args)
     except FeatAugError as error:
-        if args.traceback:
+        if show:
             traceback.print_exc()
         else:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -86,7 +94,6 @@ def fit_generator(args: argparse.Namespace) -> None:
     from feataug.processes import is_main
     from feataug.report import recognition_summary, write_result
     from feataug.splitting import split
-    from feataug.training.config import GeneratorConfig
     from feataug.training.generator import GeneratorTrainer
 
     train = _dataset(args, args.split, train_transforms(tuple(args.size)))
@@ -94,10 +101,7 @@ def fit_generator(args: argparse.Namespace) -> None:
     cut = split(PSPNet.from_pretrained(args.model), at=args.at)
     torch.manual_seed(args.seed)
     generator = FeatureGenerator(train.num_classes, cut.spec, args.preset)
-    changes: dict[str, Any] = {"num_images": args.images, "seed": args.seed, "snapshot_images": max(args.images // 20, 1)}
-    if args.lr is not None:
-        changes["lr"] = args.lr
-    config = GeneratorConfig.paper(**changes) if args.preset == "paper" else GeneratorConfig(**changes)
+    config = training_config(args)
     trainer = GeneratorTrainer(generator, cut, config, output=args.output / "run", device=args.device, progress=not args.quiet)
     results = trainer.fit(
         seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers),
@@ -125,7 +129,6 @@ def finetune(args: argparse.Namespace) -> None:
     from feataug.processes import is_main
     from feataug.report import by_class, table, write_result
     from feataug.splitting import split
-    from feataug.training.config import FinetuneConfig
     from feataug.training.finetune import Finetuner
 
     train = _dataset(args, args.split, train_transforms(tuple(args.size)))
@@ -137,7 +140,7 @@ def finetune(args: argparse.Namespace) -> None:
         model = PSPNet(args.encoder, train.num_classes, output_stride=args.output_stride, pretrained=args.pretrained)
     else:
         raise ConfigError(message("feataug finetune: no model.", given="neither", needed="--model FOLDER or --encoder NAME"))
-    config = FinetuneConfig(num_steps=args.steps, lr=args.lr, seed=args.seed, save_every=max(args.steps // 20, 1))
+    config = training_config(args)
     mixer = cut = None
     if args.generator is not None:
         generator = FeatureGenerator.from_pretrained(args.generator)
@@ -169,7 +172,6 @@ def compare(args: argparse.Namespace) -> None:
     from feataug.processes import is_main
     from feataug.report import comparison_table
     from feataug.splitting import split
-    from feataug.training.config import FinetuneConfig
 
     train = _dataset(args, args.split, train_transforms(tuple(args.size)))
     val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size)))
@@ -181,7 +183,7 @@ def compare(args: argparse.Namespace) -> None:
         generator,
         loader=lambda seed: seeded_loader(train, args.batch_size, seed=seed, num_workers=args.workers),
         val_loader=seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers),
-        config=FinetuneConfig(num_steps=args.steps, lr=args.lr, save_every=max(args.steps // 20, 1)),
+        config=training_config(args),
         seeds=range(args.seed, args.seed + args.seeds),
         label_smoothing=args.label_smoothing,
         classes=train.classes,
