@@ -88,6 +88,7 @@ def fit_generator(args: argparse.Namespace) -> None:
     """``feataug fit-generator``."""
     import torch
 
+    from feataug.cards import data_facts
     from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
     from feataug.generator import FeatureGenerator
     from feataug.models import PSPNet
@@ -108,7 +109,7 @@ def fit_generator(args: argparse.Namespace) -> None:
         seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers),
     )
     if is_main():
-        generator.save_pretrained(args.output)
+        generator.save_pretrained(args.output, card=data_facts(train, args.split, args.data_license, args.data))
     score = recognition_summary(results[-1], train.classes)
     write_result(args.output, {"recognition": score, "config": config.to_dict(), "at": args.at})
     _say(
@@ -121,6 +122,7 @@ def finetune(args: argparse.Namespace) -> None:
     """``feataug finetune``."""
     import torch
 
+    from feataug.cards import data_facts
     from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
     from feataug.generator import FeatureGenerator
     from feataug.metrics import evaluate as measure
@@ -143,7 +145,7 @@ def finetune(args: argparse.Namespace) -> None:
     config = training_config(args)
     mixer = cut = None
     if args.generator is not None:
-        generator = FeatureGenerator.from_pretrained(args.generator)
+        generator = FeatureGenerator.from_pretrained(args.generator, num_classes=train.num_classes)
         cut = split(model, at=generator.spec.layers)
         settings = _mixing(args, cut, train)
         mixer = FeatureMixer(generator, label_smoothing=args.label_smoothing, cut=cut, seed=args.seed, **settings)
@@ -156,7 +158,7 @@ def finetune(args: argparse.Namespace) -> None:
         tuner.update_bn(loader)
         figures = measure(model, val_loader, train.num_classes, device=tuner.accelerator.device)
     if is_main():
-        model.save_pretrained(args.output)
+        model.save_pretrained(args.output, card=data_facts(train, args.split, args.data_license, args.data, measures=figures))
     figures = by_class(figures, train.classes)
     write_result(args.output, figures | {"config": config.to_dict()})
     _say(table({args.output.name: figures}) + f"\nwritten: {args.output}")
@@ -175,7 +177,7 @@ def compare(args: argparse.Namespace) -> None:
 
     train = _dataset(args, args.split, train_transforms(tuple(args.size)))
     val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size)))
-    generator = FeatureGenerator.from_pretrained(args.generator)
+    generator = FeatureGenerator.from_pretrained(args.generator, num_classes=train.num_classes)
     model = PSPNet.from_pretrained(args.model)
     result = run(
         model,

@@ -121,6 +121,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="LAYER",
         help="where the model is cut, such as encoder.layer3.0; feataug inspect lists places",
     )
+    command.add_argument("--data-license", metavar="TEXT", help="licence of the data, for the card of the saved model")
     command.add_argument("--preset", default="default", choices=("default", "paper"), help="architecture and objective")
     command.add_argument("--images", type=POSITIVE, default=20_000, help="length of training, counted in images")
     command.add_argument("--lr", type=Number(low=0), help="learning rate, instead of the preset's")
@@ -129,6 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_data(command, training=True)
     command.add_argument("--model", metavar="FOLDER", help="a saved model to train further, or a hub id")
     command.add_argument("--encoder", metavar="NAME", help="instead of --model: a new PSPNet on this timm encoder")
+    command.add_argument("--data-license", metavar="TEXT", help="licence of the data, for the card of the saved model")
     command.add_argument("--pretrained", action="store_true", help="with --encoder: ImageNet weights from the hub")
     command.add_argument("--output-stride", type=int, default=8, choices=(8, 16, 32), help="with --encoder")
     add_mixing(command, required=False)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from feataug.checks import check_dtype_of, check_images, check_mask_form, check_pairs
 from feataug.errors import ConfigError, message
+from feataug.hub import HubModel
 from feataug.losses import segmentation_loss
 from feataug.metrics import evaluate
 from feataug.processes import total
@@ -130,6 +131,9 @@ class Finetuner:
             results, running = state["results"], state.get("running", 0.0)
             if self.mixer is not None:
                 self.mixer.load_plan_state(state["mixer"])
+        if isinstance(self.model, HubModel):
+            # What was known of the weights says nothing of those that come.
+            self.model.card = {}
         batches = endless(shared(loader, accelerator), step)
         model.train()
         began = time.monotonic()
