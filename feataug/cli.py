@@ -11,25 +11,33 @@ from collections.abc import Sequence
 from typing import Any
 
 from feataug.errors import ConfigError, FeatAugError, message
-from feataug.options import make_parser
+from feataug.options import parse
+from feataug.pipes import until_unread
+from feataug.resolved import dry_run, training_config
 
 _STOPPED = "stopped; the same command goes on from the last checkpoint"
 
 
+@until_unread
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the shell's exit code: 0, 1 for an error of ours, 130 for Ctrl-C, 143 for SIGTERM."""
-    args = make_parser().parse_args(argv)
+    """Run a command; returns the shell's exit code: 0, 1 for an error of ours, 130 for Ctrl-C, 143 for SIGTERM, 141 if nobody reads."""
     began = time.time()
-    from feataug.report import write_command  # here: --help is to answer at once, and torch takes seconds to import
-
+    show, args = "--traceback" in (sys.argv if argv is None else argv), None
     try:
+        args, dry = parse(argv)
+        show = args.traceback
+        if dry is not None:
+            print(dry_run(args, dry))
+            return 0
+        # Here, not at the top: --help is to answer at once, and torch takes seconds to import.
+        from feataug.report import write_command
         from feataug.training.run import keep_freed_memory
 
         keep_freed_memory()
         COMMANDS[args.command](args)
         write_command(vars(args), began, finished=True)
     except FeatAugError as error:
-        if args.traceback:
+        if show:
             traceback.print_exc()
         else:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)
@@ -38,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = 130 if isinstance(stop, KeyboardInterrupt) else stop.code
         if code not in (130, 143):  # 143: SIGTERM, after a checkpoint was saved
             raise
-        write_command(vars(args), began, finished=False)
+        if args is not None:
+            from feataug.report import write_command
+
+            write_command(vars(args), began, finished=False)
         print(_STOPPED, file=sys.stderr)
         return int(code)
     return 0
@@ -82,13 +93,13 @@ def fit_generator(args: argparse.Namespace) -> None:
     """``feataug fit-generator``."""
     import torch
 
+    from feataug.cards import data_facts
     from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
     from feataug.generator import FeatureGenerator
     from feataug.models import PSPNet
     from feataug.processes import is_main
     from feataug.report import recognition_summary, write_result
     from feataug.splitting import split
-    from feataug.training.config import GeneratorConfig
     from feataug.training.generator import GeneratorTrainer
 
     train = _dataset(args, args.split, train_transforms(tuple(args.size)))
@@ -96,15 +107,12 @@ def fit_generator(args: argparse.Namespace) -> None:
     cut = split(PSPNet.from_pretrained(args.model), at=args.at)
     torch.manual_seed(args.seed)
     generator = FeatureGenerator(train.num_classes, cut.spec, args.preset)
-    changes: dict[str, Any] = {"num_images": args.images, "seed": args.seed, "snapshot_images": max(args.images // 20, 1)}
-    if args.lr is not None:
-        changes["lr"] = args.lr
-    config = GeneratorConfig.paper(**changes) if args.preset == "paper" else GeneratorConfig(**changes)
+    config = training_config(args)
     trainer = GeneratorTrainer(generator, cut, config, output=args.output / "run", device=args.device, progress=not args.quiet)
     val_loader = _measured(args, val)
     results = trainer.fit(seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers), val_loader)
     if is_main():
-        generator.save_pretrained(args.output)
+        generator.save_pretrained(args.output, card=data_facts(train, args.split, args.data_license, args.data))
     _keep(args, val, val_loader, cut=cut, generator=generator)
     score = recognition_summary(results[-1], train.classes)
     write_result(args.output, {"recognition": score, "config": config.to_dict(), "at": args.at})
@@ -118,6 +126,7 @@ def finetune(args: argparse.Namespace) -> None:
     """``feataug finetune``."""
     import torch
 
+    from feataug.cards import data_facts
     from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
     from feataug.generator import FeatureGenerator
     from feataug.metrics import evaluate as measure
@@ -126,7 +135,6 @@ def finetune(args: argparse.Namespace) -> None:
     from feataug.processes import is_main
     from feataug.report import by_class, table, write_result
     from feataug.splitting import split
-    from feataug.training.config import FinetuneConfig
     from feataug.training.finetune import Finetuner
 
     train = _dataset(args, args.split, train_transforms(tuple(args.size)))
@@ -138,10 +146,10 @@ def finetune(args: argparse.Namespace) -> None:
         model = PSPNet(args.encoder, train.num_classes, output_stride=args.output_stride, pretrained=args.pretrained)
     else:
         raise ConfigError(message("feataug finetune: no model.", given="neither", needed="--model FOLDER or --encoder NAME"))
-    config = FinetuneConfig(num_steps=args.steps, lr=args.lr, seed=args.seed, save_every=max(args.steps // 20, 1))
+    config = training_config(args)
     mixer = cut = generator = None
     if args.generator is not None:
-        generator = FeatureGenerator.from_pretrained(args.generator)
+        generator = FeatureGenerator.from_pretrained(args.generator, num_classes=train.num_classes)
         cut = split(model, at=generator.spec.layers)
         settings = _mixing(args, cut, train)
         mixer = FeatureMixer(generator, label_smoothing=args.label_smoothing, cut=cut, seed=args.seed, **settings)
@@ -153,7 +161,7 @@ def finetune(args: argparse.Namespace) -> None:
         tuner.update_bn(loader)
         figures = measure(model, val_loader, train.num_classes, device=tuner.accelerator.device)
     if is_main():
-        model.save_pretrained(args.output)
+        model.save_pretrained(args.output, card=data_facts(train, args.split, args.data_license, args.data, measures=figures))
     _keep(args, val, val_loader, {"trained": model}, cut, generator)
     figures = by_class(figures, train.classes)
     write_result(args.output, figures | {"config": config.to_dict()})
@@ -170,11 +178,10 @@ def compare(args: argparse.Namespace) -> None:
     from feataug.processes import is_main
     from feataug.report import comparison_table
     from feataug.splitting import split
-    from feataug.training.config import FinetuneConfig
 
     train = _dataset(args, args.split, train_transforms(tuple(args.size)))
     val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size)))
-    generator = FeatureGenerator.from_pretrained(args.generator)
+    generator = FeatureGenerator.from_pretrained(args.generator, num_classes=train.num_classes)
     model = PSPNet.from_pretrained(args.model)
     cut = split(copy.deepcopy(model), list(generator.spec.layers))
     val_loader = _measured(args, val)
@@ -185,7 +192,7 @@ def compare(args: argparse.Namespace) -> None:
         generator,
         loader=lambda seed: seeded_loader(train, args.batch_size, seed=seed, num_workers=args.workers),
         val_loader=val_loader,
-        config=FinetuneConfig(num_steps=args.steps, lr=args.lr, save_every=max(args.steps // 20, 1)),
+        config=training_config(args),
         seeds=range(args.seed, args.seed + args.seeds),
         label_smoothing=args.label_smoothing,
         classes=train.classes,

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from feataug.cards import generator_text
 from feataug.checks import check_features, check_masks, check_number, check_sequence, describe, is_plain
 from feataug.errors import ConfigError, DtypeError, ShapeError, message
+from feataug.fits import check_fits
 from feataug.hub import HubModel
 from feataug.layers.aspp import MaskEncoder
 from feataug.layers.shares import class_shares
@@ -129,6 +132,41 @@ class FeatureGenerator(
             self.register_buffer(f"std_{number}", torch.ones(shape))
         self.fitted: Tensor
         self.register_buffer("fitted", torch.tensor(False))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        cut: Any = None,
+        spec: FeatureSpec | None = None,
+        num_classes: int | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load what ``save_pretrained`` left in a folder, or a generator of the hub.
+
+        Args:
+            pretrained_model_name_or_path: The folder, or the hub's id, such as ``"user/name"``.
+            cut: The cut that the generator is meant for.
+            spec: The same, where there is no cut yet.
+            num_classes: The classes of the masks that it is meant for.
+            kwargs: As huggingface_hub's mixin takes them: ``revision``, ``token``, ``local_files_only`` and so on.
+
+        Raises:
+            CheckpointError: there is no such generator, or its weights are not those that its settings call for.
+            ShapeError: it was made for another cut.
+            ConfigError: it was made for another number of classes.
+
+        Warns:
+            FeatAugWarning: all fits but the layers' names: features of another layer may have the same shapes.
+        """
+        generator = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        check_fits(cls.__name__, generator, cut.spec if cut is not None else spec, num_classes)
+        return generator
+
+    def card_text(self, name: str) -> str:
+        """What the generator is, how ``name`` is loaded and used, and for which cut it was made."""
+        return generator_text(name, self.spec, self.num_classes, self.latent_dim, self.ignore_index)
 
     def forward(
         self, masks: Tensor, z: Tensor | None = None, *, samples: int = 1, standardized: bool = False

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from feataug.checks import check_features, check_mask_form, check_number, check_pairs, describe
 from feataug.errors import ConfigError, ShapeError, SplitError, message
+from feataug.fits import check_spec
 from feataug.losses import per_sample_loss, segmentation_loss, split_outputs
 from feataug.port import join
 from feataug.processes import gathered, own, place
@@ -59,6 +60,7 @@ class FeatureMixer(nn.Module):
 
     Raises:
         ConfigError: a number is out of range, or ``masks`` cannot draw.
+        ShapeError: the generator was made for another cut than ``cut``, or ``class_weights`` for other classes.
 
     In ``eval()`` mode nothing is appended, as with dropout.
 
@@ -174,6 +176,7 @@ class FeatureMixer(nn.Module):
 
         Raises:
             SplitError: the target was not split, or was not called.
+            ShapeError: the generator was made for another cut.
         """
         check_mask_form("FeatureMixer", masks)
         cut = _cut_of(target)
@@ -265,7 +268,10 @@ class FeatureMixer(nn.Module):
         self.masks.observe(drawn, gathered(losses, len(drawn)))
 
     def _mine_with(self, cut: Any) -> None:
-        """Let a sampler that wants a score, and has none, ask the decoder of ``cut``."""
+        """Let a sampler that wants a score, and has none, ask the decoder of ``cut``, for which the generator has to be made."""
+        spec = getattr(cut, "spec", None)
+        if spec is not None:
+            check_spec("FeatureMixer", self.generator.spec, spec)
         score = getattr(self.masks, "score", self) if not getattr(self.masks, "learn", False) else self
         # A score that another mixer put in asks another decoder, which may be long gone; the user's own score stays.
         if score is None or getattr(score, "put_in_for", cut) is not cut:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from feataug.cards import model_text
 from feataug.checks import check_number
 from feataug.errors import ConfigError, message
 from feataug.hub import HubModel
@@ -81,6 +82,7 @@ class PSPNet(nn.Module, HubModel, library_name="feataug", tags=["semantic-segmen
         encoder_kwargs: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self._names = encoder, num_classes
         check_number("PSPNet", "num_classes", num_classes, low=1, integer=True)
         check_number("PSPNet", "width", width, low=1, integer=True)
         check_number("PSPNet", "dropout", dropout, low=0, high=1, open_high=True)
@@ -104,6 +106,10 @@ class PSPNet(nn.Module, HubModel, library_name="feataug", tags=["semantic-segmen
             self.auxiliary = nn.Sequential(
                 _conv_bn(channels[0], max(width // 2, 1), 3), nn.Dropout2d(dropout), nn.Conv2d(max(width // 2, 1), num_classes, 1)
             )
+
+    def card_text(self, name: str) -> str:
+        """What the model is, and how ``name`` is loaded and used."""
+        return model_text(name, *self._names)
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         """Logits at the images' resolution."""

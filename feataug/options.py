@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from feataug import __version__
+from feataug.configfile import TABLE, ReadConfig
+from feataug.errors import ConfigError, message
+from feataug.manual import Look, examples
+from feataug.values import ANY, NOT_NEGATIVE, POSITIVE, SHARE, Number, size
 
 _EPILOG = """\
 a whole run on your own data:
@@ -15,27 +20,19 @@ a whole run on your own data:
   feataug finetune --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/feataug
   feataug compare --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/compare
   feataug evaluate --data DIR --dataset camvid --model runs/feataug --output runs/feataug-eval
-
   feataug report runs/compare
 
 Every command but inspect and report writes DIR/result.json; report makes a page of it.
 A run that was stopped goes on when the same command is given again.
+Options can stand in a file (--config FILE); --dry-run prints all of them, and does nothing else.
+
+exit codes: 0 done, 1 an error that says what to do, 2 options that do not parse, 130 Ctrl-C, 141 nobody read the output, 143 SIGTERM
 """
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        rows, columns = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 512x1024") from None
-    if min(rows, columns) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: rows and columns must be at least 1")
-    return rows, columns
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands; ``command`` is the name of the one that was given."""
-    formatter = argparse.RawDescriptionHelpFormatter
+    formatter = Look
     parser = argparse.ArgumentParser(
         prog="feataug",
         description="Better semantic segmentation by training the decoder on features generated from label masks.",
@@ -46,12 +43,12 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(command=name)
         command.add_argument(
             "--output", type=Path, default=Path("runs") / name, metavar="DIR", help="folder for result.json and the rest"
         )
-        command.add_argument("--seed", type=int, default=0, help="decides data order, weights and noise")
+        command.add_argument("--seed", type=NOT_NEGATIVE, default=0, help="decides data order, weights and noise")
         command.add_argument(
             "--device", default="auto", choices=("auto", "cpu", "cuda"), help="auto takes a GPU where there is one"
         )
@@ -59,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("--traceback", action="store_true", help="show where an error was raised")
         return command
 
-    def add_data(command: argparse.ArgumentParser, training: bool, size: tuple[int, int] | None = (240, 320)) -> None:
+    def add_data(command: argparse.ArgumentParser, training: bool, shape: tuple[int, int] | None = (240, 320)) -> None:
         command.add_argument("--data", type=Path, metavar="DIR", help="the data set's folder")
         command.add_argument(
             "--dataset", default="camvid", choices=("camvid", "cityscapes", "ade20k", "idd", "folder", "scenes"),
@@ -67,31 +64,33 @@ def make_parser() -> argparse.ArgumentParser:
             "folder: SPLIT/images and SPLIT/masks; scenes: drawn on the spot, no --data",
         )  # fmt: skip
         command.add_argument("--classes", nargs="+", metavar="NAME", help="class names, for --dataset folder")
-        command.add_argument("--void", type=int, default=255, help="label of void in the files of --dataset folder")
+        command.add_argument("--void", type=ANY, default=255, help="label of void in the files of --dataset folder")
         if training:
             command.add_argument("--split", default="train", help="split to train on")
         command.add_argument("--eval-split", default="val", help="split to measure on")
         command.add_argument(
-            "--size", type=int, nargs=2, default=size, metavar=("ROWS", "COLUMNS"), help="size of crops and of evaluation"
+            "--size", type=POSITIVE, nargs=2, default=shape, metavar=("ROWS", "COLUMNS"), help="size of crops and of evaluation"
         )
-        command.add_argument("--batch-size", type=int, default=16, help="images in a batch")
-        command.add_argument("--workers", type=int, default=0, help="processes that load images")
+        command.add_argument("--batch-size", type=POSITIVE, default=16, help="images in a batch")
+        command.add_argument("--workers", type=NOT_NEGATIVE, default=0, help="processes that load images")
 
     def add_mixing(command: argparse.ArgumentParser, required: bool) -> None:
         command.add_argument(
             "--generator", metavar="FOLDER", required=required, help="a generator saved by `feataug fit-generator`, or a hub id"
         )
         command.add_argument(
-            "--ratio", type=float, help="synthetic share of a batch (0.15 for the recommended preset, 0.3 for the others)"
+            "--ratio",
+            type=Number(low=0, high=1, open_high=True),
+            help="synthetic share of a batch (0.15 for the recommended preset, 0.3 for the others)",
         )
-        command.add_argument("--label-smoothing", type=float, default=1e-4, help="epsilon of Eq. (3), synthetic samples only")
+        command.add_argument("--label-smoothing", type=SHARE, default=1e-4, help="epsilon of Eq. (3), synthetic samples only")
         command.add_argument(
             "--preset", default="recommended", choices=("recommended", "paper", "random"),
             help="recommended: masks drawn evenly, bad pixels left out, classes weighted that are predicted too rarely; "
             "paper: hard negatives; random: masks drawn evenly",
         )  # fmt: skip
-        command.add_argument("--steps", type=int, default=1000, help="optimiser steps")
-        command.add_argument("--lr", type=float, default=1e-3, help="first learning rate of the poly policy")
+        command.add_argument("--steps", type=POSITIVE, default=1000, help="optimiser steps")
+        command.add_argument("--lr", type=Number(low=0), default=1e-3, help="first learning rate of the poly policy")
 
     add("demo", "The whole method on embedded scenes, in a few minutes on a CPU.")
 
@@ -99,9 +98,6 @@ def make_parser() -> argparse.ArgumentParser:
         "inspect",
         help="List the places where a model can be cut.",
         description="List the places where a model can be cut: what crosses, and what lies on either side.",
-        epilog="examples:\n  feataug inspect timm/resnet50 --size 512x512\n  feataug inspect runs/base\n"
-        "  feataug inspect mypackage.models:build",
-        formatter_class=formatter,
     )
     command.set_defaults(command="inspect", device="cpu")
     command.add_argument(
@@ -110,10 +106,10 @@ def make_parser() -> argparse.ArgumentParser:
         help="timm/NAME; a folder saved by `feataug finetune`; or MODULE:FUNCTION, which is called and returns it",
     )
     command.add_argument(
-        "--size", type=_size, metavar="ROWSxCOLUMNS", help="size of the images (the model's own in timm, or 256x256)"
+        "--size", type=size, metavar="ROWSxCOLUMNS", help="size of the images (the model's own in timm, or 256x256)"
     )
-    command.add_argument("--channels", type=int, default=3, help="channels of the images (3)")
-    command.add_argument("--max-levels", type=int, default=8, help="leave out places where more tensors cross (8)")
+    command.add_argument("--channels", type=POSITIVE, default=3, help="channels of the images")
+    command.add_argument("--max-levels", type=POSITIVE, default=8, help="leave out places where more tensors cross")
     command.add_argument("--output", type=Path, metavar="DIR", help="also write DIR/result.json")
     command.add_argument("--traceback", action="store_true", help="show where an error was raised")
 
@@ -127,14 +123,16 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="LAYER",
         help="where the model is cut, such as encoder.layer3.0; feataug inspect lists places",
     )
+    command.add_argument("--data-license", metavar="TEXT", help="licence of the data, for the card of the saved model")
     command.add_argument("--preset", default="default", choices=("default", "paper"), help="architecture and objective")
-    command.add_argument("--images", type=int, default=20_000, help="length of training, counted in images")
-    command.add_argument("--lr", type=float, help="learning rate, instead of the preset's")
+    command.add_argument("--images", type=POSITIVE, default=20_000, help="length of training, counted in images")
+    command.add_argument("--lr", type=Number(low=0), help="learning rate, instead of the preset's")
 
     command = add("finetune", "Train a segmentation model, with synthetic features if a generator is given.")
     add_data(command, training=True)
     command.add_argument("--model", metavar="FOLDER", help="a saved model to train further, or a hub id")
     command.add_argument("--encoder", metavar="NAME", help="instead of --model: a new PSPNet on this timm encoder")
+    command.add_argument("--data-license", metavar="TEXT", help="licence of the data, for the card of the saved model")
     command.add_argument("--pretrained", action="store_true", help="with --encoder: ImageNet weights from the hub")
     command.add_argument("--output-stride", type=int, default=8, choices=(8, 16, 32), help="with --encoder")
     add_mixing(command, required=False)
@@ -143,15 +141,21 @@ def make_parser() -> argparse.ArgumentParser:
     add_data(command, training=True)
     command.add_argument("--model", required=True, metavar="FOLDER", help="a saved model, or a hub id")
     add_mixing(command, required=True)
-    command.add_argument("--seeds", type=int, default=3, help="pairs of runs, with seeds from --seed on")
+    command.add_argument("--seeds", type=POSITIVE, default=3, help="pairs of runs, with seeds from --seed on")
 
     command = add("evaluate", "Measure a saved model: PixelAcc, ClassAcc, mIoU, fwIoU.")
-    add_data(command, training=False, size=None)
+    add_data(command, training=False, shape=None)
     command.add_argument("--model", required=True, metavar="FOLDER", help="a saved model, or a hub id")
-    command.add_argument("--scales", type=float, nargs="+", metavar="FACTOR", help="average over several scales of the images")
+    command.add_argument(
+        "--scales",
+        type=Number(low=0, open_low=True),
+        nargs="+",
+        metavar="FACTOR",
+        help="average over several scales of the images",
+    )
     command.add_argument("--flip", action="store_true", help="average with the mirror images")
     command.add_argument(
-        "--window", type=int, nargs=2, metavar=("ROWS", "COLUMNS"), help="slide a window of this size, by two thirds of it"
+        "--window", type=POSITIVE, nargs=2, metavar=("ROWS", "COLUMNS"), help="slide a window of this size, by two thirds of it"
     )
 
     command = commands.add_parser(
@@ -159,11 +163,59 @@ def make_parser() -> argparse.ArgumentParser:
         help="Make one HTML page of a run.",
         description="Make one HTML page of what a command left in a folder: settings, measures, curves, pictures, warnings with advice. It "
         "needs neither the data nor the model, and the page needs no network.",
-        epilog="examples:\n  feataug report runs/demo\n  feataug report runs/compare --output compare.html",
-        formatter_class=formatter,
     )
-    command.set_defaults(command="report", device="cpu")
+    command.set_defaults(command="report")
     command.add_argument("run", type=Path, metavar="RUN", help="the --output of any other command")
     command.add_argument("--output", type=Path, metavar="FILE", help="where the page goes (RUN/report.html)")
     command.add_argument("--traceback", action="store_true", help="show where an error was raised")
+
+    for name, command in commands.choices.items():
+        _complete(name, command, commands.choices)
     return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, argparse.ArgumentParser | None]:
+    """The options of a call, those of its ``--config`` file among them, and, if it is a dry run, the parser of its command.
+
+    Raises:
+        ConfigError: the file cannot be read, does not fit, or holds the settings of another preset.
+    """
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if args.config is not None:
+        # Reading the file made its values the defaults: what the command line says is taken once more, and wins.
+        args = parser.parse_args(argv)
+    found = vars(args)
+    command, dry, file, preset = (found.pop(name) for name in ("parser", "dry_run", "config", "preset_of_settings"))
+    if args.command == "fit-generator" and preset not in (None, args.preset):
+        raise ConfigError(
+            message(
+                f"feataug: {file}: its settings are of another preset.",
+                given=f"--preset {args.preset}",
+                needed=f"--preset {preset}, or no [fit-generator.{TABLE}], which holds what that preset decides",
+            )
+        )
+    return args, command if dry else None
+
+
+def _complete(name: str, command: argparse.ArgumentParser, commands: Mapping[str, argparse.ArgumentParser]) -> None:
+    """What every command has."""
+    command.formatter_class, command.epilog = Look, command.epilog or examples(name)
+    for action in list(command._actions):
+        if isinstance(action, argparse._StoreTrueAction):
+            # What a file switches on, the command line can switch off.
+            flag = action.option_strings[-1].replace("--", "--no-", 1)
+            command.add_argument(flag, dest=action.dest, action="store_false", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    command.add_argument(
+        "--config",
+        type=Path,
+        action=ReadConfig,
+        metavar="FILE",
+        commands=commands,
+        command=name,
+        help="take options from a TOML or JSON file; those given here win",
+    )
+    command.add_argument(
+        "--dry-run", action="store_true", help="print all options and settings, as such a file, and do nothing else"
+    )
+    command.set_defaults(parser=command, settings={}, preset_of_settings=None)

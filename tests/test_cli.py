@@ -78,6 +78,16 @@ def test_a_whole_run_by_commands(tmp_path, capsys):
     assert stored["scaled"]["miou"] == pytest.approx(expected["miou"])
     assert stored["mixed"]["miou"] == pytest.approx(stored["measured"]["miou"])
     assert stored["generator"]["recognition"]["ratio"] > 0
+    card = (tmp_path / "generator" / "README.md").read_text()
+    for fact in (
+        "- Data: Scenes, split train, 256 images\n",
+        "none needed: drawn by feataug\n",
+        "training saw: 32\n",
+        "0 sky, 1 building",
+    ):
+        assert fact in card
+    assert f"synthetic {stored['generator']['recognition']['synthetic']:.2f}, " in card
+    assert f"mIoU {stored['mixed']['miou']:.2f}, " in (tmp_path / "mixed" / "README.md").read_text()
     assert "mIoU" in out
     for name, kind, pictures in (
         ("base", "the training of a segmentation model", "trained"),

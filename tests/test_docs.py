@@ -3,9 +3,15 @@
 import importlib.util
 import json
 import re
+import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from feataug.cli import COMMANDS, main
+from feataug.manual import EXAMPLES
+from feataug.options import parse
 
 ROOT = Path(__file__).parents[1]
 
@@ -60,3 +66,36 @@ def test_no_dead_link_between_pages():
     links = [(page, link) for page in pages for link in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in link]
     assert links
     assert [f"{page.name}: {link}" for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_page_on_commands_parses(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "commands.md").read_text()
+    assert set(re.findall(r"^\| `feataug ([\w-]+)` \|", page, re.MULTILINE)) == set(COMMANDS)
+    blocks = dict(re.findall(r"```(toml|text)\n(.*?)```", page, re.DOTALL))
+    Path("run.toml").write_text(blocks["toml"])
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    assert len(lines) == 8
+    assert set(lines[:4]) <= {line for several in EXAMPLES.values() for line in several}
+    for line in lines:
+        line, _, file = line.partition(" > ")
+        if file:
+            assert main(shlex.split(line)[1:]) == 0
+            Path(file).write_text(capsys.readouterr().out)
+        args, _ = parse(shlex.split(line)[1:])
+        assert args.command in COMMANDS
+    assert args.preset == "paper"
+    # The error stands there as it is.
+    Path("run.toml").write_text('[finetune]\nsteps = "many"\n')
+    assert main(["finetune", "--config", "run.toml"]) == 1
+    assert capsys.readouterr().err == blocks["text"]
+
+
+def test_the_file_on_the_page_does_what_the_page_says(tmp_path, capsys):
+    page = (ROOT / "docs" / "commands.md").read_text()
+    file = tmp_path / "run.toml"
+    file.write_text(re.search(r"```toml\n(.*?)```", page, re.DOTALL)[1])
+    assert main(["finetune", "--config", str(file), "--batch-size", "16", "--dry-run"]) == 0
+    found = tomllib.loads(capsys.readouterr().out)["finetune"]
+    assert (found["batch-size"], found["data"], found["generator"]) == (16, "CamVid", "runs/generator")
+    assert found["config"]["lr_scale"] == {"encoder": 0.1}

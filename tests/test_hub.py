@@ -1,4 +1,4 @@
-"""Models in folders: loaded whole, or an error of ours."""
+"""Models in folders: loaded whole, or an error of ours; and for which cut they were made."""
 
 import json
 import os
@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from feataug import FeatureGenerator, FeatureSpec, LevelSpec
-from feataug.errors import CheckpointError
+from feataug import DatasetMasks, FeatureGenerator, FeatureMixer, FeatureSpec, LevelSpec, split
+from feataug.errors import CheckpointError, ConfigError, FeatAugWarning, ShapeError
 
 
 @pytest.fixture
@@ -70,3 +70,56 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_pickled_weights_are_refused():
     with pytest.raises(CheckpointError, match="the model's weights are pickled"):
         FeatureGenerator._load_as_pickle(None, "pytorch_model.bin", "cpu", True)
+
+
+MADE_FOR = "FeatureSpec(levels=(LevelSpec(name='a', channels=6, reduction=4),))"
+ADVICE = "Cut the model where the generator's was cut, or train a generator for this cut with GeneratorTrainer."
+
+
+def test_a_generator_for_another_cut_or_other_classes_is_refused(saved, tiny_net):
+    _, folder = saved
+    cut = split(tiny_net(), "body")
+    expected = (
+        "FeatureGenerator: the generator was made for another cut.\n"
+        f"  given:   {MADE_FOR}\n"
+        "  needed:  FeatureSpec(levels=(LevelSpec(name='body', channels=16, reduction=4),))\n" + ADVICE
+    )
+    for wanted in ({"cut": cut}, {"spec": cut.spec}):
+        with pytest.raises(ShapeError) as error:
+            FeatureGenerator.from_pretrained(folder, **wanted)
+        assert str(error.value) == expected
+    with pytest.raises(ConfigError) as error:
+        FeatureGenerator.from_pretrained(folder, num_classes=7)
+    assert str(error.value) == (
+        "FeatureGenerator: the generator was made for other classes.\n"
+        "  given:   a generator for 4 classes\n"
+        "  needed:  one for 7, as the masks have\n"
+        "Train a generator on masks with these classes."
+    )
+
+
+def test_a_generator_that_fits_is_loaded(saved):
+    _, folder = saved
+    for name in ("a", "backbone.a"):
+        spec = FeatureSpec((LevelSpec(name, 6, 4),))
+        assert FeatureGenerator.from_pretrained(folder, spec=spec, num_classes=4).num_classes == 4
+    with pytest.warns(FeatAugWarning, match="made for a cut at a, and this is one at b: features of another layer"):
+        FeatureGenerator.from_pretrained(folder, spec=FeatureSpec((LevelSpec("b", 6, 4),)))
+
+
+def test_the_mixer_refuses_a_generator_for_another_cut(saved, tiny_net):
+    generator, _ = saved
+    cut = split(tiny_net(), "body")
+    masks = DatasetMasks(torch.zeros(3, 16, 16, dtype=torch.long))
+    expected = (
+        "FeatureMixer: the generator was made for another cut.\n"
+        f"  given:   {MADE_FOR}\n"
+        "  needed:  FeatureSpec(levels=(LevelSpec(name='body', channels=16, reduction=4),))\n" + ADVICE
+    )
+    with pytest.raises(ShapeError) as error:
+        FeatureMixer(generator, masks, cut=cut)
+    assert str(error.value) == expected
+    mixer = FeatureMixer(generator, masks)
+    with pytest.raises(ShapeError) as error, mixer.on(cut.model, torch.zeros(2, 16, 16, dtype=torch.long)):
+        pass
+    assert str(error.value) == expected

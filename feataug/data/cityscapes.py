@@ -51,6 +51,8 @@ class Cityscapes(MaskedImages):
         Cordts et al. (2016); labels, classes and colours of cityscapesScripts.
     """
 
+    license = "the terms of use at https://www.cityscapes-dataset.com/license/"
+
     def __init__(
         self,
         root: str | Path,

@@ -42,6 +42,9 @@ class LabelFiles(Dataset):
         ours.
     """
 
+    # Of the data, for model cards; only where it is certain.
+    license: str | None = None
+
     def __init__(
         self,
         mask_files: Sequence[Path],

@@ -12,7 +12,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm.auto import tqdm
 
 from feataug.checks import check_batch, check_number, describe
 from feataug.errors import ConfigError, DataError, message
@@ -21,6 +20,7 @@ from feataug.recording import eval_mode
 from feataug.specs import FeatureSpec
 from feataug.splitting import Cut
 from feataug.training.batches import endless
+from feataug.training.progress import progress_bar
 
 FORMAT = 1
 _INDEX = "bank.json"
@@ -180,7 +180,7 @@ class FeatureBank(Dataset):
         batches = endless(loader, sum(shard["batches"] for shard in shards))
         parts: list[tuple[Tensor, ...]] = []
         with (
-            tqdm(total=num_images, initial=done, desc="encode", unit="img", disable=not progress) as bar,
+            progress_bar(num_images, done, "encode", "img", progress) as bar,
             torch.no_grad(),
             eval_mode(cut.model),
         ):

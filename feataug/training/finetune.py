@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from feataug.checks import check_dtype_of, check_images, check_mask_form, check_pairs
 from feataug.errors import ConfigError, message
+from feataug.hub import HubModel
 from feataug.losses import segmentation_loss
 from feataug.metrics import evaluate
 from feataug.processes import total
 from feataug.training.batches import bad_samples, endless, part_of, shared
 from feataug.training.config import FinetuneConfig
+from feataug.training.progress import progress_bar
 from feataug.training.run import RunFolder, check_finite, held, make_accelerator
 from feataug.training.states import from_main, load_optimizer
 from feataug.training.stopping import StopRequest, stop_requests
@@ -133,11 +134,14 @@ class Finetuner:
             results, running = state["results"], state.get("running", 0.0)
             if self.mixer is not None:
                 self.mixer.load_plan_state(state["mixer"])
+        if isinstance(self.model, HubModel):
+            # What was known of the weights says nothing of those that come.
+            self.model.card = {}
         batches = endless(shared(loader, accelerator), step)
         model.train()
         began = time.monotonic()
         text = self.progress if isinstance(self.progress, str) else "finetune"
-        bar = tqdm(total=config.num_steps, initial=step, desc=text, disable=not (self.progress and accelerator.is_main_process))
+        bar = progress_bar(config.num_steps, step, text, "step", bool(self.progress) and accelerator.is_main_process)
         with bar:
             while step < config.num_steps:
                 images, masks = next(batches)

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
-from tqdm.auto import tqdm
 
-from feataug.errors import FeatAugWarning, ShapeError, message
+from feataug.cards import known_facts
+from feataug.errors import FeatAugWarning
+from feataug.fits import check_spec
 from feataug.generator import FeatureGenerator
 from feataug.metrics import recognition
 from feataug.processes import total
@@ -23,6 +24,7 @@ from feataug.splitting import Cut
 from feataug.training.batches import bad_samples, endless, shared
 from feataug.training.config import GeneratorConfig
 from feataug.training.objective import Objective
+from feataug.training.progress import progress_bar
 from feataug.training.run import RunFolder, check_finite, held, make_accelerator
 from feataug.training.states import from_main, load_optimizer
 from feataug.training.statistics import channel_statistics
@@ -61,15 +63,7 @@ class GeneratorTrainer:
         device: str | None = "auto",
         progress: bool | str = True,
     ) -> None:
-        if generator.spec.shapes != cut.spec.shapes:
-            raise ShapeError(
-                message(
-                    "GeneratorTrainer: the generator was made for another cut.",
-                    given=str(generator.spec),
-                    needed=str(cut.spec),
-                    advice="FeatureGenerator(num_classes, spec=cut.spec)",
-                )
-            )
+        check_spec("GeneratorTrainer", generator.spec, cut.spec, "FeatureGenerator(num_classes, spec=cut.spec)")
         self.generator, self.cut = generator, cut
         self.config = config or GeneratorConfig()
         self.run = RunFolder(output, self.config.to_dict())
@@ -139,7 +133,7 @@ class GeneratorTrainer:
             began = time.monotonic()
             shown = bool(self.progress) and accelerator.is_main_process
             text = self.progress if isinstance(self.progress, str) else "generator"
-            with tqdm(total=config.num_images, initial=seen, desc=text, unit="img", disable=not shown) as bar:
+            with progress_bar(config.num_images, seen, text, "img", shown) as bar:
                 while seen < config.num_images:
                     images, masks = last_batch = next(batches)
                     losses = self.objective.step(images, masks, seen)
@@ -177,6 +171,8 @@ class GeneratorTrainer:
         if ema is not None:
             self.generator.load_state_dict(ema.module.state_dict())
         self.generator.eval()
+        # What was known of the weights before says nothing of these.
+        self.generator.card = known_facts({"images": seen} | ({"recognition": _score(results[-1])} if results else {}))
         if config.trackers:
             accelerator.end_training()
         if accelerator.is_main_process and (results or (last_batch is not None and isinstance(last_batch[0], Tensor))):
@@ -239,3 +235,8 @@ class GeneratorTrainer:
                 FeatAugWarning,
                 stacklevel=4,
             )
+
+
+def _score(result: dict[str, Any]) -> dict[str, float]:
+    """The recognition score, as a model card has it."""
+    return {name: result[name]["miou"] for name in ("real", "synthetic")} | {name: result[name] for name in ("ratio", "diversity")}
