@@ -149,6 +149,11 @@ def recommend(rows: Sequence[Mapping[str, Any]]) -> tuple[str | list[str] | None
     Returns:
         What ``at`` was, or ``None``; and the reason.
 
+    Example:
+        >>> scores = {"layer2": (0.9, 0.61), "layer3": (0.7, 0.86), "layer4": (0.3, 0.97)}
+        >>> recommend([{"at": at, "decoder_share": d, "recognition": {"ratio": r}} for at, (d, r) in scores.items()])[0]
+        'layer3'
+
     Source:
         Sec. 4.4: conv4_12 gained more than conv4_23, which is recognised best, since that one "can boost less layers". Ours: both bounds;
         the first was chosen so that the rule finds conv4_12 in Table 4, and has not been tried on other tables.
