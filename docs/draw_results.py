@@ -325,7 +325,8 @@ def table4(r: dict) -> str:
     if s["quick"]:
         lines += [
             "**This is the quick setting**: generators were trained for minutes, without critics, and no model was trained with their features. "
-            "It says which stages are easy to begin with, not which cut helps. Minutes depend on what else the machine did.",
+            "It says which stages are easy to begin with, not which cut helps; of one seed, so that neighbours may change places. "
+            "Minutes depend on what else the machine did.",
             "",
         ]
     lines += [

@@ -86,19 +86,14 @@ def stages(args: argparse.Namespace) -> None:
 
     train = _dataset(args, args.split, train_transforms(tuple(args.size)))
     val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size)))
+    loader = seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers)
     result = run(
-        PSPNet.from_pretrained(args.model),
-        seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers),
-        train.num_classes,
+        PSPNet.from_pretrained(args.model), loader, train.num_classes,
         at=[name.split(",") if "," in name else name for name in args.at] if args.at else None,
-        num_images=args.num_images,
-        min_cells=args.min_cells,
-        generator_images=args.generator_images,
-        config=GeneratorConfig(seed=args.seed),
+        num_images=args.num_images, min_cells=args.min_cells, generator_images=args.generator_images, config=GeneratorConfig(seed=args.seed),
         val_loader=seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers),
-        device=args.device,
-        progress=not args.quiet,
-    )
+        device=args.device, progress=not args.quiet,
+    )  # fmt: skip
     write_result(args.output, result)
     _say(stages_table(result) + f"\nwritten: {args.output / 'result.json'}")
 
