@@ -1,6 +1,6 @@
 """What torch offers for the generator's training step: Adam in one kernel, which we take, and ``torch.compile``, which users may.
 
-    python benchmarks/offered.py [--device cuda]
+python benchmarks/offered.py [--device cuda]
 """
 
 from __future__ import annotations

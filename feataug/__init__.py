@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from feataug.balancing import deficit_weights
-    from feataug.evaluation import Inference, compare
+    from feataug.evaluation import Inference, compare, stages
     from feataug.filtering import PixelFilter
     from feataug.generator import FeatureGenerator
     from feataug.masks import ClassBalancedMasks, DatasetMasks, HardNegativeSampler, LayoutComposer, MaskMixture, pseudo_masks
@@ -54,6 +54,7 @@ _HOME = {
     "recognition": "metrics",
     "recommended": "presets",
     "split": "splitting",
+    "stages": "evaluation",
     "synthetic_loss": "mixing",
 }
 
@@ -86,6 +87,7 @@ __all__ = [
     "recognition",
     "recommended",
     "split",
+    "stages",
     "synthetic_loss",
 ]
 

@@ -1,4 +1,4 @@
-"""The command line: ``feataug demo``, ``inspect``, ``fit-generator``, ``finetune``, ``compare``, ``evaluate``, ``report``."""
+"""The command line: ``feataug demo``, ``inspect``, ``stages``, ``fit-generator``, ``finetune``, ``compare``, ``evaluate``, ``report``."""
 
 from __future__ import annotations
 
@@ -87,6 +87,28 @@ def inspect(args: argparse.Namespace) -> None:
     print(f"{len(places)} places where {args.model} can be cut whole, at {rows} x {columns}; `/` is the stride")
     if args.output is not None:
         write_result(args.output, {"model": args.model, "size": [rows, columns], "places": [place.to_dict() for place in places]})
+
+
+def stages(args: argparse.Namespace) -> None:
+    """``feataug stages``."""
+    from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
+    from feataug.evaluation import stages as run
+    from feataug.models import PSPNet
+    from feataug.report import stages_table, write_result
+    from feataug.training.config import GeneratorConfig
+
+    train = _dataset(args, args.split, train_transforms(tuple(args.size)))
+    val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size)))
+    loader = seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers)
+    result = run(
+        PSPNet.from_pretrained(args.model), loader, train.num_classes,
+        at=[name.split(",") if "," in name else name for name in args.at] if args.at else None,
+        num_images=args.num_images, min_cells=args.min_cells, generator_images=args.generator_images, config=GeneratorConfig(seed=args.seed),
+        val_loader=seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers),
+        device=args.device, progress=not args.quiet,
+    )  # fmt: skip
+    write_result(args.output, result)
+    _say(stages_table(result) + f"\nwritten: {args.output / 'result.json'}")
 
 
 def fit_generator(args: argparse.Namespace) -> None:
@@ -295,6 +317,7 @@ def _mixing(args: argparse.Namespace, cut: Any, train: Any) -> dict[str, Any]:
 COMMANDS = {
     "demo": demo,
     "inspect": inspect,
+    "stages": stages,
     "fit-generator": fit_generator,
     "finetune": finetune,
     "compare": compare,

@@ -12,6 +12,10 @@ EXAMPLES = {
         "feataug inspect runs/base",
         "feataug inspect mypackage.models:build",
     ),
+    "stages": (
+        "feataug stages --dataset scenes --size 96 128 --model runs/base --generator-images 400",
+        "feataug stages --data CamVid --model runs/base --at encoder.layer2 encoder.layer3",
+    ),
     "fit-generator": (
         "feataug fit-generator --dataset scenes --size 96 128 --model runs/base --at encoder.layer3.0 --images 2000 --output runs/generator",
         "feataug fit-generator --data CamVid --model runs/base --at encoder.layer3.0 --dry-run",

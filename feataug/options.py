@@ -16,6 +16,7 @@ _EPILOG = """\
 a whole run on your own data:
   feataug inspect timm/resnet18
   feataug finetune --data DIR --dataset camvid --encoder resnet18 --pretrained --steps 4000 --lr 0.02 --output runs/base
+  feataug stages --data DIR --dataset camvid --model runs/base --generator-images 1000 --output runs/stages
   feataug fit-generator --data DIR --dataset camvid --model runs/base --at encoder.layer3.0 --output runs/generator
   feataug finetune --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/feataug
   feataug compare --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/compare
@@ -112,6 +113,26 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--max-levels", type=POSITIVE, default=8, help="leave out places where more tensors cross")
     command.add_argument("--output", type=Path, metavar="DIR", help="also write DIR/result.json")
     command.add_argument("--traceback", action="store_true", help="show where an error was raised")
+
+    command = add(
+        "stages", "Compare the places where a saved model can be cut: what the features look like, how well they can be generated."
+    )
+    add_data(command, training=True)
+    command.add_argument("--model", required=True, metavar="FOLDER", help="a model saved by `feataug finetune`, or a hub id")
+    command.add_argument(
+        "--at",
+        nargs="+",
+        metavar="LAYER",
+        help="candidates, such as encoder.layer2 encoder.layer3; A,B for a cut at both; by default the images and some of feataug inspect",
+    )
+    command.add_argument(
+        "--generator-images",
+        type=NOT_NEGATIVE,
+        default=0,
+        help="train a generator on so many images at each place; without, no recommendation",
+    )
+    command.add_argument("--num-images", type=POSITIVE, default=3000, help="look at so many patches at most")
+    command.add_argument("--min-cells", type=POSITIVE, default=100, help="leave out classes with fewer places")
 
     command = add("fit-generator", "Train a feature generator for a trained model.")
     add_data(command, training=True)

@@ -124,3 +124,32 @@ def places_table(places: Sequence[Place]) -> str:
         f"{at:<{widths[0]}}  {crossing:<{widths[1]}}  {parameters:>{widths[2]}}  {macs:>{widths[3]}}"
         for at, crossing, parameters, macs in rows
     )
+
+
+def stages_table(result: Mapping[str, Any]) -> str:
+    """What ``stages`` returns, as text: one line for each stage, and the recommendation."""
+    heads = ("at", "channels / stride", "after it", "entropy", "overlap", "real", "synthetic", "ratio", "seconds")
+    rows = [heads]
+    for stage in result["stages"]:
+        names = [stage["at"]] if isinstance(stage["at"], str) else stage["at"]
+        crossing = ", ".join(
+            f"{x['tokens']} token{'s' * (x['tokens'] > 1)} of {x['channels']}"
+            if x["tokens"]
+            else f"{x['channels']} / {x['reduction']}"
+            for x in stage["levels"]
+        )
+        overlap = "-" if stage["hist_iou"] is None else f"{stage['hist_iou']:.3f}"
+        score = stage["recognition"]
+        scores = ("-",) * 4
+        if score is not None:
+            scores = (f"{score['real']:.2f}", f"{score['synthetic']:.2f}", f"{score['ratio']:.2f}", f"{score['seconds']:.0f}")
+        rows.append((" ".join(names), crossing, f"{stage['decoder_share']:.0%}", f"{stage['entropy']:.3f}", overlap, *scores))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    lines = [
+        "  ".join(
+            f"{cell:<{width}}" if column < 2 else f"{cell:>{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    return "\n".join([*lines, "", result["why"]])

@@ -11,7 +11,7 @@ NAMES = [
     "ClassBalancedMasks", "Cut", "DatasetMasks", "FeatureBank", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner",
     "GeneratorConfig", "GeneratorTrainer", "HardNegativeSampler", "Inference", "LayoutComposer", "LevelSpec", "MaskMixture", "MixedBatch",
     "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "deficit_weights", "evaluate", "pseudo_masks", "recognition", "recommended",
-    "split", "synthetic_loss",
+    "split", "stages", "synthetic_loss",
 ]  # fmt: skip
 
 

@@ -114,9 +114,9 @@ def test_help_is_for_newcomers(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for word in ("demo", "inspect", "fit-generator", "finetune", "compare", "evaluate", "report", "result.json"):
+    for word in ("demo", "inspect", "stages", "fit-generator", "finetune", "compare", "evaluate", "report", "result.json"):
         assert word in text
-    for command in ("demo", "fit-generator", "finetune", "compare", "evaluate"):
+    for command in ("demo", "stages", "fit-generator", "finetune", "compare", "evaluate"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         text = capsys.readouterr().out

@@ -24,6 +24,7 @@ FIT = ["fit-generator", "--model", "runs/base", "--at", "encoder.layer3.0"]
 MINIMAL = {
     "demo": ["demo"],
     "inspect": ["inspect", "timm/test_resnet", "--size", "64x96"],
+    "stages": ["stages", "--model", "a", "--at", "b", "c,d", "--generator-images", "8"],
     "fit-generator": [*FIT, "--preset", "paper"],
     "finetune": ["finetune", "--encoder", 'a "quoted"\tname'],
     "compare": ["compare", "--model", "a", "--generator", "b", "--seed", "4"],

@@ -37,7 +37,7 @@ def test_the_page_on_the_paper_is_drawn_from_the_committed_figures():
     drawn = load(ROOT / "docs" / "draw_paper.py")
     assert (ROOT / "docs" / "paper.md").read_text() == drawn.page()
     for _, _, command, *_ in drawn.ROWS:
-        assert (ROOT / command.split()[0]).exists() or "table4" in command
+        assert (ROOT / command.split()[0]).exists()
 
 
 def test_a_verdict_needs_an_interval_that_excludes_zero():

@@ -63,5 +63,5 @@ def test_the_commands_parse():
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("feataug ")]
     assert len(lines) == 7
     for line in lines:
-        parsed = make_parser().parse_args(shlex.split(line)[1:])
+        parsed = make_parser().parse_args(shlex.split(line, comments=True)[1:])
         assert parsed.output or parsed.command in ("inspect", "report")

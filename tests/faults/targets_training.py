@@ -151,6 +151,21 @@ def check_compared(found: Any, seeds: Any, **_: Any) -> None:
     assert set(found["arms"]) == {"control", "feataug"}
 
 
+def staged(loader: Any, num_classes: Any, at: Any, bins: Any, min_cells: Any, num_images: Any, generator_images: Any) -> Any:
+    arguments = {"num_images": num_images, "generator_images": generator_images, "example": torch.zeros(1, 3, *SIZE)}
+    config = feataug.GeneratorConfig(critic_width=4, critic_scales=1)
+    return feataug.stages(
+        NET, loader, num_classes, at=at, bins=bins, min_cells=min_cells, config=config, device="cpu", progress=False, **arguments
+    )
+
+
+def check_staged(found: Any, at: Any, bins: int, generator_images: int, **_: Any) -> None:
+    assert at is None or [stage["at"] for stage in found["stages"]] == list(at)
+    assert all(0 <= stage["entropy"] <= math.log2(bins) + 1e-9 for stage in found["stages"])
+    assert all(0 <= (stage["hist_iou"] or 0) <= 1 for stage in found["stages"])
+    assert all((stage["recognition"] is not None) == bool(generator_images) for stage in found["stages"])
+
+
 SETTINGS = ("settings", *feataug.GeneratorConfig().to_dict(), *feataug.FinetuneConfig().to_dict())
 TRAINING: dict[str, Target] = {
     "evaluate": Target(
@@ -217,6 +232,25 @@ TRAINING: dict[str, Target] = {
             "config": (*SETTINGS, "loss"),
             "ratio": ("ratio",),
         },
+    ),
+    "stages": Target(
+        staged,
+        lambda rng: {
+            "loader": pairs(rng),
+            "num_classes": CLASSES,
+            "at": ["encoder.0:input", "encoder"],
+            "bins": 8,
+            "min_cells": 1,
+            "num_images": 3,
+            "generator_images": rng.choice([0, 0, 0, 2]),
+        },
+        check_staged,
+        {
+            "loader": (*BATCH, "place"),
+            "num_classes": ("num_classes", "mask", "place"),
+            "at": ("layer", "at", "cut", "candidates"),
+            "min_cells": ("min_cells",),
+        } | {name: (name,) for name in ("bins", "num_images", "generator_images")},
     ),
     "compare": Target(
         compared,

@@ -34,7 +34,9 @@ def test_crops_and_whole_images(tmp_path, dataset):
                 file = tmp_path / name.format(split, number)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(file)
-    study = Comparison(SimpleNamespace(data=tmp_path, dataset=dataset, eval_split="val", fraction=1.0, quick=False, output=tmp_path / "out"))
+    study = Comparison(
+        SimpleNamespace(data=tmp_path, dataset=dataset, eval_split="val", fraction=1.0, quick=False, output=tmp_path / "out")
+    )
     images, masks = next(iter(study.loader(0)))
     assert images.shape == (3, 3, *SETUPS[dataset].size)
     assert {"cityscapes": 2, "ade20k": 10}[dataset] in masks.unique().tolist()

@@ -1,0 +1,185 @@
+"""Where to cut? The paper's Table 4: statistics, recognition and gain at several stages, from the image itself to the encoder's end.
+
+    python studies/table4.py --data DIR --dataset camvid|idd|folder [--quick] [--seeds 0 1 2] [--device cpu] [--output runs/compare-camvid]
+
+Takes the base model that ``studies/compare.py --until base`` leaves in ``--output``, or trains one (not with ``--quick``). At each stage: entropy and
+overlap of the features, a generator and its recognition score, and then the model trained further with synthetic features of that stage,
+against one control for all stages. That arm is the plain one, without class weights and filter (which gain more than the features do): what
+differs between rows is the cut. ``--quick`` takes small crops, few images and cheaper losses, and trains no arms: ten minutes on two cores,
+for a first look. Stages that are done are not done again. Figures go to ``studies/results/table4-camvid.json`` (``--result``) after each.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import torch
+from compare import Comparison, arguments, parse
+from torch.utils.data import Subset
+
+from feataug import (
+    DatasetMasks,
+    FeatureGenerator,
+    FinetuneConfig,
+    GeneratorConfig,
+    GeneratorTrainer,
+    evaluate,
+    recognition,
+    split,
+    stages,
+)
+from feataug.data import seeded_loader, train_transforms
+from feataug.evaluation import differences, mean_figures, recommend, train_arm
+from feataug.files import write_json
+from feataug.report import by_class, recognition_summary, stages_table
+from feataug.training.run import keep_freed_memory
+
+# What the encoder's stages give, before the next convolution; lite0's blocks end without an activation, as the paper's features do.
+PLACES = {
+    "images": "encoder.conv_stem:input",
+    **{f"blocks.{number}": f"encoder.blocks.{number}" for number in range(7)},
+}
+
+
+class Table4(Comparison):
+    """A row for each stage."""
+
+    folder, places = "table4", tuple(PLACES)
+    num_images, min_cells, measured = 3_000, 100, None
+    generator_config = replace(Comparison.generator_configs[0], num_images=3_600, ema_images=400)
+
+    def patches(self) -> Any:
+        """Training patches to look at: the same in every pass."""
+        return seeded_loader(self.train, self.batch, seed=1)
+
+    def measured_loader(self) -> Any:
+        """Pairs that no generator saw."""
+        return self.val_loader
+
+    def statistics(self) -> dict[str, Any]:
+        at = [PLACES[name] for name in self.places]
+        given = {"num_images": self.num_images, "min_cells": self.min_cells, "device": self.args.device, "progress": False}
+        return stages(self.trained(), self.patches(), len(self.classes), at=at, **given)
+
+    def recognised(self, name: str) -> dict[str, Any]:
+        """A generator for one stage."""
+        cut = split(self.trained(), PLACES[name])
+        torch.manual_seed(0)
+        generator = FeatureGenerator(len(self.classes), cut.spec)
+        where, text = self.output / self.folder / name / "generator", f"generator, {name}"
+        trainer = GeneratorTrainer(generator, cut, self.generator_config, output=where, device=self.args.device, progress=text)
+        trainer.fit(seeded_loader(self.train, self.batch, seed=1))
+        generator.save_pretrained(self.output / self.folder / name / "generator-model")
+        found = recognition(cut, generator, self.measured_loader(), device=trainer.accelerator.device)
+        return recognition_summary(found, self.classes)
+
+    def further_trained(self, name: str, seed: int) -> dict[str, Any]:
+        """The model trained further, with synthetic features of a stage; without for ``control``."""
+        config = FinetuneConfig.from_dict(self.further.to_dict() | {"seed": seed})
+        mixed: dict[str, Any] = {}
+        if name != "control":
+            generator = FeatureGenerator.from_pretrained(self.output / self.folder / name / "generator-model")
+            mixed = {"generator": generator, "masks": DatasetMasks(self.train), "ratio": 0.3}
+
+        def validate(model: torch.nn.Module) -> dict[str, Any]:
+            return evaluate(model, self.val_loader, len(self.classes), device=next(model.parameters()).device)
+
+        where, text = self.output / self.folder / f"seed-{seed}" / name, f"{name} {seed}"
+        at = PLACES.get(name, self.at)
+        _, figures = train_arm(
+            self.trained(), at, self.loader(seed), validate, config, output=where, device=self.args.device, progress=text, **mixed
+        )
+        return by_class(figures, self.classes)
+
+    def rows(self) -> dict[str, Any]:
+        """Every stage's statistics and recognition; the result is written after each."""
+        found = self.stage(f"{self.folder}/statistics", self.statistics)
+        table = [row | {"name": name} for name, row in zip(self.places, found["stages"], strict=True)]
+        # From behind: early stages take the longest.
+        for row in reversed(table):
+            key = f"{self.folder}/{row['name']}/recognition"
+            row["recognition"] = self.stage(key, lambda name=row["name"]: self.recognised(name))
+            row["recognition"]["seconds"] = self.seconds[key]
+            best, why = recommend([done for done in table if done["recognition"] is not None])
+            result = found | {"stages": table, "recommended": best, "why": why, "study": self.described_settings()}
+            write_json(self.args.result, result)
+        return result
+
+    def gains(self, result: dict[str, Any]) -> dict[str, Any]:
+        """Every stage's arm against the control, seed by seed."""
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for seed in self.args.seeds:
+            for name in ("control", *self.places):
+                key = f"{self.folder}/seed-{seed}/{name}"
+                runs.setdefault(name, []).append(self.stage(key, lambda n=name, s=seed: self.further_trained(n, s)))
+            result["seeds"] = self.args.seeds[: len(runs["control"])]
+            result["control"] = mean_figures(runs["control"])
+            for row in result["stages"]:
+                row["gain"] = differences(runs["control"], runs[row["name"]])
+            write_json(self.args.result, result)
+        return result
+
+    def described_settings(self) -> dict[str, Any]:
+        """How the table came about."""
+        return {
+            "quick": self.args.quick, "data": self.args.dataset, "images": len(self.train), "fraction": self.args.fraction,
+            "eval_split": self.args.eval_split, "size": self.size, "scale": self.scale, "batch": self.batch, "model": self.name,
+            "measured": self.measured, "generator": self.generator_config.to_dict(), "further": self.further.to_dict(),
+            "device": self.args.device, "torch": torch.__version__, "threads": torch.get_num_threads(),
+        }  # fmt: skip
+
+
+class Quick(Table4):
+    """A first look: small crops at the same resolution, six stages, no critics, recognition on crops of some validation images."""
+
+    folder, batch = "table4-quick", 8
+    places = ("images", "blocks.1", "blocks.3", "blocks.4", "blocks.5", "blocks.6")
+    num_images, min_cells, measured = 160, 50, 48
+    # Without critics and variety what is left is the task loss and L1: how well can a decoder be served at all?
+    generator_config = GeneratorConfig(
+        num_images=320,
+        lr=1e-3,
+        gan_weight=0.0,
+        diversity_weight=0.0,
+        ema_images=32,
+        stats_images=48,
+        log_images=80,
+        snapshot_images=80,
+    )
+
+    def data(self) -> tuple[Any, Any, Any]:
+        (rows, columns), (low, high) = self.setup.size, self.setup.scale
+        self.size, self.scale = (rows // 2, columns // 2), (2 * low, 2 * high)
+        return super().data()
+
+    def measured_loader(self) -> Any:
+        middle = sum(self.scale) / 2
+        crops = train_transforms(self.size, scale=(middle, middle), flip=0.0, color=0.0)
+        val = self.setup.reader(self.args.data, self.args.eval_split, transforms=crops)
+        every = max(1, len(val) // self.measured)
+        return seeded_loader(Subset(val, range(0, len(val), every)[: self.measured]), self.batch, shuffle=False)
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--quick", action="store_true", help="small crops, few images, no arms: a first look")
+    args = parse(parser, "table4")
+    if args.quick and args.result.exists() and not json.loads(args.result.read_text())["study"]["quick"]:
+        raise SystemExit(f"{args.result} holds figures of the full study: give another --result")
+    if args.quick and not (args.output / "base.json").exists():
+        raise SystemExit(f"no base model in {args.output}: run studies/compare.py --until base first")
+    keep_freed_memory()
+    study = (Quick if args.quick else Table4)(args)
+    study.stage("base", study.base)
+    result = study.rows()
+    print(stages_table(result))
+    if not args.quick:
+        result = study.gains(result)
+        for row in result["stages"]:
+            print(f"{row['name']:<10}" + "".join(f"  {m} {row['gain'][m]['mean']:+.2f}" for m in ("class_acc", "miou")))
+
+
+if __name__ == "__main__":
+    main()
