@@ -12,4 +12,6 @@ exclude_patterns = ["_build"]
 html_theme = "furo"
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
+# Its base class alone is wanted, and the docs extra does without it.
+autodoc_mock_imports = ["lightning"]
 suppress_warnings = ["myst.xref_missing"]

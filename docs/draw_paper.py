@@ -92,12 +92,10 @@ def places() -> list[str]:
     lines = []
     for data, r in results("table4").items():
         quick = " (`--quick`: generators of a few hundred images)" if r["study"].get("quick") else ""
+        lines.append(f"{DATA[data]}{quick}: layer, entropy, overlap, synthetic over real mIoU")
         for stage in r["stages"]:
-            score = stage.get("recognition") or {}
-            ratio = f", recognised {score['ratio']:.2f} of real" if score else ""
-            lines.append(
-                f"{DATA[data]}{quick}, `{stage['at']}`: entropy {stage['entropy']:.2f}, overlap {stage['hist_iou']:.2f}{ratio}"
-            )
+            ratio = f"{stage['recognition']['ratio']:.2f}" if stage.get("recognition") else "-"
+            lines.append(f"`{stage['at']}`: {stage['entropy']:.2f}, {stage['hist_iou']:.2f}, {ratio}")
     return lines
 
 

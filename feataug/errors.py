@@ -47,6 +47,10 @@ class TrainingError(FeatAugError, RuntimeError):
     """Training cannot go on: a loss is not finite, or a loader yields nothing."""
 
 
+class MissingPackageError(FeatAugError, ImportError):
+    """An optional package is not installed."""
+
+
 class FeatAugWarning(UserWarning):
     """Something works but will probably not give what was hoped for."""
 

@@ -111,9 +111,11 @@ class PixelFilter:
         check_pairs("PixelFilter", features, masks)
         masks = masks.long()
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
+        # The reference was copied where the model was then; a trainer may have taken the model to a GPU since.
+        self.cut.model.to(masks.device)
         parameter = next(self.cut.model.parameters())
         with eval_mode(self.cut.model):
-            out = self.cut.decode([level.to(parameter.device, parameter.dtype) for level in features], size)
+            out = self.cut.decode([level.to(masks.device, parameter.dtype) for level in features], size)
         classes = split_outputs(out)[0].shape[1]
         if classes > len(self.class_loss):
             raise ShapeError(

@@ -187,9 +187,12 @@ class Halves:
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             images = self.example.images_of(args, kwargs)
+            size = (int(images.shape[-2]), int(images.shape[-1]))
+            with patched({self.model: original}):
+                # Images of a new size are measured by calling the model, which must not end up here.
+                self.plan(size, images.device)
             real = self.run_encoder(original, args, kwargs)
             joined = tuple(join(a, b) for a, b in zip(real, synthetic, strict=True))
-            size = (int(images.shape[-2]), int(images.shape[-1]))
             blank = self.blank(len(joined[0]), size, images.device)
             args = tuple(blank if item is images else item for item in args)
             kwargs = {key: blank if item is images else item for key, item in kwargs.items()}

@@ -34,6 +34,7 @@ def features(batch=2, size=(32, 48)):
         ("MissingDataError", FileNotFoundError),
         ("CheckpointError", RuntimeError),
         ("TrainingError", RuntimeError),
+        ("MissingPackageError", ImportError),
     ],
 )
 def test_errors_are_the_built_in_kinds_too(kind, built_in):
@@ -45,7 +46,7 @@ def test_errors_are_the_built_in_kinds_too(kind, built_in):
 
 def test_every_error_is_listed_above():
     kinds = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, errors.FeatAugError)]
-    assert len(kinds) == 10  # the nine above and their base
+    assert len(kinds) == 11  # the ten above and their base
     assert issubclass(errors.FeatAugWarning, UserWarning)
 
 

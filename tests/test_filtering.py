@@ -140,6 +140,15 @@ def test_the_mixer_leaves_rejected_pixels_out_of_the_loss(setting, way):
     assert filtering.settings()["pixel_filter"] == 1.25
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_reference_follows_the_features_to_another_device(setting):
+    cut, masks, means = setting
+    here, there = feataug.PixelFilter(cut.clone(), means), feataug.PixelFilter(cut.clone(), means)
+    (features,) = Right(cut.spec, noise=True)(masks, None)
+    assert (here((features,), masks) == there((features.cuda(),), masks.cuda()).cpu()).float().mean() > 0.95
+
+
 def test_a_clone_of_a_cut_is_on_its_own(setting):
     cut, _, _ = setting
     twin = cut.clone()

@@ -50,6 +50,16 @@ def test_mixing_is_decoding_the_joined_batch(cut):
     assert torch.equal(cut.model(images), mixed[:3])
 
 
+def test_mixing_in_two_steps_at_a_size_that_was_not_seen_before():
+    cut = split(Skipping(), at=["first", "second"], example=torch.rand(1, 3, 32, 32))
+    assert not cut.one_pass
+    images, synthetic = torch.rand(3, 3, 48, 64), (torch.rand(2, 4, 48, 64), torch.rand(2, 4, 24, 32))
+    with cut.mixing(synthetic):
+        mixed = cut.model(images)
+    joined = [torch.cat(pair) for pair in zip(cut.encode(images), synthetic, strict=True)]
+    assert torch.equal(mixed, cut.decode(joined, (48, 64)))
+
+
 @pytest.mark.parametrize("at", ["body:pre_act", "body:input", "body.1"])
 def test_mixing_at_other_sides_of_a_layer(tiny_net, at):
     cut = split(tiny_net().eval(), at)

@@ -1,0 +1,210 @@
+"""Mixing in Lightning: a callback that takes a mixer through a ``Trainer``."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from feataug.checks import check_loader, describe
+from feataug.errors import ConfigError, DataError, FeatAugWarning, MissingPackageError, message
+from feataug.recording import eval_mode
+
+if TYPE_CHECKING:
+    from feataug.mixing import FeatureMixer, MixPlan
+    from feataug.specs import MixedBatch
+
+
+def _callback() -> Any:
+    """Lightning's base class, of the package that the program uses: it goes by two names, and a ``Trainer`` knows its own classes alone."""
+    names = ["lightning.pytorch", "pytorch_lightning"]
+    if names[0] not in sys.modules and names[1] in sys.modules:
+        names.reverse()
+    for name in names:
+        try:
+            return importlib.import_module(name).Callback
+        except ModuleNotFoundError as error:
+            if error.name not in ("lightning", names[0], names[1]):
+                raise
+    raise MissingPackageError(
+        message(
+            "feataug.lightning: Lightning is not installed.",
+            given="neither lightning nor pytorch_lightning",
+            needed="one of them",
+            advice='pip install "feataug[lightning]", or pip install lightning.',
+        )
+    )
+
+
+_Callback: Any = _callback()
+
+
+class MixFeatures(_Callback):
+    """Mixing inside a ``training_step``; all that the mixer needs besides is done by the ``Trainer``.
+
+    Give it to the module and to ``Trainer(callbacks=[...])``. In the training step, call the model inside ``with mixing.on(masks) as
+    mixed`` and take ``mixing.loss(out, mixed)``. The callback moves the mixer to the module's device, mixes in training steps alone (in
+    validation ``on`` appends nothing), saves what decides future masks and noise in Lightning's checkpoints and brings it back, logs
+    ``feataug/num_synthetic`` and ``feataug/rejected``, and measures BatchNorm's running statistics on real images.
+
+    The mixer stays outside of the ``LightningModule``: its generator is neither trained nor saved with the model.
+
+    Args:
+        mixer: A ``FeatureMixer``.
+        cut: Where it mixes: a cut of the module, or of a part of it.
+        bn_loader: Yields real images, or tuples that begin with them. On these the running statistics are measured anew before every
+            validation and at the end of every epoch in which the model was trained, of frozen norms, too. A few hundred images do. Without it
+            they are those of real and synthetic features together, which evaluation does not want (``Finetuner.update_bn``).
+
+    Raises:
+        MissingPackageError: at import: Lightning is not installed.
+
+    Source:
+        ours.
+    """
+
+    def __init__(self, mixer: FeatureMixer, cut: Any, *, bn_loader: Iterable[Any] | None = None) -> None:
+        super().__init__()
+        if not callable(getattr(mixer, "on", None)) or not callable(getattr(cut, "mixing", None)):
+            raise ConfigError(
+                message(
+                    "MixFeatures: a mixer and a cut are needed.",
+                    given=f"{type(mixer).__name__}, {type(cut).__name__}",
+                    needed="feataug.FeatureMixer(...), feataug.split(model, ...)",
+                )
+            )
+        if bn_loader is not None:
+            check_loader("MixFeatures", bn_loader)
+        self.mixer, self.cut, self.bn_loader = mixer, cut, bn_loader
+        self._module: Any = None
+        self._last: MixedBatch | None = None
+        self._trained = False
+
+    @contextmanager
+    def on(self, masks: Tensor, plan: MixPlan | None = None) -> Iterator[MixedBatch]:
+        """Call the model once within the ``with``, on the real images; ``FeatureMixer.on`` at the cut.
+
+        Args:
+            masks: ``(real, H, W)``, of the real images.
+            plan: A plan to replay; drawn if ``None``.
+
+        Raises:
+            ConfigError: the trainer was not given the callback.
+        """
+        if self._module is None:
+            raise ConfigError(
+                message(
+                    "MixFeatures: no trainer runs it.",
+                    given="a module that mixes, and a Trainer without the callback",
+                    needed="Trainer(callbacks=[mixing])",
+                )
+            )
+        with self.mixer.on(self.cut, masks, plan) as batch:
+            self._last = batch
+            yield batch
+
+    def loss(self, out: Any, batch: MixedBatch) -> Tensor:
+        """``FeatureMixer.loss``: Eq. (2) and (3)."""
+        return self.mixer.loss(out, batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What decides future masks and noise; Lightning puts it into its checkpoints."""
+        return {"mixer": self.mixer.plan_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        self.mixer.load_plan_state(state_dict["mixer"])
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Whether mixer, cut and module fit together."""
+        inside = set(pl_module.modules())
+        if self.cut.model not in inside:
+            raise ConfigError(
+                message(
+                    "MixFeatures: the cut does not belong to the module.",
+                    given=f"a cut of a {type(self.cut.model).__name__}, and a {type(pl_module).__name__} without it",
+                    needed="a cut of the module, or of a part of it",
+                    advice="Split the model that the module holds, not a copy of it.",
+                )
+            )
+        if self.mixer in inside:
+            raise ConfigError(
+                message(
+                    "MixFeatures: the mixer is a part of the module.",
+                    given=f"a FeatureMixer among the modules of {type(pl_module).__name__}",
+                    needed="the callback alone as an attribute: self.mixing = mixing",
+                    advice="As a part, its frozen generator is saved in every checkpoint, and DistributedDataParallel waits for its gradients.",
+                )
+            )
+        self._module = pl_module
+        self.mixer.eval()
+
+    def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """The trainer is done."""
+        self._module = self._last = None
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Bring the mixer to the module's device."""
+        self.mixer.to(pl_module.device)
+        norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in self.cut.model.modules())
+        if norms and self.bn_loader is None and self.mixer.ratio:
+            warnings.warn(
+                "MixFeatures: BatchNorm's running statistics will be those of real and synthetic features together. Pass bn_loader=, some "
+                "hundred real images, to have them measured on these.",
+                FeatAugWarning,
+                stacklevel=2,
+            )
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        """Mix from here on."""
+        self._last = None
+        self.mixer.train()
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Mix no more; say what was mixed."""
+        self.mixer.eval()
+        self._trained = True
+        if self._last is None:
+            return
+        pl_module.log("feataug/num_synthetic", float(self._last.num_synthetic))
+        rejected = getattr(self.mixer.pixel_filter, "rejected", None)
+        if rejected is not None and self._last.num_synthetic:
+            pl_module.log("feataug/rejected", rejected)
+        self._last = None
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        """What is validated, and saved for its score, has the statistics of real images."""
+        self._measure(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """The same where nothing is validated."""
+        self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: Any, pl_module: Any) -> None:
+        if self.bn_loader is None or not self._trained:
+            return
+        precision, move = trainer.precision_plugin, trainer.strategy.batch_to_device
+        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
+        # Neither the modes nor the random numbers of training are to change by it; to begin with a loader draws some, too.
+        with eval_mode(self.cut.model), torch.random.fork_rng(devices=devices), precision.forward_context():
+            batches = check_loader("MixFeatures", self.bn_loader)
+            first = list(itertools.islice(batches, 1))
+            if not first:
+                # With no image at all the statistics would be reset, and stay so.
+                raise DataError(
+                    message(
+                        "MixFeatures: bn_loader yields nothing.",
+                        given=describe(self.bn_loader),
+                        needed="a loader that can be read again and again, such as a DataLoader",
+                    )
+                )
+            placed = (precision.convert_input(move(batch)) for batch in itertools.chain(first, batches))
+            torch.optim.swa_utils.update_bn(placed, self.cut.model)
+        self._trained = False
