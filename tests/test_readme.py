@@ -61,7 +61,7 @@ def test_the_ten_lines_are_ten():
 
 def test_the_commands_parse():
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("feataug ")]
-    assert len(lines) == 7
+    assert len(lines) == 8
     for line in lines:
         parsed = make_parser().parse_args(shlex.split(line, comments=True)[1:])
         assert parsed.output or parsed.command in ("inspect", "report")
