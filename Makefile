@@ -6,7 +6,7 @@ PIP_QUIET ?= -q
 # Processes that run the tests, with one thread each: small tensors gain nothing from a second one.
 WORKERS ?= 2
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test check docs bench release-check release-demo clean
 
 demo: $(VENV)/.run
 	$(BIN)/feataug demo --output runs/demo
@@ -27,6 +27,20 @@ docs: $(VENV)/.docs
 bench: $(VENV)/.test
 	cd benchmarks && for script in label_conv mask_encoder mixed_step generator_step offered waiting growth import_time; do ../$(BIN)/python $$script.py || exit 1; done
 	$(BIN)/python docs/draw_performance.py
+
+# The archives of a release: what is in them, what they say of themselves, how the README is shown, how to cite.
+release-check: $(VENV)/.release
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/python .ci/check_release.py dist
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/cffconvert --validate
+
+# As a user meets it: the wheel and all that it asks for in an empty environment, and the demo there. Takes gigabytes, and minutes.
+release-demo: release-check
+	$(PYTHON) -m venv --clear dist/empty
+	dist/empty/bin/python -m pip install $(PIP_QUIET) dist/*.whl
+	cd / && $(CURDIR)/dist/empty/bin/feataug demo --output $(CURDIR)/dist/demo
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

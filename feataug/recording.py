@@ -149,6 +149,8 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+        # Inside the user's autocast, torch (2.6) hands weights that were cast without gradients to the training pass, which loses theirs.
+        torch.clear_autocast_cache()
 
 
 @contextmanager

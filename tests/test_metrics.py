@@ -279,7 +279,9 @@ def test_recognition_of_the_real_features_is_one(cut):
     assert set(result) == {"real", "synthetic", "ratio", "diversity"}
     assert result["real"] == result["synthetic"]
     assert result["real"]["miou"] > 50
-    assert (result["ratio"], result["diversity"]) == (1.0, 0.0)
+    assert result["ratio"] == 1
+    # Apart from the real features by rounding, or by nothing at all, where it is not defined.
+    assert not result["diversity"] > 0
     assert all(module.training for module in (*cut.model.modules(), *generator.modules()))
 
 

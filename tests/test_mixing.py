@@ -13,7 +13,7 @@ from torch import nn
 from feataug.errors import SplitError
 from feataug.generator import FeatureGenerator
 from feataug.losses import segmentation_loss
-from feataug.masks import DatasetMasks
+from feataug.masks import DatasetMasks, HardNegativeSampler
 from feataug.mixing import FeatureMixer
 from feataug.specs import FeatureSpec, LevelSpec
 from feataug.splitting import split
@@ -200,6 +200,19 @@ def test_mixing_in_the_users_forward_equals_two_steps(tiny_net, target):
     with mixer.eval().on(cut, masks) as inside:
         assert torch.equal(model(images), out[:6])
     assert torch.equal(inside.masks, masks)
+
+
+def test_mining_inside_autocast_takes_no_gradients(tiny_net):
+    model = tiny_net()
+    cut = split(model, "body")
+    masks = HardNegativeSampler(DatasetMasks(draw_masks(20)), candidates=4, keep=2)
+    mixer = FeatureMixer(make_generator(), masks, 0.5)
+    with torch.autocast("cpu"):
+        with mixer.on(cut, draw_masks(2)) as batch:
+            out = model(torch.rand(2, 3, *SIZE))
+        mixer.loss(out, batch).backward()
+    assert masks.pool is not None
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
 @pytest.mark.parametrize("weight", [0.5, "sum"])
