@@ -1,13 +1,27 @@
 """Sphinx settings."""
 
+import shutil
+from pathlib import Path
+
 import feataug
+
+HERE = Path(__file__).parent
+# Sphinx reads what is below its own folder: the notebooks are copied there, and their links to these pages start one folder further in.
+shutil.rmtree(HERE / "notebooks", ignore_errors=True)
+(HERE / "notebooks").mkdir()
+for path in (HERE.parent / "examples").iterdir():
+    if path.suffix == ".ipynb":
+        (HERE / "notebooks" / path.name).write_text(path.read_text().replace("](../docs/", "](../"))
+shutil.copy(HERE.parent / "examples" / "timm_backbone.py", HERE / "notebooks")
 
 project = "feataug"
 author = "The feataug developers"
 release = feataug.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
+# With the outputs that they are stored with: examples/build.py executes them.
+nb_execution_mode = "off"
 exclude_patterns = ["_build"]
 html_theme = "furo"
 autodoc_typehints = "description"

@@ -1,17 +1,31 @@
-"""Pictures of masks and predictions, and of comparisons."""
+"""Pictures of images, masks, features, predictions and comparisons: ``draw_...`` returns a figure, which a notebook shows, ``save_...`` a file."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from feataug.checks import describe
+from feataug.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from feataug.errors import ShapeError, message
 from feataug.report import TITLES
+from feataug.samples import feature_colors as feature_colors  # beside color_images and color_masks, where notebooks look for it
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def color_images(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
+    """Images ``(B, 3, H, W)`` to colours ``(B, H, W, 3)``: bytes as they are, floats with ImageNet's normalisation undone, in 0 .. 1."""
+    shown = images.detach().cpu().movedim(1, -1)
+    if not shown.is_floating_point():
+        return shown
+    return (shown.float() * torch.tensor(std) + torch.tensor(mean)).clamp(0, 1)
 
 
 def color_masks(masks: Tensor, palette: Sequence[tuple[int, int, int]]) -> Tensor:
@@ -23,16 +37,20 @@ def color_masks(masks: Tensor, palette: Sequence[tuple[int, int, int]]) -> Tenso
 
 
 def save_comparison(path: str | Path, result: Mapping[str, Any]) -> Path:
-    """Write a PNG of what ``compare`` returns: differences to the control with their intervals, for the measures and for each class.
+    """Write a PNG of what ``compare`` returns: ``draw_comparison`` as a file.
 
     Args:
         path: Where to write.
         result: Of ``compare``.
     """
-    from matplotlib.figure import Figure  # not pyplot: no window, no global state
+    draw_comparison(result).savefig(path)
+    return Path(path)
 
+
+def draw_comparison(result: Mapping[str, Any]) -> Figure:
+    """What ``compare`` returns as a figure: differences to the control with their intervals, for the measures and for each class."""
     classes = list(result["difference"]["per_class"])
-    figure = Figure(figsize=(9, 1.6 + 0.28 * max(len(classes), 4)), layout="constrained")
+    figure = _figure(9, 1.6 + 0.28 * max(len(classes), 4))
     left, right = figure.subplots(1, 2)
     arms = result["differences"]
     for number, (arm, gaps) in enumerate(arms.items()):
@@ -53,12 +71,11 @@ def save_comparison(path: str | Path, result: Mapping[str, Any]) -> Path:
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("points, arm minus control")
     left.legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-    return Path(path)
+    return figure
 
 
-def save_grid(path: str | Path, columns: dict[str, Tensor]) -> Path:
-    """Write a PNG with one column for each entry and one row for each sample.
+def save_grid(path: str | Path, columns: Mapping[str, Tensor]) -> Path:
+    """Write a PNG with one column for each entry and one row for each sample: ``draw_grid`` as a file.
 
     Args:
         path: Where to write.
@@ -67,24 +84,50 @@ def save_grid(path: str | Path, columns: dict[str, Tensor]) -> Path:
     Raises:
         ShapeError: a column is no batch of colour pictures, or the numbers of rows differ.
     """
-    from matplotlib.figure import Figure  # not pyplot: no window, no global state
+    _draw_grid("save_grid", columns).savefig(path)
+    return Path(path)
 
+
+def draw_grid(columns: Mapping[str, Tensor]) -> Figure:
+    """A figure with one column for each entry and one row for each sample.
+
+    Args:
+        columns: Title to pictures ``(B, H, W, 3)``, uint8 or float in 0 .. 1, all with the same ``B``.
+
+    Raises:
+        ShapeError: a column is no batch of colour pictures, or the numbers of rows differ.
+    """
+    return _draw_grid("draw_grid", columns)
+
+
+def _draw_grid(who: str, columns: Mapping[str, Tensor]) -> Figure:
     rows = {len(pictures) for pictures in columns.values()}
     wrong = [f"{title}: {describe(p)}" for title, p in columns.items() if p.ndim != 4 or p.shape[-1] != 3]
     if wrong or len(rows) != 1:
         raise ShapeError(
-            message(
-                "save_grid: columns do not fit.", given="; ".join(wrong) or f"{sorted(rows)} rows", needed="(B, H, W, 3), equal B"
-            )
+            message(f"{who}: columns do not fit.", given="; ".join(wrong) or f"{sorted(rows)} rows", needed="(B, H, W, 3), equal B")
         )
     count = rows.pop()
     height, width = next(iter(columns.values())).shape[1:3]
-    figure = Figure(figsize=(2.2 * len(columns), 2.2 * count * height / width + 0.3), layout="constrained")
+    figure = _figure(2.2 * len(columns), 2.2 * count * height / width + 0.3)
     axes = figure.subplots(count, len(columns), squeeze=False)
     for column, (title, pictures) in enumerate(columns.items()):
         axes[0][column].set_title(title, fontsize=9)
         for row in range(count):
             axes[row][column].imshow(pictures[row].cpu().numpy(), interpolation="nearest", aspect="auto")
             axes[row][column].set_axis_off()
-    figure.savefig(path, dpi=110)
-    return Path(path)
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
+    from matplotlib.figure import Figure  # not pyplot: no window, no global state
+
+    class Shown(Figure):
+        # A notebook knows how to show the figures of pyplot alone.
+        def _repr_png_(self) -> bytes:
+            file = io.BytesIO()
+            self.savefig(file)
+            return file.getvalue()
+
+    return Shown(figsize=(width, height), dpi=110, layout="constrained")

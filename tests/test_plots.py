@@ -2,9 +2,9 @@ import pytest
 import torch
 from torchvision.io import ImageReadMode, decode_image
 
+from feataug.data import Scenes, eval_transforms
 from feataug.errors import ShapeError
-from feataug.plots import color_masks, save_grid
-from feataug.samples import feature_colors
+from feataug.plots import color_images, color_masks, draw_grid, feature_colors, save_grid
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (10, 20, 30))
 
@@ -80,3 +80,18 @@ def test_refuses_columns_that_do_not_fit(tmp_path, columns, given):
         save_grid(tmp_path / "grid.png", columns)
     assert str(error.value) == (f"save_grid: columns do not fit.\n  given:   {given}\n  needed:  (B, H, W, 3), equal B")
     assert not list(tmp_path.iterdir())
+
+
+def test_images_become_colours_again():
+    images = Scenes(2, (16, 24))
+    plain = torch.stack([images[index][0] for index in range(2)])
+    normalised = torch.stack([eval_transforms()(*images[index])[0] for index in range(2)])
+    assert torch.equal(color_images(plain), plain.movedim(1, -1))
+    torch.testing.assert_close(color_images(normalised), plain.movedim(1, -1) / 255, atol=1e-6, rtol=0)
+
+
+def test_a_figure_is_what_would_be_saved_and_shows_itself(tmp_path):
+    columns = {"mask": color_masks(torch.zeros(2, 12, 16), PALETTE)}
+    figure = draw_grid(columns)
+    assert figure._repr_png_() == save_grid(tmp_path / "grid.png", columns).read_bytes()
+    assert repr(figure).startswith("<Shown size 242x")

@@ -30,8 +30,8 @@ def train_transforms(
 ) -> v2.Compose:
     """Scale jitter, crop to ``size`` with void padding, horizontal flip, colour jitter, ImageNet normalisation.
 
-    The result takes ``(image, mask)`` or a mask alone and returns the same kind: a float32 image ``(3, *size)`` and an int64
-    mask ``size``.
+    The result takes ``(image, mask)`` or a mask alone, which may be a plain integer tensor ``(H, W)``, and returns the same kind: a
+    float32 image ``(3, *size)`` and an int64 mask ``size``.
 
     Args:
         size: Rows and columns of the crop. Scale 1 is the largest image of the same shape that fits into it.
@@ -43,7 +43,7 @@ def train_transforms(
     Source:
         PSPNet's training recipe (scale 0.5 to 2, mirror, crop), built of torchvision's parts.
     """
-    steps: list[Any] = [_ScaleJitter(size, scale)]
+    steps: list[Any] = [_PlainMasks(), _ScaleJitter(size, scale)]
     fill: dict[Any, Any] = {tv_tensors.Image: [round(255 * x) for x in IMAGENET_MEAN], tv_tensors.Mask: ignore_index}
     steps.append(v2.RandomCrop(size, pad_if_needed=True, fill=fill))
     if flip:
@@ -55,12 +55,24 @@ def train_transforms(
 
 def eval_transforms(size: tuple[int, int] | None = None) -> v2.Compose:
     """Resize to ``size`` (rows, columns; masks by nearest neighbour), or keep the size, and normalise as in training."""
-    return v2.Compose([*([v2.Resize(size, antialias=True)] if size else []), *_to_model()])
+    return v2.Compose([_PlainMasks(), *([v2.Resize(size, antialias=True)] if size else []), *_to_model()])
 
 
 def _to_model() -> list[Any]:
     dtypes: dict[Any, Any] = {tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64, "others": None}
     return [v2.ToDtype(dtypes, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD), v2.ToPureTensor()]
+
+
+class _PlainMasks(nn.Module):
+    """Integers ``(H, W)``, such as pseudo labels, are masks: torchvision takes plain tensors for images."""
+
+    def forward(self, *items: Any) -> Any:
+        known = tuple(tv_tensors.Mask(item) if _is_plain_mask(item) else item for item in items)
+        return known[0] if len(known) == 1 else known
+
+
+def _is_plain_mask(item: Any) -> bool:
+    return type(item) is Tensor and item.ndim == 2 and not item.is_floating_point()
 
 
 class _ScaleJitter(nn.Module):

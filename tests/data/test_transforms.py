@@ -226,3 +226,22 @@ def test_refuses_batch_size():
     with pytest.raises(ConfigError) as error:
         seeded_loader(Numbered(3), 0)
     assert str(error.value) == "seeded_loader: batch_size is out of range.\n  given:   0\n  needed:  an integer in [1, inf)"
+
+
+@pytest.mark.parametrize("make", [lambda: train_transforms((8, 12), flip=0), lambda: eval_transforms((8, 12)), eval_transforms])
+def test_plain_integers_are_a_mask(make):
+    """Pseudo labels are plain tensors: torchvision would take them for an image."""
+    mask = torch.randint(5, (16, 24))
+
+    def transformed(given):
+        torch.manual_seed(0)
+        return make()(given)
+
+    assert torch.equal(transformed(mask), transformed(tv_tensors.Mask(mask)))
+    assert type(transformed(mask)) is torch.Tensor
+    assert set(transformed(mask).unique().tolist()) <= {0, 1, 2, 3, 4, 255}
+    image = tv_tensors.Image(torch.zeros(3, 16, 24, dtype=torch.uint8))
+    torch.manual_seed(0)
+    pair = make()(image, mask)
+    torch.manual_seed(0)
+    assert torch.equal(pair[1], make()(image, tv_tensors.Mask(mask))[1])

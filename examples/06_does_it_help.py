@@ -1,0 +1,200 @@
+# %% [markdown]
+# # Does it help?
+#
+# **What you will see.** `feataug.compare` trains a model further with synthetic features and without, several times, and says
+# what the differences allow to be said. You will see how to call it, how to read its intervals and its plot, why the control and
+# a rival belong to it, and what comes out for a small model on made-up scenes: gain, loss or nothing shown, whichever it is.
+#
+# **How long it takes.** About two minutes on two CPU cores. Nothing is downloaded.
+#
+# **Install.** `pip install .` in a clone of the repository (Python 3.11 or newer); `pip install ".[notebooks]"` brings Jupyter
+# along.
+
+# %%
+import os
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import feataug
+from feataug.data import Scenes, eval_transforms, seeded_loader, train_transforms
+from feataug.losses import segmentation_loss
+from feataug.plots import draw_comparison
+
+QUICK = bool(os.environ.get("FEATAUG_QUICK"))  # set by the project's tests: a few steps of everything
+torch.manual_seed(0)
+size, batch_size = (64, 96), 8
+
+# %% [markdown]
+# ## What one needs: a trained model and a generator
+#
+# Both are made as in [01_quick_start](01_quick_start.ipynb), briefly. In earnest they are yours: a model that has been trained
+# until it gains no more, and a generator whose recognition score and diversity you have looked at.
+
+# %%
+train_set = Scenes(16 if QUICK else 128, size, seed=0, transforms=train_transforms(size, scale=(0.75, 1.5)))
+plain_set = Scenes(16 if QUICK else 128, size, seed=0, transforms=eval_transforms())  # the same scenes without random crops
+val_set = Scenes(8 if QUICK else 64, size, seed=1, transforms=eval_transforms())
+loader = seeded_loader(train_set, batch_size)
+plain_loader = seeded_loader(plain_set, batch_size, shuffle=False)
+val_loader = seeded_loader(val_set, batch_size, shuffle=False)
+classes = train_set.classes
+
+
+def block(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Sequential:
+    convolution = nn.Conv2d(inputs, outputs, 3, stride, dilation, dilation, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+class Net(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(block(3, 32, stride=2), block(32, 48, stride=2), block(48, 64), block(64, 64))
+        self.context = nn.Sequential(block(64, 64, dilation=2), block(64, 64, dilation=4), block(64, 64, dilation=8))
+        self.classifier = nn.Conv2d(64, num_classes, 1)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits = self.classifier(self.context(self.encoder(images)))
+        return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
+
+
+model = Net(len(classes))
+feataug.Finetuner(model, feataug.FinetuneConfig(num_steps=4 if QUICK else 240, lr=0.2), progress=False).fit(loader)
+
+at = "encoder"
+cut = feataug.split(model, at=at)
+generator = feataug.FeatureGenerator(len(classes), cut.spec, width=40, mask_widths=(32, 64), depth=1)
+config = feataug.GeneratorConfig(num_images=16 if QUICK else 560, lr=1e-3, critic_width=16, diversity_weight=0.3, ema_images=200)
+score = feataug.GeneratorTrainer(generator, cut, config, progress=False).fit(loader, val_loader)[-1]
+print(f"recognition: mIoU {score['real']['miou']:.1f} % on real features, {score['synthetic']['miou']:.1f} % on synthetic ones")
+
+# %% [markdown]
+# ## Two rivals
+#
+# A model that is trained further changes by itself. Comparing "before" with "after" would credit us with that. So there is always
+# the **control**: from the same weights, as many steps, the same real batches in the same order, no synthetic sample.
+#
+# The control is not rival enough if the recipe has a part that anybody can have without generating anything. `recommended`
+# weights those classes up that the model predicts too rarely. That alone moves class accuracy a lot. So the weights run as a
+# **rival**, an arm of their own: whatever feataug gains over *that* is due to the synthetic features. A rival is any function of
+# `(model, loader, config, folder)` that returns the trained model.
+#
+# `recommended` also warns here: a model as weak as this one predicts hardly a pixel of four of the ten classes, and their weights
+# stand at the limit. Its advice is to train longer first. This page goes on all the same, to show what such weights cost.
+
+# %%
+settings = feataug.recommended(cut, train_set, plain_loader, len(classes))
+weights = settings["class_weights"]
+print("class weights:", ", ".join(f"{name} {weight:.1f}" for name, weight in zip(classes, weights.tolist(), strict=True)))
+
+
+def weights_alone(student, real_loader, arm_config, folder):
+    """The same class weights, without synthetic features."""
+
+    def loss(out, masks):
+        return segmentation_loss(out, masks, class_weights=weights)
+
+    feataug.Finetuner(student, arm_config, loss=loss, output=folder, progress=False).fit(real_loader)
+    return student
+
+
+# %% [markdown]
+# ## Ask
+#
+# `loader` is a function of the seed, so that both arms of a pair see the same batches, and pairs differ. With
+# `output="runs/compare"` a run that was stopped goes on where it was, and arms that are done are not run again. BatchNorm is
+# measured anew on real images in the end, in every arm.
+
+# %%
+result = feataug.compare(
+    model,
+    at,
+    generator,
+    **settings,
+    loader=lambda seed: seeded_loader(train_set, batch_size, seed=seed),
+    val_loader=val_loader,
+    config=feataug.FinetuneConfig(num_steps=2 if QUICK else 40, lr=0.02),
+    seeds=(0, 1) if QUICK else (0, 1, 2, 3),
+    rivals={"weights alone": weights_alone},
+    classes=classes,
+    progress=False,
+)
+
+# %% [markdown]
+# ## Read
+#
+# First the means of the arms, in percent:
+
+# %%
+measures = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
+print(f"{'':15}" + "".join(f"{title:>10}" for title in measures.values()))
+for name, figures in {"base": result["base"], **result["arms"]}.items():
+    print(f"{name:15}" + "".join(f"{figures[measure]:10.2f}" for measure in measures))
+
+# %% [markdown]
+# They are not the answer. The answer is in the **differences of pairs**: each seed gives one difference between an arm and its
+# own control, and what the data order does to both drops out. From these differences comes a 95 % interval (Student's t):
+#
+# - The interval lies **above zero**: the arm is ahead in that measure.
+# - It lies **below zero**: the arm is behind.
+# - It **holds zero**: nothing is shown. That is not "no effect": it is "not told apart from none by so many seeds". A wide
+#   interval around zero asks for more seeds; a narrow one says that, if there is an effect, it is no larger than that.
+
+
+# %%
+def told(gap: dict) -> str:
+    where = "ahead" if gap["low"] > 0 else "behind" if gap["high"] < 0 else "nothing is shown"
+    return f"{gap['mean']:+6.2f}  [{gap['low']:+6.2f}, {gap['high']:+6.2f}]  {where}"
+
+
+for arm, gaps in result["differences"].items():
+    print(f"{arm} minus control, in points")
+    for measure, title in measures.items():
+        print(f"  {title:10}{told(gaps[measure])}")
+
+# %%
+print(result["verdict"])
+
+# %% [markdown]
+# Three cautions. An interval of 95 % excludes zero wrongly once in twenty times, and there are four measures and as many classes
+# as you have: decide *before* which of them counts. The seeds vary the training, not the base model, not the generator and not
+# the images that one measures on: what is said is said about those. And settings that were chosen by looking at a validation set
+# have to be confirmed on another.
+#
+# The verdict compares with the control. Whether the *synthetic features* are to be thanked is told by the rival, pair by pair:
+
+# %%
+print("feataug minus weights alone, for each seed, in points")
+for measure in ("class_acc", "miou"):
+    gaps = [run["feataug"][measure] - run["weights alone"][measure] for run in result["seeds"]]
+    print(f"  {measures[measure]:10}" + "  ".join(f"{gap:+6.2f}" for gap in gaps))
+
+# %% [markdown]
+# If these have both signs, or lie around zero, the weights did what was done, and you can have it without us. If they have one
+# sign throughout, it is worth more seeds.
+#
+# The picture shows the same, with a row for each measure and for each class. A line that crosses the grey one shows nothing:
+
+# %% alt="Differences to the control with their 95 % intervals, for the measures on the left and for the IoU of each class on the right"
+draw_comparison(result)
+
+# %% [markdown]
+# Class accuracy can be bought: who predicts rare classes more often hits more of their pixels, and takes pixels from common
+# classes, which PixelAcc and mIoU show. So look at all four measures, not at the one that went up.
+
+# %%
+up = [title for measure, title in measures.items() if result["difference"][measure]["low"] > 0]
+down = [title for measure, title in measures.items() if result["difference"][measure]["high"] < 0]
+print(f"measures of feataug: {len(up)} ahead, {len(down)} behind, {len(measures) - len(up) - len(down)} of which nothing is shown")
+
+# %% [markdown]
+# This was a weak model of a few thousand weights on scenes that a program drew. It says how to ask, and nothing about your data.
+#
+# ## Where to go next
+#
+# - The same question on CamVid and Cityscapes, with eight rivals, and where we are behind: [results](../docs/results.md).
+# - From the command line, for saved models, with a table and a plot: `feataug compare --model runs/base --generator
+#   runs/generator ...`.
+# - What was found of the paper's claims: [the paper, claim by claim](../docs/paper.md).
+# - Questions, such as "why is pixel accuracy lower than before?": [questions](../docs/faq.md).
