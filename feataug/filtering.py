@@ -41,6 +41,10 @@ class PixelFilter:
     Attributes:
         rejected: Share of the valid pixels of the last call that were rejected, a scalar tensor.
 
+    Raises:
+        ConfigError: ``factor`` is out of range.
+        ShapeError: ``class_loss`` is no vector of floats.
+
     Source:
         Yang et al. (2023), FreeMask, Sec. 3.3 (1.25 times the class's mean loss). Ours: on features.
     """

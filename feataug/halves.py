@@ -212,7 +212,7 @@ class Halves:
             self._mixed = False
 
     def check_idle(self) -> None:
-        """Raise inside ``with cut.mixing(...)``."""
+        """Raise ``SplitError`` inside ``with cut.mixing(...)``."""
         if self._mixed:
             raise SplitError(
                 message(

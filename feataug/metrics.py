@@ -58,6 +58,9 @@ class SegmentationMetrics(Metric):
         num_classes: Number of classes ``K``.
         ignore_index: Label of void.
 
+    Raises:
+        ConfigError: ``num_classes`` is out of range.
+
     Example:
         >>> metrics = SegmentationMetrics(num_classes=2)
         >>> metrics.update(torch.tensor([[[0, 1, 1, 1]]]), torch.tensor([[[0, 0, 1, 255]]]))
@@ -87,6 +90,7 @@ class SegmentationMetrics(Metric):
 
         Raises:
             ShapeError: predictions and masks do not fit each other.
+            DtypeError: predictions are neither logits nor integers.
             LabelError: a mask holds a value that is neither a class nor ``ignore_index``, or a valid pixel is predicted to be no
                 class.
         """
@@ -156,6 +160,9 @@ def evaluate(
     Raises:
         DataError: the loader yields something else.
         ShapeError, DtypeError, LabelError: images, masks or predictions do not fit; see ``SegmentationMetrics.update``.
+
+    Source:
+        Sec. 4.1.
     """
     metrics = SegmentationMetrics(num_classes, ignore_index).to(device)
     with eval_mode(predict) if isinstance(predict, torch.nn.Module) else nullcontext():
@@ -191,6 +198,10 @@ def recognition(
         generated from the masks; ``ratio``: synthetic over real mIoU; ``diversity``: ``E|G(y, z1) - G(y, z2)| / E|f - G(y, z1)|`` in
         standardised units: 1 where samples differ among themselves as much as real features differ from them, 0 where ``z``
         is ignored. NaN where the loader held nothing.
+
+    Raises:
+        ConfigError: a number is out of range.
+        ShapeError, DtypeError, LabelError: a batch is no pair of images and masks.
 
     Source:
         Sec. 4.4, the paper's PSPNet-score. Ours: the diversity ratio.

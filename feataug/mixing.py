@@ -291,16 +291,24 @@ def synthetic_loss(
     """A score for ``HardNegativeSampler``: the current decoder's loss on features generated from the masks.
 
     Args:
+        generator: Of features, for the cut.
+        cut: Of the model that is being trained.
+        ignore_index: Label of void.
+        batch_size: How many masks go through the decoder at once.
+        seed: Of the noise, which is the same in every call.
         across_processes: Share the work; all processes have to ask at the same time, for the same masks.
 
     Returns:
         A function from masks ``(n, H, W)`` to losses ``(n,)``: mean cross entropy over each mask's valid pixels, with the model in
         eval mode (running statistics stay) and without gradients.
 
+    Raises:
+        ConfigError: a number is out of range.
+        ShapeError, DtypeError: what the function is given are no masks.
+
     Source:
         Sec. 3.3.
     """
-
     check_number("synthetic_loss", "batch_size", batch_size, low=1, integer=True)
     check_number("synthetic_loss", "seed", seed, low=0, integer=True)
 

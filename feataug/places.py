@@ -26,6 +26,9 @@ class Place:
         spec: What crosses there.
         encoder_parameters, decoder_parameters: How many parameters are last used before the cut, and how many are not.
         encoder_macs, decoder_macs: Multiply-adds on either side, for the example.
+
+    Source:
+        Ours.
     """
 
     at: str | tuple[str, ...]

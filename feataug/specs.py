@@ -21,6 +21,12 @@ class LevelSpec:
         reduction: Its stride: an image of ``H`` rows gives ``ceil(H / reduction)`` rows (timm's ``FeatureInfo`` term).
         tokens: Number of class and register tokens, where these are the level: ``(B, channels, 1, tokens)``, no map; ``reduction``
             is then 0.
+
+    Raises:
+        ConfigError: a number is out of range.
+
+    Source:
+        Ours.
     """
 
     name: str
@@ -60,12 +66,21 @@ class LevelSpec:
 class FeatureSpec:
     """Everything that crosses a cut: one level for each tensor, in the order in which ``cut.encode`` returns them.
 
+    Args:
+        levels: ``LevelSpec`` for each tensor.
+
+    Raises:
+        ConfigError: a level is no ``LevelSpec``.
+
     Example:
         >>> spec = FeatureSpec((LevelSpec("layer3", channels=256, reduction=16),))
         >>> spec[0].size((713, 713))
         (45, 45)
         >>> FeatureSpec.from_dict(spec.to_dict()) == spec
         True
+
+    Source:
+        Ours; the paper has one level.
     """
 
     levels: tuple[LevelSpec, ...]
@@ -149,6 +164,9 @@ class MixedBatch:
         is_synthetic: ``(real + synthetic,)`` bool.
         num_real: How many samples come from images; kept as a number, so that asking for it never waits for a GPU.
         drawn: The masks as their source drew them, ``(synthetic, H, W)``, where it wants to know their losses.
+
+    Source:
+        Sec. 3.2.
     """
 
     features: tuple[Tensor, ...]

@@ -115,6 +115,9 @@ class Cut(Halves):
         spec: A ``FeatureSpec``: name, channels and reduction of each tensor that crosses and is read after the cut.
         one_pass: Can ``mixing`` append features while the model runs once? Otherwise it takes the two halves in turn, with the same
             result.
+
+    Source:
+        Sec. 3: the model as decoder after encoder. Ours: any model, any layer, several at once, in one pass.
     """
 
     def __init__(self, model: nn.Module, at: str | Sequence[str], example: Any, *, advise: bool = True) -> None:

@@ -104,7 +104,11 @@ class DatasetMasks:
         return torch.stack(list(masks))
 
     def item(self, index: int, seed: int) -> Tensor:
-        """One mask, transformed; ``seed`` goes to torch's global CPU generator, which the caller puts back."""
+        """One mask ``(H, W)``, transformed; ``seed`` goes to torch's global CPU generator, which the caller puts back.
+
+        Raises:
+            DtypeError, ShapeError: the data set holds something else there.
+        """
         # The CPU's generator alone: torch.manual_seed would reset those of all devices, too, and nobody puts them back.
         torch.default_generator.manual_seed(seed)
         mask = self._mask(index) if callable(self._mask) else self.dataset[index]

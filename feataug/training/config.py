@@ -68,6 +68,12 @@ class FinetuneConfig(_Config):
         eval_every: Steps between evaluations; 0 for one at the end.
         save_every: Steps between checkpoints; 0 for one at the end.
         seed: Of everything random in the loop. Data order and transforms are the loader's.
+
+    Raises:
+        ConfigError: a setting is out of range, unknown, or contradicts another.
+
+    Source:
+        Sec. 4.1; ours where a line says so.
     """
 
     num_steps: int = 1000
@@ -142,6 +148,12 @@ class GeneratorConfig(_Config):
         snapshot_images: Images between checkpoints; 0 for one at the end.
         trackers: Names of accelerate's trackers, such as ``("tensorboard",)``; they write below the output folder.
         seed: Of the critics' first weights and all noise. Data order and transforms are the loader's.
+
+    Raises:
+        ConfigError: a setting is out of range, unknown, or contradicts another.
+
+    Source:
+        Sec. 3.1 and 4.1 (``paper()``); the defaults are ours, chosen on CamVid: docs/results.md.
     """
 
     num_images: int = 20_000
