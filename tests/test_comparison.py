@@ -19,6 +19,8 @@ from feataug.metrics import MEASURES
 from feataug.plots import save_comparison
 from feataug.report import comparison_table
 
+pytestmark = pytest.mark.xdist_group("comparison")
+
 SIZE = (32, 48)
 CLASSES = Scenes.num_classes
 

@@ -9,6 +9,8 @@ import feataug.data.scenes
 from feataug.data.scenes import Scenes
 from feataug.errors import ConfigError
 
+pytestmark = pytest.mark.xdist_group("scenes")
+
 RARE = ("sign", "pedestrian", "bicyclist")
 
 

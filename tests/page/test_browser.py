@@ -9,9 +9,10 @@ from planted import comparison, write
 from feataug.page import write_page
 
 PROGRAM = browser.find()
-pytestmark = pytest.mark.skipif(
-    PROGRAM is None or sys.platform == "win32", reason=f"no browser: none of {', '.join(browser.NAMES)}"
-)
+pytestmark = [
+    pytest.mark.skipif(PROGRAM is None or sys.platform == "win32", reason=f"no browser: none of {', '.join(browser.NAMES)}"),
+    pytest.mark.xdist_group("browser"),
+]
 
 # Relative luminance and contrast as WCAG defines them, over every element with text of its own.
 CONTRAST = """(() => {

@@ -12,7 +12,10 @@ import pytest
 import shared_run
 import torch
 
-pytestmark = pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z"),
+    pytest.mark.xdist_group("processes"),  # what they share takes half a minute to make
+]
 BATCH, IMAGES, STEPS = 12, 48, 5
 
 
