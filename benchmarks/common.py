@@ -78,12 +78,12 @@ def grown_by(run: Callable[[], Any], device: str) -> int:
         run()
         return torch.cuda.max_memory_allocated() - before
     # Since exec the kernel keeps the highest; getrusage would count the parent's, too.
-    before = _status("VmRSS")
+    before = process_bytes("VmRSS")
     run()
-    return max(0, _status("VmHWM") - before)
+    return max(0, process_bytes("VmHWM") - before)
 
 
-def _status(name: str) -> int:
+def process_bytes(name: str) -> int:
     """Bytes that the kernel reports of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name + ":"))

@@ -95,7 +95,32 @@ def page() -> str:
             if line["device"] == device:
                 figures = f"{1e3 * line['seconds']:,.1f} ms | {line['gmacs']:.2f} | {line['megabytes']:.1f}"
                 lines.append(f"| {line['axis']} | {line['value']} | {figures} |")
+    for file in sorted(RESULTS.glob("paper_scale-*.json")):
+        lines += paper_scale(read(file)[0])
     return "\n".join([*lines, "", ADVICE]) + "\n"
+
+
+def paper_scale(line: dict) -> list[str]:
+    """One training step at the size of the paper."""
+    crops, classes, height, width = line["shape"]
+    _, channels, *cells = line["features"]
+    return [
+        "",
+        f"## At the paper's size, {line['device']}",
+        "",
+        f'`python benchmarks/paper_scale.py`: one training step of the generator `preset="paper"` with `GeneratorConfig.paper()`, '
+        f"{channels:,} channels of {cells[0]} x {cells[1]} cells, {crops} crops of {height} x {width}, {classes} classes, PSPNet-ResNet50 "
+        "at stride 8.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| peak memory of the process, with the model | {line['gigabytes']:.1f} GB |",
+        f"| parameters of the generator | {line['parameters']['generator'] / 1e6:.1f} million |",
+        f"| multiply-adds: features of one crop by the encoder | {line['encoder_gmacs'] / crops:,.0f} x 10^9 |",
+        f"| features of one crop by the generator | {line['generator_gmacs'] / crops:,.0f} x 10^9 |",
+        f"| all that one step does, channel statistics and the score at the end included | {line['step_gmacs']:,.0f} x 10^9 |",
+        f"| time of that | {line['seconds']:.0f} s |",
+    ]
 
 
 def read(file: Path) -> list[dict]:
