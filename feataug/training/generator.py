@@ -23,7 +23,7 @@ from feataug.recording import eval_mode
 from feataug.splitting import Cut
 from feataug.training.batches import bad_samples, endless, shared
 from feataug.training.config import GeneratorConfig
-from feataug.training.objective import Objective
+from feataug.training.objective import MakeCritic, Objective
 from feataug.training.progress import progress_bar
 from feataug.training.run import RunFolder, check_finite, held, make_accelerator
 from feataug.training.states import from_main, load_optimizer
@@ -41,12 +41,15 @@ class GeneratorTrainer:
         generator: A ``FeatureGenerator`` for ``cut.spec``.
         cut: A cut of the trained segmentation model. Its weights, modes and running statistics stay as they are.
         config: See ``GeneratorConfig``; ``GeneratorConfig.paper()`` for the paper's objective.
+        critic: A function of ``(num_classes, spec)`` that returns a critic of your own: a module whose ``forward(masks, features)`` returns a list of
+            tensors of scores, with as many rows as the features, ``k B`` for ``B`` masks. Called twice. The critics of ``config`` by default.
         output: Folder for ``stats.jsonl``, checkpoints and trackers. A run that finds its own checkpoint there goes on from it.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
         progress: Show a progress bar; its text, if a string.
 
     Raises:
         ShapeError: the generator was made for another cut.
+        ConfigError: ``critic`` makes no module that can be trained.
 
     Source:
         Sec. 3.1 and Zhu et al. (2017), BicycleGAN. Ours, as settings: task loss through the frozen decoder, mode-seeking term, moving
@@ -59,6 +62,7 @@ class GeneratorTrainer:
         cut: Cut,
         config: GeneratorConfig | None = None,
         *,
+        critic: MakeCritic | None = None,
         output: str | Path | None = None,
         device: str | None = "auto",
         progress: bool | str = True,
@@ -66,11 +70,12 @@ class GeneratorTrainer:
         check_spec("GeneratorTrainer", generator.spec, cut.spec, "FeatureGenerator(num_classes, spec=cut.spec)")
         self.generator, self.cut = generator, cut
         self.config = config or GeneratorConfig()
-        self.run = RunFolder(output, self.config.to_dict())
+        judges = {} if critic is None else {"critic": getattr(critic, "__qualname__", type(critic).__qualname__)}
+        self.run = RunFolder(output, self.config.to_dict() | judges)
         self.accelerator = make_accelerator(device, self.config.mixed_precision, self.config.trackers, self.run.path)
         self.progress = progress
         self._last: dict[str, float] = {}
-        self.objective = Objective(generator, cut, self.config)
+        self.objective = Objective(generator, cut, self.config, critic)
         self.parts = self.objective.parts
 
     def fit(

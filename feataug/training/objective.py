@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from feataug.checks import check_features, check_masks
+from feataug.checks import check_features, check_masks, describe
 from feataug.critics import Discriminator, LatentEncoder
-from feataug.errors import TrainingError, message
+from feataug.errors import ConfigError, ShapeError, TrainingError, message
 from feataug.generator import FeatureGenerator
 from feataug.losses import (
     balanced_cross_entropy,
@@ -24,9 +25,45 @@ from feataug.losses import (
 )
 from feataug.processes import own, place
 from feataug.seeds import derive_seed, generator_for
+from feataug.specs import FeatureSpec
 from feataug.splitting import Cut
 from feataug.training.config import GeneratorConfig
 from feataug.training.statistics import features_of
+
+MakeCritic = Callable[[int, FeatureSpec], nn.Module]
+
+
+def check_critic(made: object) -> None:
+    """That ``critic`` of ``GeneratorTrainer`` made something that can be trained."""
+    if not isinstance(made, nn.Module) or not any(True for _ in made.parameters()):
+        raise ConfigError(
+            message(
+                "GeneratorTrainer: critic makes no critic.",
+                given=f"a {type(made).__name__}" + (" without parameters" if isinstance(made, nn.Module) else ""),
+                needed="a function of (num_classes, spec) that returns a new torch.nn.Module with parameters",
+            )
+        )
+
+
+def scores_of(judge: Any, masks: Tensor, features: Any) -> list[Tensor]:
+    """What a critic makes of pairs: maps with a score, or several, for each feature."""
+    scores = judge(masks, features)
+    count = len(features[0])
+    listed = isinstance(scores, (list, tuple)) and len(scores) > 0
+    wrong = (
+        [score for score in scores if not (isinstance(score, Tensor) and score.ndim and len(score) == count)]
+        if listed
+        else [scores]
+    )
+    if wrong:
+        raise ShapeError(
+            message(
+                "GeneratorTrainer: what the critic returns are no scores.",
+                given=describe(wrong[0]),
+                needed=f"a list of tensors with {count} rows each, one for each feature",
+            )
+        )
+    return list(scores)
 
 
 class Objective:
@@ -36,6 +73,7 @@ class Objective:
         generator: Made for ``cut.spec``.
         cut: A cut of the trained model, which is to be in eval mode and without gradients.
         config: Weights, learning rate and critics.
+        critic: Makes a critic from ``(num_classes, spec)``, called once for each branch; the ``Discriminator`` of ``config`` by default.
 
     Attributes:
         parts: ``latent``, ``judge_encoded`` and ``judge_random``.
@@ -49,20 +87,15 @@ class Objective:
     models: dict[str, Any]
     optimizers: dict[str, Any]
 
-    def __init__(self, generator: FeatureGenerator, cut: Cut, config: GeneratorConfig) -> None:
+    def __init__(self, generator: FeatureGenerator, cut: Cut, config: GeneratorConfig, critic: MakeCritic | None = None) -> None:
         self.generator, self.cut, self.config = generator, cut, config
+        if critic is None:
+            critic = partial(Discriminator, width=config.critic_width, scales=config.critic_scales, masks=config.critic_masks)
         with torch.random.fork_rng():
             torch.manual_seed(derive_seed(config.seed, "critics"))
-            critics = {
-                name: Discriminator(
-                    generator.num_classes,
-                    cut.spec,
-                    width=config.critic_width,
-                    scales=config.critic_scales,
-                    masks=config.critic_masks,
-                )
-                for name in ("judge_encoded", "judge_random")
-            }
+            critics = {name: critic(generator.num_classes, cut.spec) for name in ("judge_encoded", "judge_random")}
+            for made in critics.values():
+                check_critic(made)
             latent = LatentEncoder(cut.spec, generator.latent_dim, width=config.critic_width)
             self.parts = nn.ModuleDict(critics | {"latent": latent})
 
@@ -145,7 +178,8 @@ class Objective:
             losses["l1"] = reconstruction(encoded, real1)
             losses["kl"] = kl_divergence(mean, log_variance)
             if config.gan_weight:
-                losses["gan"] = lsgan(judges["encoded"](masks1, encoded), 1.0) + lsgan(judges["random"](masks1, random), 1.0)
+                losses["gan"] = lsgan(scores_of(judges["encoded"], masks1, encoded), 1.0)
+                losses["gan"] = losses["gan"] + lsgan(scores_of(judges["random"], masks1, random), 1.0)
             else:
                 losses["gan"] = made[0].new_zeros(())
             # G is to keep z readable; were E to learn from this, too, the two would hide z from the critics.
@@ -184,8 +218,8 @@ class Objective:
             synthetic = [level.detach() for level in synthetic]
             if real_masks is masks:
                 # One encoding of the masks serves both.
-                scores = judge(masks, [torch.cat(pair) for pair in zip(real, synthetic, strict=True)])
+                scores = scores_of(judge, masks, [torch.cat(pair) for pair in zip(real, synthetic, strict=True)])
                 on_real, on_synthetic = zip(*(score.chunk(2) for score in scores), strict=True)
             else:
-                on_real, on_synthetic = judge(real_masks, real), judge(masks, synthetic)
+                on_real, on_synthetic = scores_of(judge, real_masks, real), scores_of(judge, masks, synthetic)
             return 0.5 * (lsgan(on_real, 1.0) + lsgan(on_synthetic, 0.0))

@@ -132,11 +132,11 @@ def check_settings(what: str, settings: dict[str, Any], stored: dict[str, Any], 
     plain = json.loads(json.dumps(settings))
     if stored == plain:
         return
-    changed = sorted(key for key in plain if stored.get(key) != plain[key])
+    changed = sorted(key for key in plain | stored if stored.get(key) != plain.get(key))
     raise CheckpointError(
         message(
             what,
-            given=", ".join(f"{key}={settings[key]!r}" for key in changed),
+            given=", ".join(f"{key}={settings.get(key)!r}" for key in changed),
             needed=", ".join(f"{key}={stored.get(key)!r}" for key in changed) + f", as in {path}",
             advice=advice or "Use another output folder, or delete this one to start again.",
         )
