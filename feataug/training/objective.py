@@ -221,5 +221,5 @@ class Objective:
                 scores = scores_of(judge, masks, [torch.cat(pair) for pair in zip(real, synthetic, strict=True)])
                 on_real, on_synthetic = zip(*(score.chunk(2) for score in scores), strict=True)
             else:
-                on_real, on_synthetic = scores_of(judge, real_masks, real), scores_of(judge, masks, synthetic)
+                on_real, on_synthetic = tuple(scores_of(judge, real_masks, real)), tuple(scores_of(judge, masks, synthetic))
             return 0.5 * (lsgan(on_real, 1.0) + lsgan(on_synthetic, 0.0))
