@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from feataug.generator import FeatureGenerator
     from feataug.masks import ClassBalancedMasks, DatasetMasks, HardNegativeSampler, LayoutComposer, MaskMixture, pseudo_masks
     from feataug.metrics import SegmentationMetrics, evaluate, recognition
-    from feataug.mixing import FeatureMixer, synthetic_loss
+    from feataug.mining import synthetic_loss
+    from feataug.mixing import FeatureMixer
     from feataug.places import Place, cuts
     from feataug.presets import recommended
     from feataug.specs import FeatureSpec, LevelSpec, MixedBatch
@@ -55,7 +56,7 @@ _HOME = {
     "recommended": "presets",
     "split": "splitting",
     "stages": "evaluation",
-    "synthetic_loss": "mixing",
+    "synthetic_loss": "mining",
 }
 
 __all__ = [

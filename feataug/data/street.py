@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+
+from feataug.data.canvas import Canvas, Pair, noise_field
 
 SKY, BUILDING, ROAD, SIDEWALK, VEGETATION, CAR, POLE, SIGN, PEDESTRIAN, BICYCLIST = range(10)
 VOID = 255
-# Every scene is laid out for a 4:3 view and stretched to the size asked for: one layout whatever the aspect ratio.
-_ASPECT = 4 / 3
 _FACADES = (
     (0.52, 0.51, 0.50),
     (0.62, 0.36, 0.28),
@@ -41,127 +39,6 @@ _PLATES = (
 _LEAVES = ((0.22, 0.36, 0.14), (0.33, 0.42, 0.18), (0.45, 0.38, 0.16), (0.16, 0.27, 0.15), (0.52, 0.44, 0.30))
 _SKIN = ((0.80, 0.60, 0.50), (0.50, 0.34, 0.25), (0.65, 0.48, 0.38))
 _GLASS, _TYRE = (0.16, 0.19, 0.23), (0.07, 0.07, 0.08)
-Pair = tuple[float, float]
-
-
-class _Canvas:
-    """A street in metres (x to the right of the camera, y up, z ahead), its camera, and what each pixel shows so far.
-
-    Objects may be drawn in any order, since each pixel keeps the inverse depth of its object. Source: ours.
-    """
-
-    def __init__(self, size: tuple[int, int], rng: np.random.Generator) -> None:
-        self.horizon, self.vanish = rng.uniform(0.36, 0.52), rng.uniform(-0.14, 0.14)
-        self.focal, self.eye = rng.uniform(0.9, 1.15), rng.uniform(1.4, 2.0)
-        self.night = rng.random() < 0.15
-        self.half = rng.uniform(3.2, 5.5)
-        self.centre = rng.uniform(-0.4, 0.4) * self.half
-        verge, walk = rng.uniform(0.6, 2.0, 2) * (rng.random(2) < 0.3), rng.uniform(1.8, 4.5, 2)
-        self.kerb = (self.centre - self.half, self.centre + self.half)
-        self.path = (self.kerb[0] - verge[0], self.kerb[1] + verge[1])
-        self.wall = (self.path[0] - walk[0], self.path[1] + walk[1])
-        rows, cols = ((np.arange(n, dtype=np.float32) + 0.5) / n for n in size)
-        self.v, self.u = rows[:, None] - self.horizon, (cols[None] - 0.5) * _ASPECT - self.vanish
-        # Pixels hold a number in `items` (RGB, strength of texture, label): one look-up at the end does the painting.
-        self.items: list[tuple[float, ...]] = [(0.0, 0.0, 0.0, 0.03, SKY)]
-        self.item = np.zeros(size, np.uint16)
-        self.near = np.zeros(size, np.float32)  # 1 / depth
-        self.shadow = np.ones(size, np.float32)  # of the ground alone: `ground` is the number of its last item
-        self.ground = 0
-        self.rough = _field(rng, size, ((6, 8), (14, 19), (34, 45)))
-
-    def window(self, u: Pair, v: Pair, least: int = 0) -> tuple[slice, slice]:
-        shift = self.vanish / _ASPECT + 0.5
-        return (
-            _span(v[0] + self.horizon, v[1] + self.horizon, self.item.shape[0], least),
-            _span(u[0] / _ASPECT + shift, u[1] / _ASPECT + shift, self.item.shape[1], least),
-        )
-
-    def put(
-        self,
-        at: tuple[slice, slice],
-        mask: Any,
-        near: Any,
-        color: Any,
-        label: int,
-        grain: float = 0.1,
-        panes: tuple | None = None,
-        along: Any = None,
-    ) -> None:
-        """Paints what of `mask` nothing nearer hides; `panes` (width, height, colour) are windows along `along`."""
-        # The depth kept is float32: one compared at float64 would lose to its own rounding.
-        near = np.asarray(near, np.float32)
-        mask = mask & (self.near[at] <= near)
-        np.copyto(self.near[at], near, where=mask)
-        np.copyto(self.item[at], np.uint16(len(self.items)), where=mask)
-        self.items.append((*color, grain, label))
-        if panes is not None:
-            across, up = along / panes[0] % 1, (self.eye - self.v[at[0]] / (near * self.focal)) / panes[1] % 1
-            mask = mask & (across > 0.25) & (across < 0.75) & (up > 0.3) & (up < 0.8)
-            self.put(at, mask, near, panes[2], label, grain)
-
-    def front(
-        self,
-        x: Pair,
-        y: Pair,
-        z: float,
-        color: Any,
-        label: int,
-        grain: float = 0.1,
-        *,
-        oval: bool = False,
-        rough: float = 0.0,
-        panes: tuple | None = None,
-    ) -> None:
-        """A rectangle or ellipse that faces the camera at depth `z`, at least one pixel thick."""
-        k = self.focal / z
-        (u0, u1), (v0, v1) = sorted((k * x[0], k * x[1])), (k * (self.eye - y[1]), k * (self.eye - y[0]))
-        at = self.window((u0, u1), (v0, v1), 1)
-        v, u = self.v[at[0]], self.u[:, at[1]]
-        mask: Any = np.True_
-        if oval and min(v.size, u.size) > 2:  # smaller ones could fall between the pixel centres
-            mask = (2 * u - u0 - u1) ** 2 / (u1 - u0) ** 2 + (2 * v - v0 - v1) ** 2 / (v1 - v0) ** 2
-            mask = mask < 1 - rough * self.rough[at]
-        if v.size and u.size:
-            self.put(at, mask, 1 / z, color, label, grain, panes, u / k)
-
-    def side(self, x: float, y: Pair, z: Pair, color: Any, label: int, grain: float = 0.1, *, panes: tuple | None = None) -> None:
-        """An upright rectangle along the street, at `x`, from depth `z[0]` to `z[1]`."""
-        k = self.focal * x
-        ends = sorted(self.focal * (self.eye - a) / b for a in y for b in z)
-        at = self.window((min(k / z[0], k / z[1]), max(k / z[0], k / z[1])), (ends[0], ends[-1]))
-        v, u = self.v[at[0]], self.u[:, at[1]]
-        if v.size and u.size:
-            scale = u / x
-            mask = (v >= scale * (self.eye - y[1])) & (v < scale * (self.eye - y[0]))
-            self.put(at, mask, u / k, color, label, grain, panes, k / u)
-
-    def shade(self, x: Pair, z: Pair, by: float) -> None:
-        near, far = self.focal / z[0], self.focal / z[1]
-        self.shadow[self.window((near * x[0], near * x[1]), (far * self.eye, near * self.eye))] *= np.float32(by)
-
-
-def _span(low: float, high: float, length: int, least: int) -> slice:
-    # A pixel belongs to what covers its centre; `least` keeps thin things from vanishing at small sizes.
-    first, last = -int(-(low * length - 0.5) // 1), -int(-(high * length - 0.5) // 1)
-    if last - first < least:
-        first = int((low + high) / 2 * length // 1)
-        last = first + least
-    return slice(min(max(first, 0), length), min(max(last, 0), length))
-
-
-def _field(rng: np.random.Generator, size: tuple[int, int], grids: tuple[tuple[int, int], ...]) -> np.ndarray:
-    """Smooth noise, float32 of shape `size`, about in [-1, 1]: the same picture at every size."""
-    total = np.zeros(size, np.float32)
-    for grid in grids:
-        knots = rng.uniform(-1, 1, grid).astype(np.float32)
-        # Element by element rather than as a matrix product, whose last bits depend on the thread count.
-        y, x = ((np.arange(n) + 0.5) / n * (m - 1) for n, m in zip(size, grid, strict=True))
-        i, j = y.astype(int), x.astype(int)
-        t, s = (y - i).astype(np.float32)[:, None], (x - j).astype(np.float32)
-        knots = knots[:, j] * (1 - s) + knots[:, j + 1] * s
-        total += knots[i] * (1 - t) + knots[i + 1] * t
-    return total / np.float32(len(grids) ** 0.5)
 
 
 def _pick(rng: np.random.Generator, colors: tuple, spread: float = 0.07) -> np.ndarray:
@@ -170,7 +47,7 @@ def _pick(rng: np.random.Generator, colors: tuple, spread: float = 0.07) -> np.n
     return np.array(colors[int(draw[0] * len(colors))]) + spread * (2 * draw[1] - 1.5 + draw[2:])
 
 
-def _draw_ground(canvas: _Canvas, rng: np.random.Generator) -> None:
+def _draw_ground(canvas: Canvas, rng: np.random.Generator) -> None:
     at = slice(canvas.window((0, 0), (0, 1))[0].start, None), slice(None)
     near = np.maximum(canvas.v[at[0]], 1e-3) / (canvas.focal * canvas.eye)
     z = 1 / near
@@ -202,7 +79,7 @@ def _draw_ground(canvas: _Canvas, rng: np.random.Generator) -> None:
         canvas.shadow[at][dark] = rng.uniform(0.45, 0.75)
 
 
-def _draw_buildings(canvas: _Canvas, rng: np.random.Generator) -> None:
+def _draw_buildings(canvas: Canvas, rng: np.random.Generator) -> None:
     for _ in range(rng.integers(1, 4)):  # what closes the street far away
         x, wide = rng.uniform(-45, 45), rng.uniform(8, 30)
         canvas.front((x, x + wide), (0, rng.uniform(5, 16)), rng.uniform(85, 110), _pick(rng, _FACADES), BUILDING)
@@ -226,7 +103,7 @@ def _draw_buildings(canvas: _Canvas, rng: np.random.Generator) -> None:
             z = end + gap * rng.uniform(2, 9)
 
 
-def _draw_trees(canvas: _Canvas, rng: np.random.Generator) -> None:
+def _draw_trees(canvas: Canvas, rng: np.random.Generator) -> None:
     def leaves(x: float, wide: float, y: Pair, z: float, color: np.ndarray, rough: float) -> None:
         canvas.front((x - wide, x + wide), y, z, color, VEGETATION, 0.5, oval=True, rough=rough)
 
@@ -242,7 +119,7 @@ def _draw_trees(canvas: _Canvas, rng: np.random.Generator) -> None:
             leaves(x, wide / 2, (trunk + high / 2, trunk + high), z, color * 1.3, 1.0)
 
 
-def _draw_cars(canvas: _Canvas, rng: np.random.Generator) -> None:
+def _draw_cars(canvas: Canvas, rng: np.random.Generator) -> None:
     for side, sign in enumerate((-1, 1)):
         if rng.random() < 0.5:
             spot = rng.uniform(5, 14)
@@ -254,7 +131,7 @@ def _draw_cars(canvas: _Canvas, rng: np.random.Generator) -> None:
             _draw_car(canvas, rng, canvas.centre + sign * canvas.half * rng.uniform(0.3, 0.45), rng.uniform(8, 40))
 
 
-def _draw_car(canvas: _Canvas, rng: np.random.Generator, x: float, z: float) -> None:
+def _draw_car(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> None:
     color, wide, end = _pick(rng, _PAINTS), rng.uniform(0.8, 0.95), z + rng.uniform(3.6, 4.8)
     belt, roof, hood = rng.uniform(0.8, 0.95), rng.uniform(1.35, 1.6), 0.7
     if rng.random() < 0.12:  # a van
@@ -281,7 +158,7 @@ def _draw_car(canvas: _Canvas, rng: np.random.Generator, x: float, z: float) -> 
         canvas.front((left, left + 0.3), (0.55, 0.75), z, np.multiply(lamp, 1 + canvas.night), CAR)
 
 
-def _draw_poles(canvas: _Canvas, rng: np.random.Generator) -> None:
+def _draw_poles(canvas: Canvas, rng: np.random.Generator) -> None:
     for kind in [POLE] * rng.integers(0, 5) + [SIGN] * rng.choice(4, p=(0.45, 0.3, 0.2, 0.05)):
         side, size, low = rng.integers(2), rng.uniform(0.32, 0.5), rng.uniform(1.9, 2.6)
         sign, color = 2 * side - 1, _pick(rng, _FACADES, 0.12) * 0.7
@@ -297,7 +174,7 @@ def _draw_poles(canvas: _Canvas, rng: np.random.Generator) -> None:
             canvas.front((x, x - sign * rng.uniform(0.8, 1.8)), (high - 0.15, high), z, color, POLE)
 
 
-def _draw_people(canvas: _Canvas, rng: np.random.Generator) -> None:
+def _draw_people(canvas: Canvas, rng: np.random.Generator) -> None:
     def body(x: float, wide: float, y: Pair, colors: tuple, label: int, lit: float = 1.0, oval: bool = False) -> None:
         canvas.front((x - wide, x + wide), y, z, _pick(rng, colors, 0.1) * lit, label, oval=oval)
 
@@ -321,7 +198,7 @@ def _draw_people(canvas: _Canvas, rng: np.random.Generator) -> None:
         body(x + lean, 0.13, (1.5, 1.78), _SKIN, BICYCLIST, oval=True)
 
 
-def _draw_void(canvas: _Canvas, rng: np.random.Generator) -> None:
+def _draw_void(canvas: Canvas, rng: np.random.Generator) -> None:
     for _ in range(rng.integers(0, 3)):  # bins and boxes that no class covers
         side, high = rng.integers(2), rng.uniform(0.6, 1.1)
         x = rng.uniform(*sorted((canvas.kerb[side], canvas.wall[side])))
@@ -332,11 +209,11 @@ def _draw_void(canvas: _Canvas, rng: np.random.Generator) -> None:
         canvas.put((slice(None), slice(None)), mask, 9.0, _pick(rng, _PAINTS), VOID, 0.05)
 
 
-def _render(canvas: _Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _render(canvas: Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Returns the image, uint8 (3, H, W), and its labels, uint8 (H, W): colours, texture, sky, fog, light and noise."""
     size = canvas.item.shape
     table = np.array(canvas.items, np.float32).T.copy()
-    gain = 1 + table[3].take(canvas.item) * (1.3 * _field(rng, size, ((12, 16), (32, 43), (80, 107))))
+    gain = 1 + table[3].take(canvas.item) * (1.3 * noise_field(rng, size, ((12, 16), (32, 43), (80, 107))))
     gain *= np.where(canvas.item <= canvas.ground, canvas.shadow, np.float32(1))
     image = np.maximum(table[:3], 0.03).take(canvas.item, axis=1) * gain
     high, low = _pick(rng, ((0.35, 0.55, 0.85), (0.62, 0.66, 0.72), (0.75, 0.77, 0.80))), rng.uniform(0.7, 0.95)
@@ -363,7 +240,7 @@ _LAYERS = (_draw_ground, _draw_buildings, _draw_trees, _draw_cars, _draw_poles, 
 
 def draw_street(size: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """A scene of ``size`` (rows, columns): image and labels, as ``_render`` returns them."""
-    canvas = _Canvas(size, rng)
+    canvas = Canvas(size, rng, SKY)
     for draw in _LAYERS:
         draw(canvas, rng)
     return _render(canvas, rng)

@@ -1,0 +1,281 @@
+"""What each command of the command line does. What it needs is imported there: ``--help`` is to answer at once, and torch takes seconds."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from typing import Any
+
+from feataug.errors import ConfigError, FeatAugError, message
+from feataug.resolved import training_config
+
+
+def demo(args: argparse.Namespace) -> None:
+    """``feataug demo``."""
+    from feataug.demo import run_demo, summary
+
+    result = run_demo(args.output, seed=args.seed, device=args.device, progress=not args.quiet)
+    print(summary(result) + f"\nwritten: {args.output / 'result.json'}, {args.output / 'demo.png'}")
+
+
+def inspect(args: argparse.Namespace) -> None:
+    """``feataug inspect``."""
+    import torch
+
+    from feataug.models import named_model
+    from feataug.places import cuts
+    from feataug.report import places_table, write_result
+
+    model = named_model(args.model)
+    native = getattr(model, "default_cfg", {}).get("input_size", (args.channels, 256, 256))
+    rows, columns = args.size or native[1:]
+    try:
+        places = cuts(model, torch.zeros(1, args.channels, rows, columns), max_levels=args.max_levels)
+    except FeatAugError:
+        raise
+    except Exception as error:
+        given = f"{args.channels} x {rows} x {columns}: {type(error).__name__}: {error}"
+        raise ConfigError(
+            message("feataug inspect: the model does not take such images.", given=given, needed="another --size")
+        ) from error
+    print(places_table(places))
+    print(f"{len(places)} places where {args.model} can be cut whole, at {rows} x {columns}; `/` is the stride")
+    if args.output is not None:
+        write_result(args.output, {"model": args.model, "size": [rows, columns], "places": [place.to_dict() for place in places]})
+
+
+def stages(args: argparse.Namespace) -> None:
+    """``feataug stages``."""
+    from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
+    from feataug.evaluation import stages as run
+    from feataug.models import PSPNet
+    from feataug.report import stages_table, write_result
+    from feataug.training.config import GeneratorConfig
+
+    train = _dataset(args, args.split, train_transforms(tuple(args.size)))
+    val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size)))
+    loader = seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers)
+    result = run(
+        PSPNet.from_pretrained(args.model), loader, train.num_classes,
+        at=[name.split(",") if "," in name else name for name in args.at] if args.at else None,
+        num_images=args.num_images, min_cells=args.min_cells, generator_images=args.generator_images, config=GeneratorConfig(seed=args.seed),
+        val_loader=seeded_loader(val, args.batch_size, shuffle=False, num_workers=args.workers),
+        device=args.device, progress=not args.quiet,
+    )  # fmt: skip
+    write_result(args.output, result)
+    _say(stages_table(result) + f"\nwritten: {args.output / 'result.json'}")
+
+
+def fit_generator(args: argparse.Namespace) -> None:
+    """``feataug fit-generator``."""
+    import torch
+
+    from feataug.cards import data_facts
+    from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
+    from feataug.generator import FeatureGenerator
+    from feataug.models import PSPNet
+    from feataug.processes import is_main
+    from feataug.report import recognition_summary, write_result
+    from feataug.splitting import split
+    from feataug.training.generator import GeneratorTrainer
+
+    train = _dataset(args, args.split, train_transforms(tuple(args.size)))
+    val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size)))
+    cut = split(PSPNet.from_pretrained(args.model), at=args.at)
+    torch.manual_seed(args.seed)
+    generator = FeatureGenerator(train.num_classes, cut.spec, args.preset)
+    config = training_config(args)
+    trainer = GeneratorTrainer(generator, cut, config, output=args.output / "run", device=args.device, progress=not args.quiet)
+    val_loader = _measured(args, val)
+    results = trainer.fit(seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers), val_loader)
+    if is_main():
+        generator.save_pretrained(args.output, card=data_facts(train, args.split, args.data_license, args.data))
+    _keep(args, val, val_loader, cut=cut, generator=generator)
+    score = recognition_summary(results[-1], train.classes)
+    write_result(args.output, {"recognition": score, "config": config.to_dict(), "at": args.at})
+    _say(
+        f"recognition score: real {score['real']:.2f}, synthetic {score['synthetic']:.2f}, ratio {score['ratio']:.2f}; "
+        f"diversity {score['diversity']:.2f}\nwritten: {args.output}"
+    )
+
+
+def finetune(args: argparse.Namespace) -> None:
+    """``feataug finetune``."""
+    import torch
+
+    from feataug.cards import data_facts
+    from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
+    from feataug.generator import FeatureGenerator
+    from feataug.metrics import evaluate as measure
+    from feataug.mixing import FeatureMixer
+    from feataug.models import PSPNet
+    from feataug.processes import is_main
+    from feataug.report import by_class, table, write_result
+    from feataug.splitting import split
+    from feataug.training.finetune import Finetuner
+
+    train = _dataset(args, args.split, train_transforms(tuple(args.size)))
+    val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size)))
+    if args.model is not None:
+        model = PSPNet.from_pretrained(args.model)
+    elif args.encoder is not None:
+        torch.manual_seed(args.seed)
+        model = PSPNet(args.encoder, train.num_classes, output_stride=args.output_stride, pretrained=args.pretrained)
+    else:
+        raise ConfigError(message("feataug finetune: no model.", given="neither", needed="--model FOLDER or --encoder NAME"))
+    config = training_config(args)
+    mixer = cut = generator = None
+    if args.generator is not None:
+        generator = FeatureGenerator.from_pretrained(args.generator, num_classes=train.num_classes)
+        cut = split(model, at=generator.spec.layers)
+        settings = _mixing(args, cut, train)
+        mixer = FeatureMixer(generator, label_smoothing=args.label_smoothing, cut=cut, seed=args.seed, **settings)
+    tuner = Finetuner(model, config, mixer=mixer, cut=cut, output=args.output / "run", device=args.device, progress=not args.quiet)
+    loader, val_loader = seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers), _measured(args, val)
+    figures = tuner.fit(loader, val_loader, num_classes=train.num_classes)[-1]
+    if mixer is not None:
+        # Running statistics that have seen synthetic features are no longer those of real ones.
+        tuner.update_bn(loader)
+        figures = measure(model, val_loader, train.num_classes, device=tuner.accelerator.device)
+    if is_main():
+        model.save_pretrained(args.output, card=data_facts(train, args.split, args.data_license, args.data, measures=figures))
+    _keep(args, val, val_loader, {"trained": model}, cut, generator)
+    figures = by_class(figures, train.classes)
+    write_result(args.output, figures | {"config": config.to_dict()})
+    _say(table({args.output.name: figures}) + f"\nwritten: {args.output}")
+
+
+def compare(args: argparse.Namespace) -> None:
+    """``feataug compare``."""
+    from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
+    from feataug.evaluation import compare as run
+    from feataug.generator import FeatureGenerator
+    from feataug.models import PSPNet
+    from feataug.plots import save_comparison
+    from feataug.processes import is_main
+    from feataug.report import comparison_table
+    from feataug.splitting import split
+
+    train = _dataset(args, args.split, train_transforms(tuple(args.size)))
+    val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size)))
+    generator = FeatureGenerator.from_pretrained(args.generator, num_classes=train.num_classes)
+    model = PSPNet.from_pretrained(args.model)
+    cut = split(copy.deepcopy(model), list(generator.spec.layers))
+    val_loader = _measured(args, val)
+    _keep(args, val, val_loader, cut=cut, generator=generator)
+    result = run(
+        model,
+        list(generator.spec.layers),
+        generator,
+        loader=lambda seed: seeded_loader(train, args.batch_size, seed=seed, num_workers=args.workers),
+        val_loader=val_loader,
+        config=training_config(args),
+        seeds=range(args.seed, args.seed + args.seeds),
+        label_smoothing=args.label_smoothing,
+        classes=train.classes,
+        output=args.output,
+        device=args.device,
+        progress=not args.quiet,
+        **_mixing(args, cut, train),
+    )
+    if is_main():
+        picture = save_comparison(args.output / "comparison.png", result)
+        print(comparison_table(result) + f"\nwritten: {args.output / 'result.json'}, {picture}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """``feataug evaluate``."""
+    from feataug.data.transforms import eval_transforms
+    from feataug.evaluation import Inference
+    from feataug.metrics import evaluate as measure
+    from feataug.models import PSPNet
+    from feataug.report import by_class, table, write_result
+    from feataug.training.batches import part_of
+    from feataug.training.run import make_accelerator
+
+    val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size) if args.size else None))
+    device = make_accelerator(args.device, "no").device
+    model = PSPNet.from_pretrained(args.model).to(device)
+    loader = _measured(args, val)
+    given = {name: getattr(args, name) for name in ("scales", "flip", "window") if getattr(args, name)}
+    predict = Inference(model, **given) if given else model
+    figures = by_class(measure(predict, part_of(loader), val.num_classes, device=device), val.classes)
+    write_result(args.output, figures | ({"inference": given} if given else {}))
+    _keep(args, val, loader, {"predicted": predict})
+    _say(table({str(args.model): figures}) + f"\nwritten: {args.output / 'result.json'}")
+
+
+def report(args: argparse.Namespace) -> None:
+    """``feataug report``."""
+    from feataug.page import write_page
+
+    print(f"written: {write_page(args.run, args.output)}")
+
+
+def _keep(args: argparse.Namespace, data: Any, loader: Any, models: Any = None, cut: Any = None, generator: Any = None) -> None:
+    """Pictures of some validation images, for the page of ``feataug report``."""
+    from feataug.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+    from feataug.samples import SAMPLES, keep_samples
+
+    about: Any = {"classes": data.classes, "palette": data.palette, "units": (IMAGENET_MEAN, IMAGENET_STD), "cut": cut}
+    keep_samples(args.output / SAMPLES, loader, models, generator=generator, **about)
+
+
+def _measured(args: argparse.Namespace, data: Any) -> Any:
+    from feataug.data.transforms import seeded_loader
+
+    return seeded_loader(data, args.batch_size, shuffle=False, num_workers=args.workers)
+
+
+def _say(text: str) -> None:
+    from feataug.processes import is_main
+
+    if is_main():
+        print(text)
+
+
+def _dataset(args: argparse.Namespace, split: str, transforms: Any) -> Any:
+    from feataug.data import ADE20K, CamVid, Cityscapes, IDDLite, MaskedImages, Scenes
+
+    if args.dataset == "scenes":
+        # Train and validation scenes never meet: their seeds differ.
+        return Scenes(
+            256 if split == "train" else 64, tuple(args.size or (96, 128)), seed=int(split != "train"), transforms=transforms
+        )
+    if args.data is None:
+        raise ConfigError(message("feataug: no data.", given=f"--dataset {args.dataset}", needed="--data DIR"))
+    official: dict[str, Any] = {"camvid": CamVid, "cityscapes": Cityscapes, "ade20k": ADE20K, "idd": IDDLite}
+    if args.dataset in official:
+        return official[args.dataset](args.data, split, transforms=transforms)
+    if not args.classes:
+        raise ConfigError(
+            message("feataug: class names are missing.", given="--dataset folder", needed="--classes sky road car ...")
+        )
+    folders = (args.data / split / "images", args.data / split / "masks")
+    return MaskedImages(*folders, args.classes, void=args.void, transforms=transforms)
+
+
+def _mixing(args: argparse.Namespace, cut: Any, train: Any) -> dict[str, Any]:
+    """The masks of ``--preset``, and what belongs to them."""
+    from feataug.data.transforms import eval_transforms
+    from feataug.masks import DatasetMasks, HardNegativeSampler
+    from feataug.presets import recommended
+    from feataug.training.run import make_accelerator
+
+    given = {} if args.ratio is None else {"ratio": args.ratio}
+    if args.preset != "recommended":
+        return {"masks": HardNegativeSampler(DatasetMasks(train), enabled=args.preset == "paper")} | given
+    loader = _measured(args, _dataset(args, args.split, eval_transforms(tuple(args.size))))
+    return recommended(cut, train, loader, train.num_classes, device=make_accelerator(args.device, "no").device, **given)
+
+
+COMMANDS = {
+    "demo": demo,
+    "inspect": inspect,
+    "stages": stages,
+    "fit-generator": fit_generator,
+    "finetune": finetune,
+    "compare": compare,
+    "evaluate": evaluate,
+    "report": report,
+}
