@@ -1,4 +1,4 @@
-"""Write docs/results.md from studies/results/*.json: ``python docs/draw_results.py`` (``--check`` only compares)."""
+"""Write docs/results.md, and a table in README.md, from studies/results/*.json: ``python docs/draw_results.py`` (``--check`` only compares)."""
 
 from __future__ import annotations
 
@@ -194,6 +194,23 @@ def comparison(title: str, r: dict) -> str:
     return "\n".join(lines)
 
 
+def summary(results: dict[str, dict]) -> str:
+    """The README's table: what was gained over the control, by us and by the weights alone."""
+    lines = ["| points over the control | " + " | ".join(TITLES.values()) + " |", "|---|" + "---|" * len(TITLES)]
+    for title, r in results.items():
+        for name in ("feataug", "class weights"):
+            gaps = r["differences"][name]
+            lines.append(f"| {title}, {name} ({len(r['seeds'])} seeds) | " + " | ".join(interval(gaps[m]) for m in TITLES) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def compared() -> dict[str, dict]:
+    """The data sets on which the arms have been run."""
+    found = {title: RESULTS / f"compare-{name}.json" for name, title in (("camvid", "CamVid"), ("idd", "IDD-Lite"))}
+    read = {title: json.loads(file.read_text()) for title, file in found.items() if file.exists()}
+    return {title: r for title, r in read.items() if "differences" in r}
+
+
 def fractions(results: list[tuple[str, dict]]) -> str:
     """How the gain depends on the number of labelled images."""
     lines = [
@@ -375,7 +392,7 @@ def page() -> str:
         parts += [comparison(title, json.loads(file.read_text()))] if file.exists() else []
     runs = [(file.stem.removeprefix("compare-"), json.loads(file.read_text())) for file in sorted(RESULTS.glob("compare-*.json"))]
     runs = [(name, r) for name, r in runs if "differences" in r]
-    parts += [fractions(runs)] if len(runs) > 1 else []
+    parts += [fractions(runs)] if any(r["settings"]["fraction"] < 1 for _, r in runs) else []
     for name, draw in (("generator-camvid", generators), ("table4-camvid", table4), ("screen-camvid", screened)):
         file = RESULTS / f"{name}.json"
         parts += [draw(json.loads(file.read_text()))] if file.exists() else []
@@ -392,3 +409,7 @@ if __name__ == "__main__":
             0 if target.read_text() == text else "docs/results.md is not what studies/results/*.json give: run docs/draw_results.py"
         )
     target.write_text(text)
+    readme = HERE.parent / "README.md"
+    begin, end = "<!-- Drawn by docs/draw_results.py. -->\n", "<!-- Until here. -->\n"
+    before, _, rest = readme.read_text().partition(begin)
+    readme.write_text(before + begin + summary(compared()) + end + rest.partition(end)[2])

@@ -33,6 +33,14 @@ def test_the_results_page_is_drawn_from_the_committed_figures():
     assert (ROOT / "docs" / "results.md").read_text() == drawn.page()
 
 
+def test_the_figures_in_the_readme_are_those_of_the_files():
+    drawn = load(ROOT / "docs" / "draw_results.py")
+    assert drawn.summary(drawn.compared()) in (ROOT / "README.md").read_text()
+    (camvid, *_) = drawn.compared().values()
+    planted = {"CamVid": camvid | {"seeds": camvid["seeds"][:2]}}
+    assert drawn.summary(planted) not in (ROOT / "README.md").read_text()
+
+
 def test_the_page_on_the_paper_is_drawn_from_the_committed_figures():
     drawn = load(ROOT / "docs" / "draw_paper.py")
     assert (ROOT / "docs" / "paper.md").read_text() == drawn.page()
