@@ -365,8 +365,8 @@ WHEN_NOT = """
 What the tables above say, and what they leave open:
 
 - **Most of the gain over the control is the class weights'.** `deficit_weights` alone, on real samples, costs one pass over the training images and
-  no generator. On CamVid it gained as much mIoU as with synthetic features on top; these added 0.3 points of class accuracy there, and 0.4 (with 0.08 mIoU) on
-  IDD-Lite, for which no setting was chosen. If mIoU is all that counts, begin with the weights.
+  no generator. On CamVid it gained as much mIoU as with synthetic features on top; these added 0.3 points of class accuracy there, and 0.4 (with
+  0.08 mIoU) on IDD-Lite, for which no setting was chosen. If mIoU is all that counts, begin with the weights.
 - **Pixel accuracy falls**, with the weights and a little more with synthetic samples (much more with rare objects pasted in): common classes pay.
   If the common classes matter most, leave both.
 - **Features that are recognised as well as real ones teach little.** In the screening, synthetic samples without weights changed nothing beyond
