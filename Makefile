@@ -53,4 +53,4 @@ $(VENV)/.%: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist build docs/_build
+	rm -rf $(VENV) dist build docs/_build docs/jupyter_execute docs/notebooks
