@@ -22,7 +22,7 @@ myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 # With the outputs that they are stored with: examples/build.py executes them.
 nb_execution_mode = "off"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]
 html_theme = "furo"
 autodoc_typehints = "description"
 autodoc_member_order = "bysource"
