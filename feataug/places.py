@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from feataug.checks import check_number
 from feataug.levels import Layout
 from feataug.recording import Call, Example, uncompiled
-from feataug.specs import FeatureSpec, LevelSpec
+from feataug.specs import FeatureSpec, LevelSpec, crossing
 from feataug.tracing import Dataflow, storage, trace
 
 
@@ -45,16 +45,10 @@ class Place:
         return {"at": at} | self.spec.to_dict() | {name: getattr(self, name) for name in counts}
 
     def __str__(self) -> str:
-        levels = ", ".join(
-            f"{level.tokens} token{'s' * (level.tokens > 1)} of {level.channels}"
-            if level.tokens
-            else f"{level.channels} / {level.reduction}"
-            for level in self.spec
-        )
         parameters = self.encoder_parameters / max(self.encoder_parameters + self.decoder_parameters, 1)
         macs = self.encoder_macs / max(self.encoder_macs + self.decoder_macs, 1)
         at = self.at if isinstance(self.at, str) else ", ".join(self.at)
-        return f"{at}: {levels}; encoder has {parameters:.0%} of the parameters, {macs:.0%} of the multiply-adds"
+        return f"{at}: {crossing(self.spec)}; encoder has {parameters:.0%} of the parameters, {macs:.0%} of the multiply-adds"
 
 
 def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8) -> list[Place]:

@@ -8,13 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from feataug.balancing import class_counts, weights_of
+from feataug.balancing import LIMIT, class_counts, weights_of
 from feataug.errors import FeatAugWarning, message
 from feataug.filtering import PixelFilter
 from feataug.masks import DatasetMasks
-
-# Labelled pixels for each predicted one, where a class counts as not learned; on CamVid poles are at 6.8, and their weight does them good.
-_LIMIT = 8.0
 
 
 def recommended(
@@ -61,16 +58,14 @@ def recommended(
     """
     labelled, predicted = class_counts(cut.model, loader, num_classes, ignore_index=ignore_index, device=device)
     unlearned = [
-        index
-        for index, (true, found) in enumerate(zip(labelled.tolist(), predicted.tolist(), strict=True))
-        if true > _LIMIT * found
+        index for index, (true, found) in enumerate(zip(labelled.tolist(), predicted.tolist(), strict=True)) if true > LIMIT * found
     ]
     if power and unlearned:
         named = ", ".join(map(str, unlearned))
         warnings.warn(
             message(
                 "recommended: class weights for classes that the model has not learned.",
-                given=f"fewer than 1 pixel predicted for {_LIMIT:g} labelled ones of classes {named}; weights up to {_LIMIT**power:.1f}",
+                given=f"fewer than 1 pixel predicted for {LIMIT:g} labelled ones of classes {named}; weights up to {LIMIT**power:.1f}",
                 needed="a model that predicts every class, if too rarely",
                 advice="Train it longer first, or expect pixel accuracy and perhaps mIoU to fall; power=0 goes without class weights.",
             ),
@@ -81,5 +76,5 @@ def recommended(
         "masks": DatasetMasks(dataset),
         "ratio": ratio,
         "pixel_filter": PixelFilter.fit(cut, loader, num_classes, factor=factor, ignore_index=ignore_index, device=device),
-        "class_weights": weights_of(labelled, predicted, power, _LIMIT),
+        "class_weights": weights_of(labelled, predicted, power, LIMIT),
     }

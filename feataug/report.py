@@ -12,6 +12,7 @@ from typing import Any
 from feataug.files import write_json
 from feataug.metrics import MEASURES
 from feataug.places import Place
+from feataug.specs import FeatureSpec, crossing
 
 TITLES = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
 
@@ -112,18 +113,10 @@ def places_table(places: Sequence[Place]) -> str:
     for place in places:
         # The name last in the pass tells where the cut is; the others make the skips.
         names = [place.at] if isinstance(place.at, str) else list(place.at)
-        crossing = ", ".join(
-            f"{x.tokens} token{'s' * (x.tokens > 1)} of {x.channels}" if x.tokens else f"{x.channels} / {x.reduction}"
-            for x in place.spec
-        )
         parameters = place.encoder_parameters / max(place.encoder_parameters + place.decoder_parameters, 1)
         macs = place.encoder_macs / max(place.encoder_macs + place.decoder_macs, 1)
-        rows.append((" ".join(names), crossing, f"{parameters:.0%}", f"{macs:.0%}"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        f"{at:<{widths[0]}}  {crossing:<{widths[1]}}  {parameters:>{widths[2]}}  {macs:>{widths[3]}}"
-        for at, crossing, parameters, macs in rows
-    )
+        rows.append((" ".join(names), crossing(place.spec), f"{parameters:.0%}", f"{macs:.0%}"))
+    return "\n".join(_aligned(rows))
 
 
 def stages_table(result: Mapping[str, Any]) -> str:
@@ -132,24 +125,30 @@ def stages_table(result: Mapping[str, Any]) -> str:
     rows = [heads]
     for stage in result["stages"]:
         names = [stage["at"]] if isinstance(stage["at"], str) else stage["at"]
-        crossing = ", ".join(
-            f"{x['tokens']} token{'s' * (x['tokens'] > 1)} of {x['channels']}"
-            if x["tokens"]
-            else f"{x['channels']} / {x['reduction']}"
-            for x in stage["levels"]
-        )
         overlap = "-" if stage["hist_iou"] is None else f"{stage['hist_iou']:.3f}"
         score = stage["recognition"]
         scores = ("-",) * 4
         if score is not None:
             scores = (f"{score['real']:.2f}", f"{score['synthetic']:.2f}", f"{score['ratio']:.2f}", f"{score['seconds']:.0f}")
-        rows.append((" ".join(names), crossing, f"{stage['decoder_share']:.0%}", f"{stage['entropy']:.3f}", overlap, *scores))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    lines = [
+        rows.append(
+            (
+                " ".join(names),
+                crossing(FeatureSpec.from_dict(stage)),
+                f"{stage['decoder_share']:.0%}",
+                f"{stage['entropy']:.3f}",
+                overlap,
+                *scores,
+            )
+        )
+    return "\n".join([*_aligned(rows), "", result["why"]])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row: a place and what crosses there to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
         "  ".join(
-            f"{cell:<{width}}" if column < 2 else f"{cell:>{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            f"{cell:{'<' if column < 2 else '>'}{width}}" for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]
-    return "\n".join([*lines, "", result["why"]])

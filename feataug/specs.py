@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -60,6 +60,16 @@ class LevelSpec:
         if self.tokens:
             return 1, self.tokens
         return -(-image_size[0] // self.reduction), -(-image_size[1] // self.reduction)
+
+
+def crossing(levels: Iterable[LevelSpec]) -> str:
+    """What crosses a cut, for people: channels and stride of each map, number and size of tokens."""
+    return ", ".join(
+        f"{level.tokens} token{'s' * (level.tokens > 1)} of {level.channels}"
+        if level.tokens
+        else f"{level.channels} / {level.reduction}"
+        for level in levels
+    )
 
 
 @dataclass(frozen=True)

@@ -41,16 +41,9 @@ def make_generator():
     return FeatureGenerator(5, FeatureSpec((LevelSpec("body", 16, 4),)), mask_widths=(4, 6), width=8, depth=1)
 
 
-class Pairs(torch.utils.data.Dataset):
+class Pairs(torch.utils.data.TensorDataset):
     def __init__(self, count=12):
-        self.images = torch.rand(count, 3, *SIZE, generator=torch.Generator().manual_seed(2))
-        self.masks = draw_masks(count, seed=3)
-
-    def __len__(self):
-        return len(self.masks)
-
-    def __getitem__(self, index):
-        return self.images[index], self.masks[index]
+        super().__init__(torch.rand(count, 3, *SIZE, generator=torch.Generator().manual_seed(2)), draw_masks(count, seed=3))
 
 
 class Segmenter(lightning.LightningModule):

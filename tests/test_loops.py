@@ -24,16 +24,9 @@ def draw_masks(count, seed=0):
     return torch.randint(zoo.CLASSES, (count, *SIZE), generator=torch.Generator().manual_seed(seed))
 
 
-class Pairs(torch.utils.data.Dataset):
+class Pairs(torch.utils.data.TensorDataset):
     def __init__(self, count=8):
-        self.images = torch.rand(count, 3, *SIZE, generator=torch.Generator().manual_seed(2))
-        self.masks = draw_masks(count, seed=3)
-
-    def __len__(self):
-        return len(self.masks)
-
-    def __getitem__(self, index):
-        return self.images[index], self.masks[index]
+        super().__init__(torch.rand(count, 3, *SIZE, generator=torch.Generator().manual_seed(2)), draw_masks(count, seed=3))
 
 
 class Named(Pairs):
