@@ -9,6 +9,9 @@ from typing import Any
 from feataug.errors import ConfigError, FeatAugError, message
 from feataug.resolved import training_config
 
+# Embedded scenes of each split.
+SCENES = {"train": 256, "val": 64}
+
 
 def demo(args: argparse.Namespace) -> None:
     """``feataug demo``."""
@@ -239,9 +242,8 @@ def _dataset(args: argparse.Namespace, split: str, transforms: Any) -> Any:
 
     if args.dataset == "scenes":
         # Train and validation scenes never meet: their seeds differ.
-        return Scenes(
-            256 if split == "train" else 64, tuple(args.size or (96, 128)), seed=int(split != "train"), transforms=transforms
-        )
+        count = SCENES["train" if split == "train" else "val"]
+        return Scenes(count, tuple(args.size or (96, 128)), seed=int(split != "train"), transforms=transforms)
     if args.data is None:
         raise ConfigError(message("feataug: no data.", given=f"--dataset {args.dataset}", needed="--data DIR"))
     official: dict[str, Any] = {"camvid": CamVid, "cityscapes": Cityscapes, "ade20k": ADE20K, "idd": IDDLite}

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import forks
 import pytest
 
 import feataug
@@ -24,7 +25,8 @@ def test_the_public_names_are_these():
 
 def test_split_stays_a_function_after_every_module_was_imported():
     code = "import feataug.training.generator, feataug.evaluation, feataug.cli, feataug; assert callable(feataug.split)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    done = forks.run(code)
+    assert done.returncode == 0, done.stderr
 
 
 def test_importing_needs_none_of_the_heavy_packages():

@@ -7,6 +7,7 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from feataug import commands
 from feataug.cli import main
 from feataug.data import Scenes, eval_transforms, seeded_loader
 from feataug.demo import DemoConfig, run_demo, summary
@@ -37,7 +38,8 @@ def test_demo_leaves_what_it_promises(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::feataug.errors.FeatAugWarning")
-def test_a_whole_run_by_commands(tmp_path, capsys):
+def test_a_whole_run_by_commands(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(commands, "SCENES", {"train": 64, "val": 16})
     base, generator, mixed, measured = (str(tmp_path / name) for name in ("base", "generator", "mixed", "measured"))
     assert main(["finetune", *TINY, "--encoder", "test_resnet", "--steps", "4", "--lr", "0.05", "--output", base]) == 0
     at = ["--at", "encoder.layer3.0", "--images", "32"]
@@ -72,7 +74,7 @@ def test_a_whole_run_by_commands(tmp_path, capsys):
     stored = {folder: json.loads((tmp_path / folder / "result.json").read_text()) for folder in folders}
     assert "inference" not in stored["measured"]
     assert stored["scaled"]["inference"] == {"scales": [0.5, 1.0], "flip": True, "window": [24, 32]}
-    val = Scenes(64, (32, 48), seed=1, transforms=eval_transforms())
+    val = Scenes(16, (32, 48), seed=1, transforms=eval_transforms())
     predict = Inference(PSPNet.from_pretrained(mixed), scales=(0.5, 1.0), flip=True, window=(24, 32))
     expected = evaluate(predict, seeded_loader(val, 16, shuffle=False), val.num_classes)
     assert stored["scaled"]["miou"] == pytest.approx(expected["miou"])
@@ -80,7 +82,7 @@ def test_a_whole_run_by_commands(tmp_path, capsys):
     assert stored["generator"]["recognition"]["ratio"] > 0
     card = (tmp_path / "generator" / "README.md").read_text()
     for fact in (
-        "- Data: Scenes, split train, 256 images\n",
+        "- Data: Scenes, split train, 64 images\n",
         "none needed: drawn by feataug\n",
         "training saw: 32\n",
         "0 sky, 1 building",

@@ -11,9 +11,10 @@ import sys
 import tomllib
 from pathlib import Path
 
+import forks
 import pytest
 
-from feataug import __version__
+from feataug import __version__, cli
 from feataug.cli import COMMANDS, main
 from feataug.manual import EXAMPLES
 from feataug.options import make_parser, parse
@@ -31,10 +32,6 @@ MINIMAL = {
     "report": ["report", "runs/demo"],
     "evaluate": ["evaluate", "--model", "a", "--scales", "0.5", "1", "--flip"],
 }
-
-
-def run(*argv: str, **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "feataug.cli", *argv], capture_output=True, text=True, timeout=300, **kwargs)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -318,7 +315,7 @@ def test_options_that_do_not_parse_are_2(argv, text, capsys):
 
 def test_piped_output_has_plain_lines(tmp_path):
     tiny = ["--dataset", "scenes", "--size", "32", "48", "--batch-size", "16", "--device", "cpu", "--workers", "0"]
-    done = run("finetune", *tiny, "--encoder", "test_resnet", "--steps", "2", "--output", str(tmp_path))
+    done = forks.run(Path(cli.__file__), "finetune", *tiny, "--encoder", "test_resnet", "--steps", "2", "--output", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"(finetune: [12]/2 step, \d\d:\d\d passed.*, loss [\d.]+\n)+", done.stderr)
     for text in (done.stdout, done.stderr):
@@ -352,7 +349,7 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell of Unix")
-@pytest.mark.parametrize("options", ["inspect timm/test_resnet --size 64x96", "--help", "demo --dry-run"])
+@pytest.mark.parametrize("options", ["--help", "demo --dry-run"])
 def test_a_pipe_that_is_closed_leaves_no_traceback(options):
     # The reader is gone before anything is written.
     code = f'{{ sleep 0.2; {shlex.quote(sys.executable)} -m feataug.cli {options}; echo "code $?" >&2; }} | true'

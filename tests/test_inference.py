@@ -184,7 +184,7 @@ def test_the_mirror_image_gives_the_mirror_image(case, seed):
     images = draw_images(seed, *case.pop("shape"))
     predict = Inference(Placed(), **case | {"flip": True})
     there, back = predict(images), predict(images.flip(-1)).flip(-1)
-    torch.testing.assert_close(there, back, rtol=0, atol=1e-5)
+    torch.testing.assert_close(there, back, rtol=1e-5, atol=1e-5)
     at_one = Inference(Placed(), **case | {"flip": True, "scales": (1.0,)})
     assert torch.equal(at_one(images), at_one(images.flip(-1)).flip(-1))
     assert case["scales"] != (1.0,) or torch.equal(there, back)

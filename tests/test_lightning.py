@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import subprocess
-import sys
 
+import forks
 import pytest
 import torch
 import torch.nn.functional as F
@@ -228,20 +227,16 @@ def test_a_model_saved_with_mixing_is_loaded_without(tiny_net, tmp_path):
     torch.testing.assert_close(loaded.eval().step(images, masks), F.cross_entropy(module.model.eval()(images), masks))
 
 
-def imported(code):
-    return subprocess.run([sys.executable, "-c", code], timeout=200, capture_output=True, text=True, check=False)
-
-
 def test_the_base_class_is_that_of_the_package_in_use():
     pytest.importorskip("pytorch_lightning")
-    ended = imported("import pytorch_lightning as pl, feataug.lightning as m; assert issubclass(m.MixFeatures, pl.Callback)")
+    ended = forks.run("import pytorch_lightning as pl, feataug.lightning as m; assert issubclass(m.MixFeatures, pl.Callback)")
     assert ended.returncode == 0, ended.stderr
 
 
 def test_without_lightning_the_error_says_what_to_install():
     assert issubclass(MissingPackageError, ImportError)
     assert issubclass(MissingPackageError, FeatAugError)
-    ended = imported("import sys; sys.modules['lightning'] = sys.modules['pytorch_lightning'] = None; import feataug.lightning")
+    ended = forks.run("import sys; sys.modules['lightning'] = sys.modules['pytorch_lightning'] = None; import feataug.lightning")
     assert ended.stderr.rstrip().endswith(
         "feataug.errors.MissingPackageError: feataug.lightning: Lightning is not installed.\n"
         "  given:   neither lightning nor pytorch_lightning\n"

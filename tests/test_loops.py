@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 import zoo
+from forks import Fork
 
 import feataug
 from feataug.data import seeded_loader
@@ -99,24 +98,19 @@ def test_the_plain_loop_resumes_bit_for_bit(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_plain_loop_under_ddp(tmp_path):
-    code = (
-        "import sys; sys.path[:0] = sys.argv[1:3]; import os, torch, test_loops as t\n"
+def test_the_plain_loop_under_ddp():
+    script = (
+        f"import os, sys, torch; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_loops as t\n"
         "rank = int(os.environ['RANK'])\n"
         "names = t.surroundings() | {'epochs': 2, 'accumulate': 1, 'batches_of': lambda epoch: t.loader(epoch, rank, 2)}\n"
         "exec(t.RECIPES['Plain PyTorch'].replace('update_bn(', 'update_bn and ('), names)\n"
         "torch.save(dict(names['network'].module.named_parameters()), f'{rank}.pt')\n"
         "torch.save(names['batch'].drawn, f'masks{rank}.pt'); torch.save(names['batch'].masks, f'own{rank}.pt')\n"
     )
-    folder = Path(__file__).parent
-    script = [sys.executable, "-c", code, str(folder), str(folder / "split")]
-    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29731", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(script, env=env | {"RANK": rank, "LOCAL_RANK": rank}, stderr=subprocess.PIPE, text=True) for rank in "01"
-    ]
-    for process in running:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29731, "WORLD_SIZE": 2}
+    running = [Fork(script, env=env | {"RANK": rank, "LOCAL_RANK": rank}) for rank in range(2)]
+    for process in [process.wait() for process in running]:
+        assert process.returncode == 0, process.stderr
     first, second = (torch.load(f"{rank}.pt", weights_only=True) for rank in "01")
     assert equal(first, second)
     assert not equal(first, dict(zoo.OwnPair().named_parameters()))

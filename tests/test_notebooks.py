@@ -3,12 +3,10 @@
 import ast
 import importlib
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -172,22 +170,15 @@ def test_the_scripts_run_and_print_their_numbers():
     """All of them in one process: importing takes longer than a few steps do."""
     for package in ("segmentation_models_pytorch", "transformers"):
         pytest.importorskip(package)
-    code = (
-        "import runpy, sys\nfrom matplotlib import pyplot\n"
+    all_of_them = (
+        "import runpy, sys, matplotlib\nfrom matplotlib import pyplot\n"
+        "matplotlib.use('agg')\n"
         "for path in sys.argv[1:]:\n"
         "    print('==', path, flush=True)\n"
         "    runpy.run_path(path, run_name='__main__')\n"
         "    pyplot.close('all')\n"
     )
-    env = os.environ | {"FEATAUG_QUICK": "1", "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    run = subprocess.run(
-        [sys.executable, "-c", code, *map(str, SCRIPTS)],
-        cwd=ROOT / "examples",
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
+    run = forks.Fork(all_of_them, *SCRIPTS, env={"FEATAUG_QUICK": 1}, folder=ROOT / "examples").wait(900)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-4000:]
     parts = dict(zip((script.stem for script in SCRIPTS), re.split(r"(?m)^== .*$", run.stdout)[1:], strict=True))
     for name, text in parts.items():

@@ -46,10 +46,10 @@ def make(kind: str, folder: Path | None) -> tuple[Finetuner | GeneratorTrainer, 
     cut = split(model, "0")
     generator = FeatureGenerator(CLASSES, cut.spec, mask_widths=(12,), width=16, depth=1, latent_dim=2)
     if kind == "generator":
-        config = GeneratorConfig(num_images=120, stats_images=12, critic_width=8, snapshot_images=6, log_images=6)
+        config = GeneratorConfig(num_images=72, stats_images=12, critic_width=8, snapshot_images=6, log_images=6)
         return GeneratorTrainer(generator, cut, config, output=folder, device="cpu", progress=False), generator
     masks = HardNegativeSampler(data(), keep=6, learn=True)
-    config = FinetuneConfig(num_steps=60, lr=0.05, save_every=2)
+    config = FinetuneConfig(num_steps=36, lr=0.05, save_every=2)
     mixer = FeatureMixer(generator, masks, 0.4, cut=cut)
     return Finetuner(model, config, mixer=mixer, cut=cut, output=folder, device="cpu", progress=False), model
 

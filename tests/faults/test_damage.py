@@ -1,15 +1,14 @@
 """The short form of damage.py."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import damage
+import forks
 import pytest
 
 
 @pytest.mark.slow
 def test_damage_is_noticed_or_does_no_harm():
-    command = [sys.executable, str(Path(__file__).with_name("damage.py")), "--damages", "24", "--seed", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = forks.run(Path(damage.__file__), "--damages", 24, "--seed", 2)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "24 damages:" in done.stdout

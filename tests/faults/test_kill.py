@@ -1,10 +1,10 @@
 """The short form of kill.py."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
+import kill
 import pytest
 
 
@@ -12,7 +12,6 @@ import pytest
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_killed_runs_end_with_the_weights_of_the_undisturbed_run():
     # In a process of its own: forks of one that has used several threads may hang.
-    command = [sys.executable, str(Path(__file__).with_name("kill.py")), "--kills", "4", "--seed", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = forks.run(Path(kill.__file__), "--kills", 4, "--seed", 1)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "4 of 4 runs" in done.stdout

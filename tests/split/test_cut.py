@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 import zoo
+from forks import Fork
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -296,10 +293,9 @@ def test_a_model_that_was_compiled_before_the_cut_does_not_mix():
 
 
 PROCESS = """
-import os, sys, torch, torch.nn.functional as F
+import os, torch, torch.nn.functional as F
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-sys.path.insert(0, sys.argv[1])
 import zoo
 from feataug.splitting import split
 torch.set_num_threads(1)
@@ -332,21 +328,14 @@ print("equal", rank)
 """
 
 
-def test_two_processes_train_as_one(tmp_path):
+def test_two_processes_train_as_one():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    script = tmp_path / "process.py"
-    script.write_text(PROCESS)
-    env = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(script), str(Path(__file__).parent)]
-    both = [
-        subprocess.Popen(command, env=env | {"RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for rank in range(2)
-    ]
-    results = [process.communicate(timeout=240) for process in both]
-    for rank, (out, err) in enumerate(results):
-        assert f"equal {rank}" in out, err[-3000:]
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2}
+    both = [Fork(PROCESS, env=env | {"RANK": rank}) for rank in range(2)]
+    for rank, process in enumerate([process.wait() for process in both]):
+        assert f"equal {rank}" in process.stdout, process.stderr[-3000:]
 
 
 def test_loss_computed_inside_a_transformers_model():

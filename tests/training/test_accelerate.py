@@ -1,7 +1,6 @@
 """What the loops take from accelerate: precision and trackers. Processes of their own, since accelerate keeps one state in each."""
 
-import subprocess
-import sys
+import forks
 
 SCRIPT = """
 import sys, torch, feataug
@@ -30,8 +29,7 @@ print("finetuned", tuner.fit(loader, loader, num_classes=10)[-1]["miou"] >= 0)
 
 
 def test_bf16_tensorboard_and_one_precision_per_process(tmp_path):
-    command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = forks.run(SCRIPT, tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["diversity True", "feataug: accelerate refuses these settings.", "finetuned True"]
     assert list(tmp_path.rglob("events.out.tfevents.*"))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 import shared_run
 import torch
+from forks import Fork
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z"),
@@ -24,27 +23,17 @@ def start(folders, modes, **variables):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    env = os.environ | {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "WORLD_SIZE": str(len(folders)),
-    }
-    settings = [str(number) for number in (BATCH // len(folders), IMAGES, STEPS)]
-    script = [sys.executable, "-W", "ignore", shared_run.__file__]
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": len(folders)} | variables
+    words = (BATCH // len(folders), IMAGES, STEPS, *modes)
     return [
-        subprocess.Popen(
-            [*script, str(folder), *settings, *modes],
-            env=env | variables | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
+        Fork(Path(shared_run.__file__), folder, *words, env=env | {"RANK": rank, "LOCAL_RANK": rank})
         for rank, folder in enumerate(folders)
-    ]  # fmt: skip
+    ]
 
 
 def finish(running, status=0):
-    ended = [process.communicate(timeout=200) for process in running]
-    for process, (_, errors) in zip(running, ended, strict=True):
-        assert process.returncode == status, errors
+    for process in [process.wait() for process in running]:
+        assert process.returncode == status, process.stderr
 
 
 def weights(folder, rank=0):
