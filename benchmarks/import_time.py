@@ -1,6 +1,6 @@
 """``import feataug`` against ``import torch``: ``python benchmarks/import_time.py``. Each in a process of its own, in turn.
 
-``import feataug`` alone loads nothing, not even torch; ours is with the names that a training loop needs.
+``import feataug`` alone loads nothing, not even torch: the second line is with the names that a training loop needs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ import time
 
 from common import parser, race, write
 
-OURS = "import feataug; feataug.split, feataug.FeatureGenerator, feataug.FeatureMixer, feataug.HardNegativeSampler"
+OURS = {
+    "import": "import feataug",
+    "import_names": "import feataug; feataug.split, feataug.FeatureGenerator, feataug.FeatureMixer, feataug.HardNegativeSampler",
+}
 
 
 def main() -> None:
@@ -21,9 +24,11 @@ def main() -> None:
         subprocess.run([sys.executable, "-c", code], check=True)
 
     began = time.perf_counter()
-    found = race(lambda: importing(OURS), lambda: importing("import torch"), seconds=2 * args.seconds, device="cpu")
-    line = {"claim": "import"} | found | {"bound": "at most 1.1", "device": "cpu", "shape": []}
-    write("import", "cpu", [line])
+    lines = []
+    for claim, code in OURS.items():
+        found = race(lambda c=code: importing(c), lambda: importing("import torch"), seconds=4 * args.seconds, device="cpu")
+        lines.append({"claim": claim} | found | {"bound": "at most 1.1", "device": "cpu", "shape": []})
+    write("import", "cpu", lines)
     print(f"({time.perf_counter() - began:.0f} s)", file=sys.stderr)
 
 

@@ -1,7 +1,7 @@
 """A generator's training with its data against the same steps on a batch that is there: ``python benchmarks/waiting.py``.
 
-Data come as images (PNG files of 360 x 480 that are drawn, decoded, cropped and encoded on the way; the other side encodes, too) or from a
-``FeatureBank`` (the other side has the features). The ratio is what loader, and reading, cost.
+Data come as images (PNG files of 360 x 480 that are decoded, cropped and encoded on the way; the other side encodes, too), by worker processes
+and without, or from a ``FeatureBank`` (the other side has the features). The ratio is what loader, and reading, cost.
 """
 
 from __future__ import annotations
@@ -47,16 +47,23 @@ def main() -> None:
     lines = []
     with tempfile.TemporaryDirectory() as name:
         data = draw(Path(name))
-        loader = seeded_loader(data, BATCH, seed=0, num_workers=4 if args.device == "cuda" else 0)
+        workers = 4 if args.device == "cuda" else 2
+        loader, alone = seeded_loader(data, BATCH, seed=0, num_workers=workers), seeded_loader(data, BATCH, seed=0)
         bank = FeatureBank.write(Path(name) / "bank", cut, loader, IMAGES, progress=False)
-        for kind, source in (("images", loader), ("bank", seeded_loader(bank, BATCH, seed=0))):
+        sources = {f"images, {workers} workers": loader, "images, no workers": alone, "bank": seeded_loader(bank, BATCH, seed=0)}
+        for kind, source in sources.items():
             objective = Objective(FeatureGenerator(Scenes.num_classes, cut.spec), cut, GeneratorConfig())
             objective.prepare(make_accelerator(args.device, "no"))
             batches: Any = endless(source)
             there = next(batches)
             fed, still = (lambda o=objective, b=batches: o.step(*next(b), 0)), (lambda o=objective, t=there: o.step(*t, 0))
             found = race(fed, still, seconds=args.seconds, device=args.device)
-            about = {"bound": "at most 1.05", "labels": kind, "device": name_of(args.device), "shape": [BATCH, 3, *SIZE]}
+            about = {
+                "bound": "for comparison" if source is alone else "at most 1.05",
+                "labels": kind,
+                "device": name_of(args.device),
+                "shape": [BATCH, 3, *SIZE],
+            }
             lines.append({"claim": "waiting_for_data"} | found | about)
     write("waiting", args.device, lines)
 

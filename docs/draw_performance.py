@@ -24,12 +24,14 @@ CLAIMS = {
     "compiled_generator": ("generator under `torch.compile`, forward and backward", "as it is, times faster"),
     "waiting_for_data": ("generator's training fed from", "the same steps on a batch that is there, share of its time"),
     "import": ("`import feataug`", "`import torch`, share of its time"),
+    "import_names": ("the same, with `split`, `FeatureGenerator`, `FeatureMixer`, `HardNegativeSampler`", "share of its time"),
 }
 
 
 ADVICE = """## When it is slow
 
-- **A GPU waits for images**: `seeded_loader(..., num_workers=8)`.
+- **Training waits for images**: `seeded_loader(..., num_workers=2)` on two CPU cores (the lines above), 8 beside a GPU; `--workers` on the command line. Batches are the same
+  with any number.
 - **The encoder is most of a generator's step** (a large backbone, cut late): encode once, `bank = feataug.FeatureBank.write(folder, cut, loader,
   40_000)`, then `trainer.fit(feataug.data.seeded_loader(bank, 16))`. Crops are drawn when the bank is written, so that it should hold several of
   each image; bf16 by default, checksummed, resumable.
