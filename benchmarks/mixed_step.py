@@ -1,13 +1,15 @@
 """A mixed training step, 11 real and 5 synthetic samples, against a plain step with 16 real ones: ``python benchmarks/mixed_step.py``.
 
 Synthetic samples skip the encoder; the generator is what they cost. ``limit`` is what the ratio would be if they cost nothing but the decoder:
-1 - 5/16 of the encoder's share of a plain step, which is measured, too. Memory is what a process grows by at its peak.
+1 - 5/16 of the encoder's share of a plain step, which is measured, too. Memory is what a process grows by at its peak. What generating costs
+is a mixed step against one whose synthetic features are there: all of them made anew, or a quarter of them and the rest drawn from a bank.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,7 +46,11 @@ def steps(name: str, device: str) -> dict[str, Callable[[], Any]]:
     cut = split(model, about["at"], example=torch.zeros(1, 3, *size))
     generator = FeatureGenerator(CLASSES, cut.spec).to(device, memory_format=torch.channels_last)
     drawn = torch.randint(CLASSES, (32, size[0] // 16, size[1] // 16)).repeat_interleave(16, 1).repeat_interleave(16, 2)
-    mixer = FeatureMixer(generator, DatasetMasks(drawn), SYNTHETIC / (REAL + SYNTHETIC), cut=cut).train()
+    banks = {"mixed": {}, "bank": {"bank": 32}, "there": {"bank": 32, "fresh": 0.0}}
+    mixers = {
+        side: FeatureMixer(generator, DatasetMasks(drawn), SYNTHETIC / (REAL + SYNTHETIC), cut=cut, **bank).train()
+        for side, bank in banks.items()
+    }
     images = torch.randn(REAL + SYNTHETIC, 3, *size, device=device).contiguous(memory_format=torch.channels_last)
     masks = drawn[: REAL + SYNTHETIC].to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
@@ -59,7 +65,8 @@ def steps(name: str, device: str) -> dict[str, Callable[[], Any]]:
     def plain() -> None:
         learn(segmentation_loss(model(images), masks))
 
-    def mixed() -> None:
+    def mixed(side: str) -> None:
+        mixer = mixers[side]
         with mixer.on(cut, masks[:REAL]) as batch:
             out = model(images[:REAL])
         assert len(batch.masks) == REAL + SYNTHETIC
@@ -68,7 +75,14 @@ def steps(name: str, device: str) -> dict[str, Callable[[], Any]]:
     def decoder() -> None:
         learn(segmentation_loss(cut.decode([level.requires_grad_() for level in features], size), masks))
 
-    return {"plain": plain, "mixed": mixed, "decoder": decoder}
+    def fill() -> None:
+        # Until all samples of the banks are made.
+        for side in ("bank", "there"):
+            while not all(mixers[side].bank.made):
+                mixers[side]([level[:REAL] for level in features], masks[:REAL])
+
+    found = {"plain": plain, "decoder": decoder, "fill": fill}
+    return found | {side: partial(mixed, side) for side in mixers}
 
 
 def main() -> None:
@@ -95,6 +109,10 @@ def main() -> None:
         ours, other = (peak_bytes(__file__, f"{name}:{side}", args.device) for side in ("mixed", "plain"))
         memory = {"ours": ours, "other": other, "ratio": round(ours / other, 3), "bound": "at most 1"}
         lines.append({"claim": "mixed_step_memory"} | memory | place)
+        sides["fill"]()
+        for claim, side, bound in (("generating", "mixed", "for comparison"), ("generating_bank", "bank", "at most 1.05")):
+            found = race(sides[side], sides["there"], seconds=args.seconds, device=args.device)
+            lines.append({"claim": claim} | found | {"bound": bound} | place)
     write("mixed_step", args.device, lines)
 
 

@@ -19,6 +19,8 @@ CLAIMS = {
     "mask_encoder_classes": ("mask encoder at 150 classes, forward and backward", "itself at 19 classes, share of its time"),
     "mixed_step_time": ("mixed step, 11 real and 5 synthetic", "plain step of 16, share of its time"),
     "mixed_step_memory": ("the same, peak memory", "share of the other"),
+    "generating": ("mixed step, all synthetic features made anew", "one whose features are there, share of its time"),
+    "generating_bank": ("mixed step with a bank, a quarter made anew", "one whose features are there, share of its time"),
     "generator_step": ("generator's training step", "the same objective written plainly, times faster"),
     "fused_adam": ("Adam over generator and critics in one kernel", "weight by weight, times faster"),
     "compiled_generator": ("generator under `torch.compile`, forward and backward", "as it is, times faster"),
@@ -30,11 +32,13 @@ CLAIMS = {
 
 ADVICE = """## When it is slow
 
-- **Training waits for images**: `seeded_loader(..., num_workers=2)` on two CPU cores (the lines above), 8 beside a GPU; `--workers` on the command line. Batches are the same
-  with any number.
+- **Training waits for images**: `seeded_loader(..., num_workers=2)` on two CPU cores (the lines above), 8 beside a GPU; `--workers` on the
+  command line. Batches are the same with any number.
 - **The encoder is most of a generator's step** (a large backbone, cut late): encode once, `bank = feataug.FeatureBank.write(folder, cut, loader,
   40_000)`, then `trainer.fit(feataug.data.seeded_loader(bank, 16))`. Crops are drawn when the bank is written, so that it should hold several of
   each image; bf16 by default, checksummed, resumable.
+- **Generating costs a step too much** (a large generator, a small decoder, or a pixel filter, which is a forward of its own): `FeatureMixer(..., bank=256,
+  fresh=0.25)` keeps 256 synthetic samples and makes a quarter of each step's anew. On a GPU `overlap=True` generates while the encoder runs; nobody has measured that yet.
 - **Mining costs forwards**: `HardNegativeSampler(masks, learn=True)` takes the losses that training computes anyway.
 - **Critics' masks**: `GeneratorConfig(critic_masks="shares")`, the default, encodes them at the features' resolution.
 - **bf16**: `GeneratorConfig(mixed_precision="bf16")`, `FinetuneConfig(mixed_precision="bf16")`; on CPUs that multiply bf16 natively as well."""

@@ -160,10 +160,11 @@ class Halves:
         return crossing
 
     @contextmanager
-    def in_one_pass(self, synthetic: Sequence[Tensor], arrived: list[bool]) -> Iterator[None]:
+    def in_one_pass(self, synthetic: Sequence[Tensor], arrived: list[bool], ready: Callable[[], None]) -> Iterator[None]:
         """Append ``synthetic`` while the user's code calls the model; ``arrived`` is filled when that happens."""
 
         def append(value: Any) -> Any:
+            ready()
             leaves, structure = tree_flatten(value)
             rest = list(synthetic)
             for number, leaf in enumerate(leaves):
@@ -181,7 +182,7 @@ class Halves:
             yield
 
     @contextmanager
-    def in_two_steps(self, synthetic: Sequence[Tensor], arrived: list[bool]) -> Iterator[None]:
+    def in_two_steps(self, synthetic: Sequence[Tensor], arrived: list[bool], ready: Callable[[], None]) -> Iterator[None]:
         """The same by the two halves in turn, in place of the model's ``forward``."""
         original = self.model.forward
 
@@ -192,6 +193,7 @@ class Halves:
                 # Images of a new size are measured by calling the model, which must not end up here.
                 self.plan(size, images.device)
             real = self.run_encoder(original, args, kwargs)
+            ready()
             joined = tuple(join(a, b) for a, b in zip(real, synthetic, strict=True))
             blank = self.blank(len(joined[0]), size, images.device)
             args = tuple(blank if item is images else item for item in args)

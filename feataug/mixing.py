@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
 
@@ -14,28 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from feataug.checks import check_features, check_mask_form, check_number, check_pairs, describe
-from feataug.errors import ConfigError, ShapeError, SplitError, message
+from feataug.errors import ConfigError, ShapeError, message
 from feataug.fits import check_spec
 from feataug.losses import segmentation_loss
 from feataug.mining import synthetic_loss
-from feataug.port import join
+from feataug.port import cut_of, join
 from feataug.processes import gathered, own, place
-from feataug.specs import MixedBatch
-
-
-@dataclass(frozen=True)
-class MixPlan:
-    """What is random about a mixed batch, drawn before anything is computed: it can be logged and replayed.
-
-    Args:
-        masks: ``(synthetic, H, W)``.
-        z: ``(synthetic, latent_dim)``.
-        drawn: The masks of all processes; ``masks`` itself where there is one.
-    """
-
-    masks: Tensor
-    z: Tensor
-    drawn: Tensor | None = None
+from feataug.reuse import Aside, SampleBank, at_random
+from feataug.specs import MixedBatch, MixPlan
 
 
 class FeatureMixer(nn.Module):
@@ -56,10 +39,15 @@ class FeatureMixer(nn.Module):
         cut: The cut that the mixer works at. Only hard negative mining needs it, to ask the current decoder for its loss;
             ``mixer.on(cut, ...)`` finds it by itself.
         pixel_filter: From synthetic features and their masks to masks in which badly generated pixels are void: a ``PixelFilter``.
+        bank: Synthetic samples that are kept, with their features, and drawn again, so that a step makes few new ones: 256, say. 0 makes
+            all anew in every step. The features lie where the masks do, and in checkpoints.
+        fresh: Share of a step's synthetic samples that are new where there is a bank, each in the place of the oldest.
+        overlap: On a GPU, let ``mixer.on`` generate on a stream of its own while the encoder runs; the batch it yields may be looked at once
+            the model was called. Nobody has measured yet what it saves.
         seed: Of the counts, masks and noise.
 
     Raises:
-        ConfigError: a number is out of range, or ``masks`` cannot draw.
+        ConfigError: a number is out of range, ``masks`` cannot draw, or a bank is to go with a sampler that learns from every draw.
         ShapeError: the generator was made for another cut than ``cut``, or ``class_weights`` for other classes.
 
     In ``eval()`` mode nothing is appended, as with dropout.
@@ -68,7 +56,7 @@ class FeatureMixer(nn.Module):
     processes, and together they are those that one process with all real samples would draw. Every process has to have equally many real samples.
 
     Source:
-        Sec. 3 and 4.6 (70 % real, 30 % synthetic), 3.2 (label smoothing). Ours: the random rounding.
+        Sec. 3 and 4.6 (70 % real, 30 % synthetic), 3.2 (label smoothing). Ours: the random rounding, the bank.
     """
 
     class_weights: Tensor | None
@@ -86,6 +74,9 @@ class FeatureMixer(nn.Module):
         ignore_index: int = 255,
         cut: Any = None,
         pixel_filter: Callable[[Sequence[Tensor], Tensor], Tensor] | None = None,
+        bank: int = 0,
+        fresh: float = 0.25,
+        overlap: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -117,6 +108,16 @@ class FeatureMixer(nn.Module):
         # Not persistent: a setting, no state.
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.aux_weight, self.ignore_index, self.pixel_filter = aux_weight, ignore_index, pixel_filter
+        if bank and getattr(masks, "learn", False):
+            raise ConfigError(
+                message(
+                    "FeatureMixer: a bank leaves the sampler nothing to learn.",
+                    given=f"bank={bank}, {type(masks).__name__}(learn=True)",
+                    needed="one of the two: a bank draws its samples again whatever their losses are",
+                )
+            )
+        self.bank = SampleBank(bank, fresh) if bank else None
+        self.aside = Aside() if overlap else None
         self.rng = torch.Generator().manual_seed(seed)
         self.generator.eval()
         if cut is not None:
@@ -130,12 +131,18 @@ class FeatureMixer(nn.Module):
 
     def plan(self, num_real: int) -> MixPlan:
         """Draw the masks and the noise for a batch with ``num_real`` real samples (in each process)."""
-        exact = num_real * place()[1] * self.ratio / (1 - self.ratio)
-        count = math.floor(exact) + int(torch.rand((), generator=self.rng, dtype=torch.float64) < exact - math.floor(exact))
-        masks = self.masks.draw(count, self.rng)
-        check_mask_form("FeatureMixer", masks) if count else None
+        count = at_random(num_real * place()[1] * self.ratio / (1 - self.ratio), self.rng)
+        if self.bank is not None:
+            masks, z, places = self.bank.draw(count, self._draw, self.generator.latent_dim, self.rng)
+            return MixPlan(masks[own()], z[own()], masks, places[own()])
+        masks = self._draw(count, self.rng)
         z = torch.randn(count, self.generator.latent_dim, generator=self.rng)
         return MixPlan(masks[own()], z[own()], masks)
+
+    def _draw(self, count: int, rng: torch.Generator) -> Tensor:
+        masks = self.masks.draw(count, rng)
+        check_mask_form("FeatureMixer", masks) if count else None
+        return masks
 
     def forward(self, features: Sequence[Tensor] | Tensor, masks: Tensor, plan: MixPlan | None = None) -> MixedBatch:
         """Append synthetic samples to a batch of real features.
@@ -179,14 +186,19 @@ class FeatureMixer(nn.Module):
             ShapeError: the generator was made for another cut.
         """
         check_mask_form("FeatureMixer", masks)
-        cut = _cut_of(target)
+        cut = cut_of(target)
         self._mine_with(cut)
-        synthetic, joined = self._synthesize(masks, plan)
+        synthetic, joined = self._synthesize(masks, plan, aside=True)
         batch = MixedBatch((), *joined)
         if not synthetic:
             yield batch
             return
-        with cut.mixing(synthetic):
+        if self.aside is None:
+            with cut.mixing(synthetic):
+                yield batch
+            return
+        ready = partial(self.aside.hand_over, *synthetic, batch.masks)
+        with cut.mixing(synthetic, ready=ready):
             yield batch
 
     def loss(self, out: Any, batch: MixedBatch) -> Tensor:
@@ -220,13 +232,18 @@ class FeatureMixer(nn.Module):
         names = ("ratio", "label_smoothing", "synthetic_weight", "aux_weight", "ignore_index")
         filtered = {"pixel_filter": getattr(self.pixel_filter, "factor", True)} if self.pixel_filter is not None else {}
         weighted = {"class_weights": self.class_weights.tolist()} if self.class_weights is not None else {}
-        return {name: getattr(self, name) for name in names} | {"masks": type(self.masks).__name__} | filtered | weighted
+        kept = {"bank": self.bank.size, "fresh": self.bank.fresh} if self.bank is not None else {}
+        return {name: getattr(self, name) for name in names} | {"masks": type(self.masks).__name__} | filtered | weighted | kept
 
     def plan_state(self) -> dict[str, Any]:
         """Everything that decides future plans, for checkpoints."""
         state: dict[str, Any] = {"rng": self.rng.get_state()}
         if hasattr(self.masks, "state_dict"):
             state["masks"] = self.masks.state_dict()
+        if self.bank is not None:
+            if self.aside is not None:
+                self.aside.hand_over()
+            state["bank"] = self.bank.state()
         return state
 
     def load_plan_state(self, state: dict[str, Any]) -> None:
@@ -234,17 +251,21 @@ class FeatureMixer(nn.Module):
         self.rng.set_state(state["rng"])
         if "masks" in state:
             self.masks.load_state_dict(state["masks"])
+        if self.bank is not None:
+            self.bank.load_state(state["bank"])
 
-    def _synthesize(self, real_masks: Tensor, plan: MixPlan | None) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
+    def _synthesize(
+        self, real_masks: Tensor, plan: MixPlan | None, *, aside: bool = False
+    ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
         """Synthetic features, and the rest of the mixed batch."""
         real_masks = real_masks.long()
         num_real, device = len(real_masks), real_masks.device
         if plan is None and not self.training:
             return (), (real_masks, torch.zeros(num_real, dtype=torch.bool, device=device), num_real)
-        # A plan that is replayed was drawn for another step: its losses are not the sampler's business.
-        learns = plan is None and getattr(self.masks, "learn", False)
+        # A plan that is replayed was drawn for another step: its losses are not the sampler's business, and the bank holds others.
+        replayed = plan is not None
         plan = plan or self.plan(num_real)
-        seen = plan.drawn if learns else None
+        seen = plan.drawn if getattr(self.masks, "learn", False) and not replayed else None
         flags = torch.arange(num_real + len(plan.masks), device=device) >= num_real
         if not len(plan.masks):
             return (), (real_masks, flags, num_real, seen)
@@ -257,12 +278,21 @@ class FeatureMixer(nn.Module):
                     advice="Give the mask source the crop of the training images: feataug.DatasetMasks(data, transforms=...).",
                 )
             )
-        drawn = plan.masks.to(device, non_blocking=True)
-        with torch.no_grad():
-            synthetic = self.generator(drawn, plan.z.to(device, non_blocking=True))
-            if self.pixel_filter is not None:
-                drawn = self.pixel_filter(synthetic, drawn)
-        return tuple(synthetic), (torch.cat([real_masks, drawn.long()]), flags, num_real, seen)
+        if self.aside is not None and not aside:
+            self.aside.hand_over()
+        with torch.no_grad(), self.aside.work(device) if aside and self.aside is not None else nullcontext():
+            drawn, z = plan.masks.to(device, non_blocking=True), plan.z.to(device, non_blocking=True)
+            if self.bank is not None and plan.places is not None and not replayed:
+                synthetic, drawn = self.bank.take(plan.places, drawn, z, self._make)
+            else:
+                synthetic, drawn = self._make(drawn, z)
+            joined = torch.cat([real_masks, drawn.long()])
+        return synthetic, (joined, flags, num_real, seen)
+
+    def _make(self, masks: Tensor, z: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """New features, and the masks with void where they are bad."""
+        synthetic = tuple(self.generator(masks, z))
+        return synthetic, masks if self.pixel_filter is None else self.pixel_filter(synthetic, masks)
 
     def _observe(self, drawn: Tensor, losses: Tensor) -> None:
         self.masks.observe(drawn, gathered(losses, len(drawn)))
@@ -277,27 +307,3 @@ class FeatureMixer(nn.Module):
         if score is None or getattr(score, "put_in_for", cut) is not cut:
             self.masks.score = synthetic_loss(self.generator, cut, ignore_index=self.ignore_index, across_processes=True)
             self.masks.score.put_in_for = cut
-
-
-def _cut_of(target: Any) -> Any:
-    """The cut itself, or the one that a model was split by: its hook knows."""
-    if hasattr(target, "mixing"):
-        return target
-    if isinstance(target, nn.Module):
-        hooks: list[Any] = [
-            hook for module in target.modules() for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        ]
-        cuts = {id(hook.cut()): hook.cut() for hook in hooks if isinstance(getattr(hook, "cut", None), weakref.ref)}
-        if len(cuts) == 1:
-            return cuts.popitem()[1]
-        count = f"{len(cuts)} cuts"
-    else:
-        count = "no module"
-    raise SplitError(
-        message(
-            "FeatureMixer: where to mix is not clear.",
-            given=f"{type(target).__name__} with {count}",
-            needed="a cut, or a model that was split once and whose cut is still there",
-            advice='cut = feataug.split(model, at="..."), then mixer.on(cut, masks).',
-        )
-    )

@@ -83,6 +83,30 @@ def join(real: Tensor, synthetic: Tensor) -> Tensor:
     return torch.cat([real, synthetic.to(real.device, real.dtype, memory_format=memory_format)])
 
 
+def cut_of(target: Any) -> Any:
+    """The cut itself, or the one that a model was split by: its hook knows."""
+    if hasattr(target, "mixing"):
+        return target
+    if isinstance(target, nn.Module):
+        hooks: list[Any] = [
+            hook for module in target.modules() for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+        ]
+        cuts = {id(hook.cut()): hook.cut() for hook in hooks if isinstance(getattr(hook, "cut", None), weakref.ref)}
+        if len(cuts) == 1:
+            return cuts.popitem()[1]
+        count = f"{len(cuts)} cuts"
+    else:
+        count = "no module"
+    raise SplitError(
+        message(
+            "FeatureMixer: where to mix is not clear.",
+            given=f"{type(target).__name__} with {count}",
+            needed="a cut, or a model that was split once and whose cut is still there",
+            advice='cut = feataug.split(model, at="..."), then mixer.on(cut, masks).',
+        )
+    )
+
+
 def checkpointed(until: CodeType) -> str | None:
     """Is this code run by ``torch.utils.checkpoint``, called further in than ``until``?
 

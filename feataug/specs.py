@@ -164,6 +164,23 @@ class FeatureSpec:
 
 
 @dataclass(frozen=True)
+class MixPlan:
+    """What is random about a mixed batch, drawn before anything is computed: it can be logged and replayed.
+
+    Args:
+        masks: ``(synthetic, H, W)``.
+        z: ``(synthetic, latent_dim)``.
+        drawn: The masks of all processes; ``masks`` itself where there is one.
+        places: Where the samples lie in the mixer's bank, ``(synthetic,)``, if it has one.
+    """
+
+    masks: Tensor
+    z: Tensor
+    drawn: Tensor | None = None
+    places: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class MixedBatch:
     """Real samples first, synthetic ones after them.
 

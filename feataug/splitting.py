@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -191,11 +191,12 @@ class Cut(Halves):
         return self.run_decoder(self.callee(), features, size, *self.example.arguments(images, args, kwargs))
 
     @contextmanager
-    def mixing(self, synthetic: Sequence[Tensor] | Tensor) -> Iterator[None]:
+    def mixing(self, synthetic: Sequence[Tensor] | Tensor, *, ready: Callable[[], None] | None = None) -> Iterator[None]:
         """Append synthetic features at the cut while the user's own code calls the model once.
 
         Args:
             synthetic: One ``(n, channels, h, w)`` tensor per level.
+            ready: Called when the model has come to the cut, before ``synthetic`` is read: to wait for a GPU's other stream, say.
 
         Raises:
             ShapeError: the features do not fit the cut.
@@ -211,7 +212,8 @@ class Cut(Halves):
         """
         synthetic = check_features("cut.mixing", synthetic, self.spec)
         arrived: list[bool] = []
-        with self.in_one_pass(synthetic, arrived) if self.one_pass else self.in_two_steps(synthetic, arrived):
+        way = self.in_one_pass if self.one_pass else self.in_two_steps
+        with way(synthetic, arrived, ready or (lambda: None)):
             yield
         if not arrived:
             raise SplitError(
@@ -306,7 +308,7 @@ class Cut(Halves):
             args, kwargs = self.example.arguments(self.example.images, (), {})
             real = self.run_encoder(self.callee(), args, kwargs)
             synthetic = tuple(level[:1] for level in real)
-            with self.in_one_pass(synthetic, []):
+            with self.in_one_pass(synthetic, [], lambda: None):
                 mixed = self.call_with(self.example.images)
             joined = [join(a, b) for a, b in zip(real, synthetic, strict=True)]
             return same(mixed, self.decode(joined, self.example.size), exact=False)

@@ -49,7 +49,8 @@ def make(mixed, norm=True):
     cut = split(model, at="encoder")
     generator = FeatureGenerator(CLASSES, cut.spec, mask_widths=(8,), width=8, depth=0, latent_dim=2)
     masks = HardNegativeSampler(DatasetMasks(scenes()), candidates=6, keep=4, refresh_every=4)
-    return model, {"mixer": FeatureMixer(generator, masks, 0.4, cut=cut), "cut": cut}
+    kept = {"bank": 5, "fresh": 0.4} if mixed == "bank" else {}
+    return model, {"mixer": FeatureMixer(generator, masks, 0.4, cut=cut, **kept), "cut": cut}
 
 
 def tuner(mixed=False, config=None, **kwargs):
@@ -151,7 +152,7 @@ def measure(model):
     return {"weight": float(model.head[0].weight.detach().double().sum())}
 
 
-@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("mixed", [False, True, "bank"])
 @pytest.mark.parametrize(("stop", "save_every"), [(4, 5), (4, 3), (8, 3)])  # before the first checkpoint, after it, after another
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, mixed, stop, save_every):
     config = FinetuneConfig(num_steps=10, lr=0.05, eval_every=2, save_every=save_every)
