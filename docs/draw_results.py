@@ -1,4 +1,7 @@
-"""Write docs/results.md, and a table in README.md, from studies/results/*.json: ``python docs/draw_results.py`` (``--check`` only compares)."""
+"""Write docs/results.md, and a table in README.md, from studies/results/*.json: ``python docs/draw_results.py`` (``--check`` only compares).
+
+Its plots are drawn by docs/draw_figures.py.
+"""
 
 from __future__ import annotations
 
@@ -147,6 +150,10 @@ def comparison(title: str, r: dict) -> str:
         lines.append(f"| {name} | {x['real']:.2f} | {x['synthetic']:.2f} | {x['ratio']:.3f} | {x['diversity']:.3f} |")
     curve = ", ".join(f"{c['ratio']:.2f} after {c['images']:,}" for c in score["curve"])
     lines += ["", f"The ratio while the generator trained: {curve} images.", ""]
+    lines += [
+        f"![{title}: recognition and diversity ratio while the generator trained; dotted: the least that is wanted](figures/recognition-{s['data']}.svg)",
+        "",
+    ]
     made, real = score["measures"]["synthetic"]["per_class"], r["base"]["per_class"]
     lines += ["| IoU | " + " | ".join(real) + " |", "|---|" + "---|" * len(real)]
     for name, x in (("real features", real), ("synthetic features", made)):
@@ -169,6 +176,7 @@ def comparison(title: str, r: dict) -> str:
     for name, gaps in r["differences"].items():
         found = [gaps["per_class"].get(k, {}).get("iou", {}).get("mean") for k in real]
         lines.append(f"| {name} | " + " | ".join("-" if x is None else f"{x:+.1f}" for x in found) + " |")
+    lines += ["", f"![{title}: each arm minus the control, with intervals, by measure and by class](figures/arms-{s['data']}.svg)"]
     if "class weights" in r["differences"]:
         pairs = [[entry[name] for entry in r["seeds"]] for name in ("class weights", "feataug")]
         gap = differences(*pairs)

@@ -50,9 +50,9 @@ def save_comparison(path: str | Path, result: Mapping[str, Any]) -> Path:
 def draw_comparison(result: Mapping[str, Any]) -> Figure:
     """What ``compare`` returns as a figure: differences to the control with their intervals, for the measures and for each class."""
     classes = list(result["difference"]["per_class"])
-    figure = _figure(9, 1.6 + 0.28 * max(len(classes), 4))
-    left, right = figure.subplots(1, 2)
     arms = result["differences"]
+    figure = _figure(9, 1.6 + 0.28 * max(len(classes), 4) * max(1.0, len(arms) / 4))
+    left, right = figure.subplots(1, 2)
     for number, (arm, gaps) in enumerate(arms.items()):
         shift = 0.6 * (number + 0.5) / len(arms) - 0.3
         panels = ((left, [gaps[name] for name in TITLES]), (right, [gaps["per_class"].get(c, {}).get("iou") for c in classes]))
@@ -70,7 +70,7 @@ def draw_comparison(result: Mapping[str, Any]) -> Figure:
         axes.set_yticks(range(len(names)), reversed(names))
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("points, arm minus control")
-    left.legend(fontsize=8)
+    figure.legend(*left.get_legend_handles_labels(), fontsize=8, loc="outside lower center", ncols=5)
     return figure
 
 

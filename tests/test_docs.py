@@ -33,6 +33,21 @@ def test_the_results_page_is_drawn_from_the_committed_figures():
     assert (ROOT / "docs" / "results.md").read_text() == drawn.page()
 
 
+def test_the_plots_are_drawn_from_the_committed_figures(tmp_path):
+    pytest.importorskip("matplotlib")
+    drawn = load(ROOT / "docs" / "draw_figures.py")
+    shown = set(re.findall(r"!\[[^\]]*\]\(figures/([^)]+)\)", (ROOT / "docs" / "results.md").read_text()))
+    assert shown == set(drawn.PLOTS)
+    for name, (stem, _) in drawn.PLOTS.items():
+        text = (ROOT / "docs" / "figures" / name).read_text()
+        assert drawn.source(ROOT / "studies" / "results" / stem) in text, f"{name} is older than {stem}: run docs/draw_figures.py"
+        assert str(ROOT) not in text
+    # Planted: a figure that changed.
+    changed = tmp_path / "compare-camvid.json"
+    changed.write_text((ROOT / "studies" / "results" / "compare-camvid.json").read_text().replace("70.9", "71.9"))
+    assert drawn.source(changed) not in (ROOT / "docs" / "figures" / "arms-camvid.svg").read_text()
+
+
 def test_the_figures_in_the_readme_are_those_of_the_files():
     drawn = load(ROOT / "docs" / "draw_results.py")
     assert drawn.summary(drawn.compared()) in (ROOT / "README.md").read_text()

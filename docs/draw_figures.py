@@ -1,0 +1,63 @@
+"""Write the plots of docs/results.md, docs/figures/*.svg, from studies/results/*.json: ``python docs/draw_figures.py``.
+
+Each plot says from which file it was drawn, and that file's digest: a test finds plots that are older than their figures.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from feataug.plots import draw_comparison
+
+HERE = Path(__file__).parent
+RESULTS, FIGURES = HERE.parent / "studies" / "results", HERE / "figures"
+
+
+def recognition(results: dict[str, Any]) -> Figure:
+    """How well features are recognised, and how much they differ, while a generator learns."""
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    curve = results["recognition"]["curve"]
+    for number, (name, text) in enumerate((("ratio", "recognition ratio"), ("diversity", "diversity ratio"))):
+        axes.plot([entry["images"] for entry in curve], [entry[name] for entry in curve], "o-", color=f"C{number}", label=text)
+    for height, number in ((0.95, 0), (0.25, 1)):
+        axes.axhline(height, color=f"C{number}", linewidth=1, linestyle=":")
+    axes.set_xlabel("images that the generator has seen")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8)
+    return figure
+
+
+PLOTS: dict[str, tuple[str, Callable[[dict[str, Any]], Figure]]] = {
+    f"{kind}-{name}.svg": (f"compare-{name}.json", draw)
+    for name in ("camvid", "idd")
+    for kind, draw in (("arms", draw_comparison), ("recognition", recognition))
+}
+
+
+def source(file: Path) -> str:
+    """What a plot says of the file that it was drawn from."""
+    return f"studies/results/{file.name}, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+
+def main() -> None:
+    # Text stays text: smaller files, and the same for all who have the same matplotlib.
+    matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "feataug"})
+    for name, (stem, draw) in PLOTS.items():
+        file = RESULTS / stem
+        results = json.loads(file.read_text())
+        if draw is draw_comparison and "differences" not in results:
+            continue
+        metadata = {"Date": None, "Creator": None, "Description": source(file)}
+        draw(results).savefig(FIGURES / name, format="svg", metadata=metadata)
+
+
+if __name__ == "__main__":
+    main()
