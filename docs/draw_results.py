@@ -150,10 +150,9 @@ def comparison(title: str, r: dict) -> str:
         lines.append(f"| {name} | {x['real']:.2f} | {x['synthetic']:.2f} | {x['ratio']:.3f} | {x['diversity']:.3f} |")
     curve = ", ".join(f"{c['ratio']:.2f} after {c['images']:,}" for c in score["curve"])
     lines += ["", f"The ratio while the generator trained: {curve} images.", ""]
-    lines += [
-        f"![{title}: recognition and diversity ratio while the generator trained; dotted: the least that is wanted](figures/recognition-{s['data']}.svg)",
-        "",
-    ]
+    shown = "recognition and diversity ratio while the generator trained; dotted: the least that is wanted"
+    picture = f"figures/recognition-{s['data']}.svg"
+    lines += [f"![{title}: {shown}]({picture})", ""]
     made, real = score["measures"]["synthetic"]["per_class"], r["base"]["per_class"]
     lines += ["| IoU | " + " | ".join(real) + " |", "|---|" + "---|" * len(real)]
     for name, x in (("real features", real), ("synthetic features", made)):
