@@ -199,7 +199,7 @@ ROWS: tuple[tuple[str, str, str, Callable[[], list[str]], str], ...] = (
         "Fig. 8",
         "Hard negative mining gains over random masks",
         "studies/fig8.py",
-        arms_of("fig8", "random", "mined", "learned"),
+        arms_of("fig8", "feataug", "random", "mined", "learned"),
         "In the screening (decoder alone) no mask source of the training set gained beyond noise without class weights.",
     ),
 )

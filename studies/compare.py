@@ -81,9 +81,9 @@ class Comparison(Study):
     def shrink(self) -> None:
         """Whether everything runs, in minutes: small crops, a few steps, some of the images to measure on."""
         self.size = (96, 128)
-        self.base_config = replace(self.base_config, num_steps=120, eval_every=0)
-        self.further, self.image_generator_images = replace(self.further, num_steps=10), 48
-        self.generator_configs = tuple(replace(config, num_images=240, eval_images=0) for config in self.generator_configs)
+        self.base_config = replace(self.base_config, num_steps=60, eval_every=0)
+        self.further, self.image_generator_images = replace(self.further, num_steps=5), 24
+        self.generator_configs = tuple(replace(config, num_images=120, eval_images=0) for config in self.generator_configs)
 
     def data(self) -> tuple[Any, Any, Any]:
         root, reader = self.args.data, self.setup.reader
