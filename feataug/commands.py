@@ -265,10 +265,12 @@ def _mixing(args: argparse.Namespace, cut: Any, train: Any) -> dict[str, Any]:
     from feataug.training.run import make_accelerator
 
     given = {} if args.ratio is None else {"ratio": args.ratio}
+    kept = {"bank": args.bank} if args.bank else {}
     if args.preset != "recommended":
-        return {"masks": HardNegativeSampler(DatasetMasks(train), enabled=args.preset == "paper")} | given
+        return {"masks": HardNegativeSampler(DatasetMasks(train), enabled=args.preset == "paper")} | given | kept
     loader = _measured(args, _dataset(args, args.split, eval_transforms(tuple(args.size))))
-    return recommended(cut, train, loader, train.num_classes, device=make_accelerator(args.device, "no").device, **given)
+    device = make_accelerator(args.device, "no").device
+    return recommended(cut, train, loader, train.num_classes, device=device, **given) | kept
 
 
 COMMANDS = {

@@ -84,6 +84,12 @@ def make_parser() -> argparse.ArgumentParser:
             type=Number(low=0, high=1, open_high=True),
             help="synthetic share of a batch (0.15 for the recommended preset, 0.3 for the others)",
         )
+        command.add_argument(
+            "--bank",
+            type=NOT_NEGATIVE,
+            default=0,
+            help="keep so many synthetic samples and draw them again: a step makes a quarter of its own (0: all)",
+        )
         command.add_argument("--label-smoothing", type=SHARE, default=1e-4, help="epsilon of Eq. (3), synthetic samples only")
         command.add_argument(
             "--preset", default="recommended", choices=("recommended", "paper", "random"),

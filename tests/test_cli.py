@@ -44,7 +44,7 @@ def test_a_whole_run_by_commands(tmp_path, capsys, monkeypatch):
     assert main(["finetune", *TINY, "--encoder", "test_resnet", "--steps", "4", "--lr", "0.05", "--output", base]) == 0
     at = ["--at", "encoder.layer3.0", "--images", "32"]
     assert main(["fit-generator", *TINY, "--model", base, *at, "--output", generator]) == 0
-    further = ["--model", base, "--generator", generator, "--steps", "2"]
+    further = ["--model", base, "--generator", generator, "--steps", "2", "--bank", "8"]
     assert main(["finetune", *TINY, *further, "--output", mixed]) == 0
     assert main(["evaluate", *TINY, "--model", mixed, "--output", measured]) == 0
     scaled = str(tmp_path / "scaled")

@@ -186,6 +186,8 @@ def test_with_other_mixing_only_our_arm_is_run_again(trained, tmp_path):
         f"  needed:  class_weights=None, ratio=0.3, as in {arm}.json\n"
         f"Use another output folder, or delete this file and {arm} to run that arm again."
     )
+    with pytest.raises(CheckpointError, match=r"given:   bank=4\n  needed:  bank=None, as in "):
+        compare(trained, seeds=(0,), output=tmp_path, bank=4)
     arm.with_suffix(".json").unlink()
     shutil.rmtree(arm)
     made = []
@@ -198,6 +200,13 @@ def test_with_other_mixing_only_our_arm_is_run_again(trained, tmp_path):
     assert made == [0]
     assert again["seeds"][0]["control"] == first["seeds"][0]["control"]
     assert again["seeds"][0]["feataug"] != first["seeds"][0]["feataug"]
+
+
+def test_with_a_bank(trained):
+    result = compare(trained, seeds=(0,), bank=8)
+    assert result["settings"]["bank"] == 8
+    with pytest.raises(ConfigError, match="the bank holds fewer samples than a step takes"):
+        compare(trained, seeds=(0,), bank=1)
 
 
 def test_another_model_in_the_folder_is_an_error(trained, tmp_path):

@@ -34,6 +34,7 @@ def train_arm(
     label_smoothing: float = 1e-4,
     pixel_filter: Any = None,
     class_weights: Tensor | None = None,
+    bank: int = 0,
     ignore_index: int = 255,
     update_bn: bool = True,
     rival: Arm | None = None,
@@ -54,7 +55,7 @@ def train_arm(
         generator: Trained for this cut; ``None`` for the control.
         masks: Mask source of the synthetic samples.
         example: For ``split``, of a model that does not take images of 128 x 128.
-        ratio, label_smoothing, pixel_filter, class_weights: See ``FeatureMixer``.
+        ratio, label_smoothing, pixel_filter, class_weights, bank: See ``FeatureMixer``.
         ignore_index: Label of void.
         update_bn: Measure BatchNorm's running statistics anew on one pass over ``loader`` after training, in either arm: with
             synthetic features in the batches they are no longer those of real ones.
@@ -79,6 +80,7 @@ def train_arm(
             cut=cut,
             pixel_filter=pixel_filter,
             class_weights=class_weights,
+            bank=bank,
             seed=config.seed,
             aux_weight=config.aux_weight,
         )

@@ -44,6 +44,7 @@ def compare(
     label_smoothing: float = 1e-4,
     pixel_filter: Any = None,
     class_weights: Tensor | None = None,
+    bank: int = 0,
     update_bn: bool = True,
     classes: Sequence[str] | None = None,
     example: Any = None,
@@ -67,7 +68,7 @@ def compare(
         config: Of the training; its ``seed`` is replaced by each of ``seeds``.
         seeds: One pair of runs each; at least two for an interval.
         rivals: Further arms by name, each against the control: ``(model, loader, config, folder) -> trained model``.
-        ratio, label_smoothing, pixel_filter, class_weights: See ``FeatureMixer``.
+        ratio, label_smoothing, pixel_filter, class_weights, bank: See ``FeatureMixer``.
         update_bn: Measure BatchNorm anew on real images in the end, in every arm.
         classes: Names; numbers by default.
         example: For ``split``.
@@ -97,7 +98,7 @@ def compare(
         "config": {key: value for key, value in config.to_dict().items() if key != "seed"},
         "model": _fingerprint(model),
     }
-    mixing = {"ratio": ratio, "label_smoothing": label_smoothing}
+    mixing: dict[str, Any] = {"ratio": ratio, "label_smoothing": label_smoothing} | ({"bank": bank} if bank else {})
     settings = {
         **common,
         **mixing,
