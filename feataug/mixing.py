@@ -280,7 +280,7 @@ class FeatureMixer(nn.Module):
             )
         if self.aside is not None and not aside:
             self.aside.hand_over()
-        with torch.no_grad(), self.aside.work(device) if aside and self.aside is not None else nullcontext():
+        with torch.no_grad(), self.aside.work(device, real_masks) if aside and self.aside is not None else nullcontext():
             drawn, z = plan.masks.to(device, non_blocking=True), plan.z.to(device, non_blocking=True)
             if self.bank is not None and plan.places is not None and not replayed:
                 synthetic, drawn = self.bank.take(plan.places, drawn, z, self._make)

@@ -132,14 +132,17 @@ class Aside:
         self.stream: Any = None
 
     @contextmanager
-    def work(self, device: torch.device) -> Iterator[None]:
-        """What is started within does not wait for what the current stream is given from now on."""
+    def work(self, device: torch.device, *inputs: Tensor) -> Iterator[None]:
+        """What is started within does not wait for what the current stream is given from now on; it may read ``inputs``."""
         if device.type != "cuda":
             yield
             return
         if self.stream is None:
             self.stream = torch.cuda.Stream(device)
         self.stream.wait_stream(torch.cuda.current_stream(device))
+        for tensor in inputs:
+            # Their memory belongs to the current stream, which would give it out again as soon as nobody holds them.
+            tensor.record_stream(self.stream)
         with torch.cuda.stream(self.stream):
             yield
 
@@ -150,7 +153,6 @@ class Aside:
         current = torch.cuda.current_stream(self.stream.device)
         current.wait_stream(self.stream)
         for tensor in tensors:
-            # Their memory was given out to the other stream, which would take it back too early.
             tensor.record_stream(current)
 
 

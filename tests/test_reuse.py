@@ -264,12 +264,13 @@ def test_the_order_of_two_streams(monkeypatch):
     aside = Aside()
     aside.hand_over(Noted(log))
     assert log == [], "nothing was done aside"
-    with aside.work(torch.device("cuda")):
+    with aside.work(torch.device("cuda"), Noted(log)):
         log.append(f"generating on {current[-1].name}")
     log.append(f"encoding on {current[-1].name}")
     aside.hand_over(Noted(log), Noted(log))
     assert log == [
         "side waits for main",
+        "used on side",
         "generating on side",
         "encoding on main",
         "main waits for side",
