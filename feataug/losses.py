@@ -186,8 +186,8 @@ def segmentation_loss(
                 )
             )
         sums: list[Tensor] = []
-        for (part, smoothing), numbers in zip(parts, valid, strict=True):
-            pixels = smoothed_cross_entropy(head[part], masks[part], smoothing, ignore_index)
+        for piece, (part, smoothing), numbers in zip(_in_two(head, num_real), parts, valid, strict=True):
+            pixels = smoothed_cross_entropy(piece, masks[part], smoothing, ignore_index)
             if observe is not None and main and sums:
                 observe(pixels.detach().flatten(1).sum(1) / numbers.clamp(min=1))
             if class_weights is not None:
@@ -198,6 +198,16 @@ def segmentation_loss(
         return (sums[0] + synthetic_weight * sums[1]) / (counts[0] + counts[1]).clamp(min=least)
 
     return one(logits, True) + aux_weight * sum((one(head, False) for head in auxiliary), logits.new_zeros(()))
+
+
+def _in_two(head: Tensor, num_real: int) -> tuple[Tensor, Tensor]:
+    """Real and synthetic samples. A slice's gradient fills a tensor as large as the whole; that of a split does not."""
+    if num_real == len(head):
+        return head, head.detach()[:0]
+    if num_real == 0:
+        return head.detach()[:0], head
+    first, second = head.split([num_real, len(head) - num_real])
+    return first, second
 
 
 def lsgan(scores: Sequence[Tensor], target: float) -> Tensor:
