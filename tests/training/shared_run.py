@@ -47,7 +47,7 @@ class Voided(Scenes):
 
 def source(mode, data):
     plain = feataug.DatasetMasks(data)
-    if mode in ("plain", "deaf"):
+    if mode in ("plain", "deaf", "bank"):
         return plain
     return feataug.HardNegativeSampler(plain, 10, 5, 2, learn=mode == "learned")
 
@@ -82,7 +82,8 @@ def run(folder, batch, images, steps, mode):
     measured = trainer.fit(loader, val)
     masks = source(mode, loader.dataset.dataset)
     weights = torch.linspace(0.5, 2, CLASSES)
-    mixer = feataug.FeatureMixer(generator, masks, ratio=0.4, label_smoothing=0.1, class_weights=weights, cut=cut)
+    kept = {"bank": 12, "fresh": 0.4} if mode == "bank" else {}
+    mixer = feataug.FeatureMixer(generator, masks, ratio=0.4, label_smoothing=0.1, class_weights=weights, cut=cut, **kept)
     further = feataug.FinetuneConfig(num_steps=steps, lr=0.05, eval_every=2, save_every=1)
     tuner = feataug.Finetuner(cut.model, further, mixer=mixer, cut=cut, output=folder / "tuned", device="cpu", progress=False)
     tuned = tuner.fit(loader, val, num_classes=CLASSES)

@@ -58,7 +58,7 @@ def progress(folder):
 def alone(tmp_path_factory):
     """Each mode in one process."""
     folder = tmp_path_factory.mktemp("alone")
-    for mode in ("plain", "mined", "learned"):
+    for mode in ("plain", "mined", "learned", "bank"):
         shared_run.run(folder / mode, BATCH, IMAGES, STEPS, mode)
     return folder
 
@@ -67,7 +67,7 @@ def alone(tmp_path_factory):
 def pair(tmp_path_factory):
     """Each mode in two processes, undisturbed."""
     folder = tmp_path_factory.mktemp("pair")
-    finish(start([folder] * 2, ["plain", "learned", "deaf"]))
+    finish(start([folder] * 2, ["plain", "learned", "bank", "deaf"]))
     return folder
 
 
@@ -79,7 +79,7 @@ def check(folder, alone, mode, processes):
     for rank in range(processes):
         there = weights(folder / mode, rank)
         assert apart(there, expected) < 2e-4
-        assert mode == "plain" or torch.equal(there["pool"], expected["pool"])
+        assert mode in ("plain", "bank") or torch.equal(there["pool"], expected["pool"])
     for one, other in zip(single["tuned"], found["tuned"], strict=True):
         assert one["pixel_acc"] == pytest.approx(other["pixel_acc"], abs=0.1)
     for part in ("generator", "tuned"):
@@ -87,7 +87,7 @@ def check(folder, alone, mode, processes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["plain", "learned"])
+@pytest.mark.parametrize("mode", ["plain", "learned", "bank"])
 def test_two_processes_with_half_the_batch_end_with_the_weights_of_one(alone, pair, mode):
     check(pair, alone, mode, 2)
 
