@@ -176,15 +176,18 @@ def comparison(title: str, r: dict) -> str:
         found = [gaps["per_class"].get(k, {}).get("iou", {}).get("mean") for k in real]
         lines.append(f"| {name} | " + " | ".join("-" if x is None else f"{x:+.1f}" for x in found) + " |")
     lines += ["", f"![{title}: each arm minus the control, with intervals, by measure and by class](figures/arms-{s['data']}.svg)"]
-    if "class weights" in r["differences"]:
-        pairs = [[entry[name] for entry in r["seeds"]] for name in ("class weights", "feataug")]
-        gap = differences(*pairs)
-        lines += [
-            "",
-            "feataug minus *class weights*, the same pairs: "
-            + ", ".join(f"{t} {interval(gap[m])}" for m, t in TITLES.items())
-            + ".",
-        ]
+    rivals = [name for name in r["differences"] if name != "feataug"]
+    if rivals:
+        lines += ["", "feataug minus each of the others, the same pairs:", ""]
+        lines += ["| feataug minus | " + " | ".join(TITLES.values()) + " |", "|---|" + "---|" * len(TITLES)]
+        behind = {"class_acc": [], "miou": []}
+        for name in rivals:
+            gap = differences([entry[name] for entry in r["seeds"]], [entry["feataug"] for entry in r["seeds"]])
+            lines.append(f"| {name} | " + " | ".join(interval(gap[m]) for m in TITLES) + " |")
+            for measure, names in behind.items():
+                names += [name] if gap[measure]["mean"] <= 0 else []
+        told = (f"{TITLES[m]} of all but {', '.join(names)}" if names else f"{TITLES[m]} of all" for m, names in behind.items())
+        lines += ["", f"In the mean feataug is ahead in {', in '.join(told)}."]
     f = s["feataug"]
     control = sum(entry["control"]["seconds"] for entry in r["seeds"]) / len(r["seeds"]) / 60
     resumed = " (its last part alone: it was stopped and went on)" if "generator" in r["seconds_of_the_last_part_only"] else ""
