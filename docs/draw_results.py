@@ -185,7 +185,8 @@ def comparison(title: str, r: dict) -> str:
             gap = differences([entry[name] for entry in r["seeds"]], [entry["feataug"] for entry in r["seeds"]])
             lines.append(f"| {name} | " + " | ".join(interval(gap[m]) for m in TITLES) + " |")
             for measure, names in behind.items():
-                names += [name] if gap[measure]["mean"] <= 0 else []
+                if gap[measure]["mean"] <= 0:
+                    names.append(name)
         told = (f"{TITLES[m]} of all but {', '.join(names)}" if names else f"{TITLES[m]} of all" for m, names in behind.items())
         lines += ["", f"In the mean feataug is ahead in {', in '.join(told)}."]
     f = s["feataug"]

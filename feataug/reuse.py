@@ -86,7 +86,9 @@ class SampleBank:
         if missing:
             features, labels = make(masks[missing], z[missing])
             if self.labels is None:
-                self.features, self.labels = tuple(_room(self.size, f) for f in features), _room(self.size, labels.to(torch.int16))
+                # In whatever memory format: joining brings samples into that of the real ones.
+                self.features = tuple(f.new_zeros(self.size, *f.shape[1:]) for f in features)
+                self.labels = labels.new_zeros(self.size, *labels.shape[1:], dtype=torch.int16)
             where = places[missing].to(masks.device)
             for kept, new in zip((*self.features, self.labels), (*features, labels), strict=True):
                 kept[where] = new.to(kept.dtype)
@@ -159,10 +161,3 @@ class Aside:
 def at_random(exact: float, rng: torch.Generator) -> int:
     """``exact`` or a neighbour, so that the mean is exact."""
     return math.floor(exact) + int(torch.rand((), generator=rng, dtype=torch.float64) < exact - math.floor(exact))
-
-
-def _room(size: int, like: Tensor) -> Tensor:
-    """For so many of these samples, in their memory format."""
-    wide = like.ndim == 4 and like.is_contiguous(memory_format=torch.channels_last)
-    memory_format = torch.channels_last if wide else torch.contiguous_format
-    return torch.zeros((size, *like.shape[1:]), dtype=like.dtype, device=like.device).contiguous(memory_format=memory_format)

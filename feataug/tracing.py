@@ -89,7 +89,7 @@ def storage(tensor: Tensor) -> int | None:
     """A number for the memory behind a tensor; ``None`` if it has none of its own."""
     try:
         return tensor.untyped_storage()._cdata
-    except (RuntimeError, NotImplementedError):
+    except RuntimeError:  # also its subclass NotImplementedError
         return None
 
 

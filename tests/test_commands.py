@@ -349,7 +349,7 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell of Unix")
-@pytest.mark.parametrize("options", ["--help", "demo --dry-run"])
+@pytest.mark.parametrize("options", ["inspect timm/test_resnet --size 64x96", "--help", "demo --dry-run"])
 def test_a_pipe_that_is_closed_leaves_no_traceback(options):
     # The reader is gone before anything is written.
     code = f'{{ sleep 0.2; {shlex.quote(sys.executable)} -m feataug.cli {options}; echo "code $?" >&2; }} | true'
