@@ -43,7 +43,7 @@ def steps(name: str, device: str) -> dict[str, Callable[[], Any]]:
         .to(device, memory_format=torch.channels_last)
         .train()
     )
-    cut = split(model, about["at"], example=torch.zeros(1, 3, *size))
+    cut = split(model, about["at"], example=torch.zeros(1, 3, *size, device=device))
     generator = FeatureGenerator(CLASSES, cut.spec).to(device, memory_format=torch.channels_last)
     drawn = torch.randint(CLASSES, (32, size[0] // 16, size[1] // 16)).repeat_interleave(16, 1).repeat_interleave(16, 2)
     banks = {"mixed": {}, "bank": {"bank": 32}, "there": {"bank": 32, "fresh": 0.0}}

@@ -118,6 +118,8 @@ class HubModel(PyTorchModelHubMixin):
     ) -> Self:
         # That ``config`` is among the arguments makes the mixin pass the whole of config.json.
         facts = known_facts((config or {}).get("card"))
+        # The mixin hands it to classes that take any keyword.
+        kwargs.pop("card", None)
         if not os.path.isdir(model_id):
             model = super()._from_pretrained(model_id=model_id, map_location=map_location, strict=strict, **kwargs)
         else:

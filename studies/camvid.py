@@ -98,6 +98,15 @@ class Study:
         self.seconds: dict[str, float] = {}
         self.resumed: list[str] = []
 
+    @property
+    def device(self) -> torch.device:
+        """Where to measure: what ``--device`` comes to."""
+        return torch.device("cuda" if self.args.device != "cpu" and torch.cuda.is_available() else "cpu")
+
+    def training_loader(self, seed: int) -> Any:
+        """Batches to train a base model or a generator on."""
+        return seeded_loader(self.train, self.batch, seed=seed, num_workers=getattr(self.args, "workers", 0))
+
     def stage(self, name: str, run: Any) -> dict[str, Any]:
         """Run a stage, or read what it left: its figures are written only when it is through."""
         done = self.output / f"{name}.json"
@@ -118,7 +127,7 @@ class Study:
     def base(self) -> dict[str, Any]:
         model = self.model()
         tuner = Finetuner(model, self.base_config, output=self.output / "base", device=self.args.device, progress="base")
-        history = tuner.fit(seeded_loader(self.train, self.batch, seed=0), self.val_loader, num_classes=len(self.classes))
+        history = tuner.fit(self.training_loader(0), self.val_loader, num_classes=len(self.classes))
         self.keep(model)
         curve = [{"step": entry["progress"], "miou": entry["miou"]} for entry in history]
         return by_class(history[-1], self.classes) | {"curve": curve}
@@ -131,7 +140,7 @@ class Study:
         for number, config in enumerate(self.generator_configs, start=1):
             folder, text = self.output / f"generator-{number}", f"generator {number}"
             trainer = GeneratorTrainer(generator, cut, config, output=folder, device=self.args.device, progress=text)
-            history = trainer.fit(seeded_loader(self.train, self.batch, seed=number), self.val_loader)
+            history = trainer.fit(self.training_loader(number), self.val_loader)
             curve += [{"images": before + e["progress"], "ratio": e["ratio"], "diversity": e["diversity"]} for e in history]
             before += config.num_images
         generator.save_pretrained(self.output / "generator-model")

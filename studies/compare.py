@@ -12,14 +12,17 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from camvid import Study
+from kept import KeptBatches
 from lite0 import phase_dilations
 from rivals import RIVALS
-from setups import SETUPS, FractionOf, arguments, parse
+from setups import SETUPS, FractionOf, arguments, in_memory, parse
 
 from feataug import (
     ClassBalancedMasks,
@@ -74,9 +77,16 @@ class Comparison(Study):
         self.base_config = FinetuneConfig(
             num_steps=steps, lr=0.05, lr_scale={"encoder": 0.3}, eval_every=steps // 6, save_every=25, seed=0
         )
+        # On a GPU checkpoints would take longer than the steps between them. A base model is trained alone: contiguous maps and dilated
+        # convolutions take fewer launches (28 ms a step on an H100, 37 otherwise); many arms at once wait for the kernels, which then take longer.
+        if args.device == "cuda":
+            self.base_config = replace(self.base_config, channels_last=False, save_every=250)
+            self.further = replace(self.further, save_every=0)
         if args.quick:
             self.shrink()
         super().__init__(args)
+        if getattr(args, "in_memory", False):
+            self.val_loader = list(self.val_loader)
 
     def shrink(self) -> None:
         """Whether everything runs, in minutes: small crops, a few steps, some of the images to measure on."""
@@ -86,10 +96,9 @@ class Comparison(Study):
         self.generator_configs = tuple(replace(config, num_images=120, eval_images=0) for config in self.generator_configs)
 
     def data(self) -> tuple[Any, Any, Any]:
-        root, reader = self.args.data, self.setup.reader
-        train = reader(root, "train", transforms=train_transforms(self.size, scale=self.scale))
+        train = self.read("train", train_transforms(self.size, scale=self.scale))
         whole = eval_transforms((2 * self.size[0], 2 * self.size[1]) if self.args.quick else None)
-        plain, val = reader(root, "train", transforms=whole), reader(root, self.args.eval_split, transforms=whole)
+        plain, val = self.read("train", whole), self.read(self.args.eval_split, whole)
         share = self.args.fraction
         if self.args.quick:
             share, val = min(share, 120 / len(train)), FractionOf(val, min(1, 24 / len(val)))
@@ -97,9 +106,19 @@ class Comparison(Study):
             train, plain = FractionOf(train, share), FractionOf(plain, share)
         return train, plain, val
 
+    def read(self, part: str, transforms: Any) -> Any:
+        """The images and masks of a part of the data set."""
+        found = self.setup.reader(self.args.data, part, transforms=transforms)
+        return in_memory(found) if getattr(self.args, "in_memory", False) else found
+
+    def left_out(self, transforms: Any) -> FractionOf:
+        """The training images that ``--fraction`` leaves out."""
+        return FractionOf(self.read("train", transforms), self.args.fraction, rest=True)
+
     def loader(self, seed: int) -> Any:
         """Real batches of one pair of runs."""
-        return seeded_loader(self.train, self.batch, seed=100 + seed)
+        found = seeded_loader(self.train, self.batch, seed=100 + seed)
+        return KeptBatches(found, self.output / "batches" / f"seed-{seed}") if getattr(self.args, "in_memory", False) else found
 
     def masks(self, source: str) -> Any:
         """A mask source by name: ``random``, ``balanced``, ``composed`` (rare objects pasted), ``both``; ``mined-`` before it."""
@@ -122,9 +141,12 @@ class Comparison(Study):
     def filter(self, factor: float) -> PixelFilter:
         """A filter by the base model; the classes' losses are measured once."""
         cut = self.cut()
-        losses = self.stage(
-            "class-losses", lambda: {"losses": PixelFilter.fit(cut, self.some_plain(), len(self.classes)).class_loss.tolist()}
-        )
+
+        def run() -> dict[str, Any]:
+            fitted = PixelFilter.fit(cut, self.some_plain(), len(self.classes), device=self.device)
+            return {"losses": fitted.class_loss.tolist()}
+
+        losses = self.stage("class-losses", run)
         cut.model.requires_grad_(False).eval()
         return PixelFilter(cut, torch.tensor(losses["losses"]), factor=factor)
 
@@ -132,7 +154,8 @@ class Comparison(Study):
         """Of the base model, to feataug's power; the ratios are measured once."""
 
         def run() -> dict[str, Any]:
-            return {"ratios": deficit_weights(self.trained(), self.plain_loader(), len(self.classes), 1.0).tolist()}
+            ratios = deficit_weights(self.trained(), self.plain_loader(), len(self.classes), 1.0, device=self.device)
+            return {"ratios": ratios.tolist()}
 
         return torch.tensor(self.stage("deficits", run)["ratios"]) ** (self.feataug["power"] if power is None else power)
 
@@ -144,11 +167,13 @@ class Comparison(Study):
         """Standard deviation of a normal distribution as far from 0, in each channel, as synthetic features are from real ones."""
 
         def run() -> dict[str, Any]:
-            cut, generator, rng = self.cut(), self.trained_generator().eval(), torch.Generator().manual_seed(0)
+            cut, generator, rng = self.cut(), self.trained_generator().eval().to(self.device), torch.Generator().manual_seed(0)
+            cut.model.to(self.device)
             gaps = []
             with torch.no_grad(), eval_mode(cut.model):
                 for images, masks in self.some_plain():
-                    (real,), (made,) = cut.encode(images), generator(masks, generator.draw_z(len(masks), rng))
+                    made: Any = generator(masks.to(self.device), generator.draw_z(len(masks), rng))
+                    (real,), (made,) = cut.encode(images.to(self.device)), made
                     gaps.append((real - made).abs().mean((0, 2, 3)))
             return {"scale": (torch.stack(gaps).mean(0) * math.sqrt(math.pi / 2)).tolist()}
 
@@ -165,29 +190,36 @@ class Comparison(Study):
             config = GeneratorConfig(num_images=self.image_generator_images, snapshot_images=240, log_images=240, seed=0)
             where, text = self.output / "image-generator", "image generator"
             GeneratorTrainer(generator, cut, config, output=where, device=self.args.device, progress=text).fit(
-                seeded_loader(self.train, self.batch, seed=1)
+                self.training_loader(1)
             )
             generator.save_pretrained(folder)
-            return recognition_summary(recognition(cut, generator, self.val_loader), self.classes)
+            return recognition_summary(recognition(cut, generator, self.val_loader, device=self.device), self.classes)
 
         self.stage("image-generator", run)
         return FeatureGenerator.from_pretrained(folder)
 
+    def rivals(self) -> dict[str, Any]:
+        """The arms besides control and feataug that were asked for."""
+        return {name: RIVALS[name](self) for name in self.args.arms if name not in ("control", "feataug")}
+
     def arms(self) -> dict[str, Any]:
         """Every arm on every seed; the result is written after each."""
-        rivals = {name: RIVALS[name](self) for name in self.args.arms if name not in ("control", "feataug")}
-        source, mixing = self.feataug["masks"], {k: v for k, v in self.feataug.items() if k not in ("masks", "filter", "power")}
-        mixing["class_weights"] = self.class_weights() if self.feataug.get("power") else None
-        pixel_filter = self.filter(self.feataug["filter"]) if self.feataug.get("filter") else None
+        rivals = self.rivals()
         result: dict[str, Any] = {}
         for count in range(1, len(self.args.seeds) + 1):
-            result = compare(
-                self.trained(), self.at, self.trained_generator(), self.masks(source), self.loader, self.val_loader, self.further,
-                seeds=self.args.seeds[:count], rivals=rivals, pixel_filter=pixel_filter, classes=self.classes, output=self.output / "arms",
-                device=self.args.device, **mixing,
-            )  # fmt: skip
+            result = self.compared(self.args.seeds[:count], rivals)
             write_json(self.args.result, self.described(result))
         return result
+
+    def compared(self, seeds: Sequence[int], arms: Mapping[str, Any], output: Path | None = None) -> dict[str, Any]:
+        """Control, feataug and ``arms`` on some seeds; those that are in ``output`` are not run again."""
+        mixing = {k: v for k, v in self.feataug.items() if k not in ("masks", "filter", "power")}
+        return compare(
+            self.trained(), self.at, self.trained_generator(), self.masks(self.feataug["masks"]), self.loader, self.val_loader, self.further,
+            seeds=seeds, rivals=arms, pixel_filter=self.filter(self.feataug["filter"]) if self.feataug["filter"] else None,
+            class_weights=self.class_weights() if self.feataug["power"] else None, classes=self.classes,
+            output=output or self.output / "arms", device=self.args.device, **mixing,
+        )  # fmt: skip
 
     def described(self, result: dict[str, Any]) -> dict[str, Any]:
         """The comparison with what led to it."""
@@ -212,7 +244,8 @@ class Comparison(Study):
 
     def model(self) -> torch.nn.Module:
         model = super().model()
-        phase_dilations(model)
+        if self.args.device != "cuda":
+            phase_dilations(model)
         return model
 
     def trained(self) -> torch.nn.Module:
@@ -221,13 +254,22 @@ class Comparison(Study):
         return model
 
 
-def main() -> None:
+def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command line asks for."""
     parser = arguments(__doc__)
     parser.add_argument("--arms", nargs="+", choices=("control", "feataug", *RIVALS), default=["control", "feataug", *RIVALS])
     parser.add_argument("--until", choices=("base", "generator", "arms"), default="arms", help="the last stage to run")
-    args = parse(parser, "compare")
+    return parse(parser, "compare", argv)
+
+
+def main() -> None:
     keep_freed_memory()
-    study = Comparison(args)
+    run(Comparison(options()))
+
+
+def run(study: Comparison) -> None:
+    """Every stage that is asked for, and its figures."""
+    args = study.args
     print(study.stage("base", study.base)["miou"])
     if args.until != "base":
         print(study.stage("generator", study.generator)[args.eval_split]["ratio"])

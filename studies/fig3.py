@@ -8,9 +8,10 @@ Writes ``OUTPUT/fig3.png`` (it shows the data set's images, so it stays beside t
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import torch
-from variants import prepared
+from variants import Variants, prepared
 
 from feataug.plots import color_masks, save_grid
 
@@ -19,8 +20,11 @@ def extra(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=6)
 
 
-def main() -> None:
-    study = prepared("fig3", __doc__, extra=extra)
+def prepare(argv: Sequence[str] | None = None) -> Variants:
+    return prepared("fig3", __doc__, extra=extra, argv=argv)
+
+
+def run(study: Variants) -> None:
     study.compare({})
     seed = study.args.seeds[0]
     models = {"control": study.arm("control", seed), "feataug": study.arm("feataug", seed)}
@@ -28,7 +32,8 @@ def main() -> None:
     found: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad():
         for name, model in models.items():
-            found[name] = [model(image[None]).argmax(1)[0] for image in images]
+            model.to(study.device)
+            found[name] = [model(image[None].to(study.device)).argmax(1)[0].cpu() for image in images]
     accuracy = {
         name: [float((f == m)[m != 255].float().mean()) for f, m in zip(predictions, masks, strict=True)]
         for name, predictions in found.items()
@@ -52,6 +57,10 @@ def main() -> None:
     print(
         f"{int((gains > 0).sum())} images better, {int((gains < 0).sum())} worse, median {100 * float(gains.median()):+.2f} points; {path}"
     )
+
+
+def main() -> None:
+    run(prepare())
 
 
 if __name__ == "__main__":

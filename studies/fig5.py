@@ -7,6 +7,7 @@ Needs nothing but the arms ``control`` and ``feataug``, which are trained if the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,8 +30,11 @@ def rank_correlation(first: list[float], second: list[float]) -> float:
     return float((a * b).sum() / (a.norm() * b.norm()).clamp(min=1e-12))
 
 
-def main() -> None:
-    study = prepared("fig5", __doc__)
+def prepare(argv: Sequence[str] | None = None) -> Variants:
+    return prepared("fig5", __doc__, argv=argv)
+
+
+def run(study: Variants) -> None:
     result = study.compare({})
     area = shares(study)
     classes: dict[str, dict[str, Any]] = {}
@@ -53,6 +57,10 @@ def main() -> None:
         ]
         print(f"{name:<20} {entry['share']:7.3%}  " + "  ".join(cells))
     print("rank correlation of share and gain: " + ", ".join(f"{m} {value:+.2f}" for m, value in correlation.items()))
+
+
+def main() -> None:
+    run(prepare())
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ real, encoded and small; then where the first generator's features are recognise
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 from table3 import KINDS
 from torch import Tensor
-from variants import prepared
+from variants import Variants, prepared
 
 from feataug.plots import color_masks, save_grid
 
@@ -44,8 +45,11 @@ def telling(features: Tensor, masks: Tensor) -> Tensor:
     return (between / flat.var(0).clamp(min=1e-12)).argsort(descending=True)
 
 
-def main() -> None:
-    study = prepared("fig6", __doc__, extra=extra)
+def prepare(argv: Sequence[str] | None = None) -> Variants:
+    return prepared("fig6", __doc__, extra=extra, argv=argv)
+
+
+def run(study: Variants) -> None:
     every = max(1, len(study.val) // study.args.rows)
     pairs = [study.val[index] for index in range(0, len(study.val), every)][: study.args.rows]
     images, masks = (torch.stack([torch.as_tensor(pair[n]) for pair in pairs]) for n in (0, 1))
@@ -72,6 +76,10 @@ def main() -> None:
     shares = {f"{a} only": int((right[a] & ~right[b]).sum()) / valid for a, b in (tuple(KINDS), tuple(KINDS)[::-1])}
     study.write({"recognised_by": shares, "images": len(masks)})
     print(", ".join(f"recognised in {name}: {share:.1%}" for name, share in shares.items()) + f"; {path}")
+
+
+def main() -> None:
+    run(prepare())
 
 
 if __name__ == "__main__":

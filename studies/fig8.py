@@ -7,6 +7,9 @@ which the decoder loses most, mined anew every 25 steps (Sec. 3.3). ``learned``:
 extra forward passes).
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from variants import Variants, prepared, told
 
 from feataug import DatasetMasks, HardNegativeSampler
@@ -17,12 +20,21 @@ def learned(study: Variants) -> HardNegativeSampler:
     return HardNegativeSampler(DatasetMasks(study.train), learn=True)
 
 
+def prepare(argv: Sequence[str] | None = None) -> Variants:
+    return prepared("fig8", __doc__, argv=argv)
+
+
+def arms(study: Variants) -> dict[str, Any]:
+    found = {"mined": study.variant(masks="mined"), "learned": study.variant(masks=learned)}
+    return found if study.feataug["masks"] == "random" else found | {"random": study.variant(masks="random")}
+
+
+def run(study: Variants) -> None:
+    told(study, study.compare(arms(study)))
+
+
 def main() -> None:
-    study = prepared("fig8", __doc__)
-    arms = {"mined": study.variant(masks="mined"), "learned": study.variant(masks=learned)}
-    if study.feataug["masks"] != "random":
-        arms["random"] = study.variant(masks="random")
-    told(study, study.compare(arms))
+    run(prepare())
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ synthetic from real features. Figures go to ``studies/results/generator-camvid.j
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,7 +21,6 @@ from setups import arguments, parse
 from torch import Tensor
 
 from feataug import FeatureGenerator, GeneratorConfig, GeneratorTrainer, recognition
-from feataug.data import seeded_loader
 from feataug.files import write_json
 from feataug.recording import eval_mode
 from feataug.report import recognition_summary
@@ -59,8 +60,9 @@ def distances(cut: Any, generator: FeatureGenerator, loader: Any) -> dict[str, f
     rng = torch.Generator().manual_seed(0)
     sums: list[list[Any]] = [[[0, 0.0, 0.0] for _ in range(2)] for _ in cut.spec]
     with eval_mode(cut.model), eval_mode(generator):
+        where = generator.fitted.device
         for images, masks in loader:
-            pairs = (cut.encode(images), generator(masks, generator.draw_z(len(masks), rng)))
+            pairs = (cut.encode(images.to(where)), generator(masks.to(where), generator.draw_z(len(masks), rng)))
             for kind, features in enumerate(pairs):
                 for level, x in enumerate(generator.standardize(features)):
                     flat = x.transpose(0, 1).flatten(1).double()
@@ -90,6 +92,10 @@ def _moments(count: int, total: Tensor, square: Tensor) -> tuple[Tensor, Tensor]
 class Ablation(Comparison):
     """One generator a variant."""
 
+    def measured(self, name: str) -> dict[str, Any]:
+        """A variant's figures, if it has to be trained for them."""
+        return self.stage(f"variants/{name.replace(' ', '-')}", lambda: self.variant(name))
+
     def variant(self, name: str) -> dict[str, Any]:
         """Train and measure."""
         made, trained = VARIANTS[name]
@@ -101,9 +107,8 @@ class Ablation(Comparison):
         )
         folder = self.output / "variants" / name.replace(" ", "-")
         trainer = GeneratorTrainer(generator, cut, config, output=folder, device=self.args.device, progress=name)
-        trainer.fit(seeded_loader(self.train, self.batch, seed=1))
-        generator.to("cpu")
-        scores = recognition(cut, generator, self.val_loader)
+        trainer.fit(self.training_loader(1))
+        scores = recognition(cut, generator, self.val_loader, device=self.device)
         return (
             recognition_summary(scores, self.classes)
             | distances(cut, generator, self.val_loader)
@@ -116,20 +121,30 @@ class Ablation(Comparison):
         rng, shares = torch.Generator().manual_seed(1), []
         with torch.no_grad():
             for _, masks in self.val_loader:
+                masks = masks.to(self.device)
                 pixel_filter(generator(masks, generator.draw_z(len(masks), rng)), masks)
                 shares.append(float(pixel_filter.rejected))
         return sum(shares) / len(shares)
 
 
-def main() -> None:
+def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command line asks for."""
     parser = arguments(__doc__)
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--images", type=int, default=1_200, help="that each generator is trained on")
-    args = parse(parser, "generator")
+    return parse(parser, "generator", argv)
+
+
+def main() -> None:
     keep_freed_memory()
-    study = Ablation(args)
+    run(Ablation(options()))
+
+
+def run(study: Ablation) -> None:
+    """Every variant that is asked for; the result is written after each."""
+    args = study.args
     for name in args.variants:
-        figures = study.stage(f"variants/{name.replace(' ', '-')}", lambda n=name: study.variant(n))
+        figures = study.measured(name)
         stored = json.loads(args.result.read_text()) if args.result.exists() else {"images": args.images, "variants": {}}
         stored["variants"][name] = figures | {
             "settings": VARIANTS[name],

@@ -26,9 +26,9 @@ def label_smoothing(study: Any) -> Any:
     return _with_loss(study, lambda model: lambda out, masks: segmentation_loss(out, masks, 0, label_smoothing=0.1))
 
 
-def class_weights(study: Any) -> Any:
-    """The class weights that feataug's arm has, without synthetic features: what they do by themselves."""
-    weights = study.class_weights()
+def class_weights(study: Any, power: float | None = None) -> Any:
+    """The class weights that feataug's arm has (or to another power), without synthetic features: what they do by themselves."""
+    weights = study.class_weights(power)
     return _with_loss(study, lambda model: lambda out, masks: segmentation_loss(out, masks, class_weights=weights))
 
 
@@ -68,8 +68,7 @@ def isda(study: Any, strength: float = 0.5) -> Any:
 
         head[0].register_forward_hook(keep)
         classes, width = head[-1].weight.shape[:2]
-        where = next(model.parameters()).device if study.args.device == "cpu" else "cuda"
-        count, mean, square = (torch.zeros(classes, *shape, device=where) for shape in ((), (width,), (width,)))
+        count, mean, square = (torch.zeros(classes, *shape, device=study.device) for shape in ((), (width,), (width,)))
         step = [0]
 
         def loss(out: Any, masks: Tensor) -> Tensor:
@@ -266,7 +265,7 @@ def _with_loss(study: Any, make: Callable[[Any], Callable[[Any, Tensor], Tensor]
 
 def _with_data(study: Any, make: Callable[[Any], Dataset]) -> Any:
     def arm(model: nn.Module, loader: Any, config: Any, folder: Any) -> nn.Module:
-        other = seeded_loader(make(study.train), study.batch, seed=100 + config.seed)
+        other = seeded_loader(make(study.train), study.batch, seed=100 + config.seed, num_workers=getattr(study.args, "workers", 0))
         Finetuner(model, config, device=study.args.device, progress=f"rival {config.seed}").fit(other)
         return model
 

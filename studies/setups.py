@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,16 +45,30 @@ SETUPS = {
 
 
 class FractionOf(Subset):
-    """Some images of a data set, drawn once by a seed of their own; reads masks alone, as the set does."""
+    """Some images of a data set, drawn once by a seed of their own, or the ``rest`` of them; reads masks alone, as the set does."""
 
-    def __init__(self, dataset: Any, fraction: float) -> None:
+    def __init__(self, dataset: Any, fraction: float, *, rest: bool = False) -> None:
         order = torch.randperm(len(dataset), generator=generator_for(0, "fraction", 0)).tolist()
-        super().__init__(dataset, sorted(order[: max(1, round(fraction * len(dataset)))]))
+        count = max(1, round(fraction * len(dataset)))
+        super().__init__(dataset, sorted(order[count:] if rest else order[:count]))
         self.classes, self.palette, self.transforms = dataset.classes, dataset.palette, dataset.transforms
 
     def mask(self, index: int) -> torch.Tensor:
         """The mask alone, without transforms."""
         return self.dataset.mask(self.indices[index])
+
+
+_DECODED: dict[str, tuple[list[Any], list[Any]]] = {}
+
+
+def in_memory(dataset: MaskedImages) -> MaskedImages:
+    """The data set with all files decoded, once for this process and those that it forks: a GPU would wait for them."""
+    key = str(dataset.image_files[0].parent)
+    if key not in _DECODED:
+        _DECODED[key] = [dataset.image(n) for n in range(len(dataset))], [dataset.mask(n) for n in range(len(dataset))]
+    images, masks = _DECODED[key]
+    dataset.image, dataset.mask = images.__getitem__, masks.__getitem__  # type: ignore[method-assign]
+    return dataset
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -67,6 +82,10 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument(
+        "--in-memory", action="store_true", help="decode all images once, and keep the arms' batches in files, for a GPU"
+    )
+    parser.add_argument("--workers", type=int, default=0, help="processes that load the images of a base model and a generator")
+    parser.add_argument(
         "--output",
         type=Path,
         help="checkpoints and finished stages; runs/compare-DATASET by default, runs/quick-DATASET with --quick",
@@ -75,14 +94,14 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(parser: argparse.ArgumentParser, name: str) -> argparse.Namespace:
-    """Arguments, with folders named after the data set and the fraction."""
-    args = parser.parse_args()
+def parse(parser: argparse.ArgumentParser, name: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Arguments, of the command line unless they are given, with folders named after the data set and the fraction."""
+    args = parser.parse_args(argv)
     of = args.dataset + (f"-{args.fraction:g}" if args.fraction < 1 else "")
     if args.quick:
         # Apart from the results: nobody is to take them for some.
         args.output = args.output or Path("runs") / f"quick-{of}"
-        args.result = args.result or args.output / f"{name}.json"
+        args.result = args.result or args.output / "results" / f"{name}.json"
     args.output = args.output or Path("runs") / f"compare-{of}"
     args.result = args.result or Path("studies/results") / f"{name}-{of}.json"
     return args

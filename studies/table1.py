@@ -6,14 +6,27 @@ The paper compares with the image generators of its time; here the same generato
 for the image itself (the model cut at its input). "T+V" adds the validation masks, without their images, one to three of the training set's.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from rivals import images
-from variants import prepared, told
+from variants import Variants, prepared, told
+
+
+def prepare(argv: Sequence[str] | None = None) -> Variants:
+    return prepared("table1", __doc__, argv=argv)
+
+
+def arms(study: Variants) -> dict[str, Any]:
+    return {"images": images(study), "masks T+V": study.variant(masks=study.with_others(study.crops(study.val)))}
+
+
+def run(study: Variants) -> None:
+    told(study, study.compare(arms(study)))
 
 
 def main() -> None:
-    study = prepared("table1", __doc__)
-    arms = {"images": images(study), "masks T+V": study.variant(masks=study.with_others(study.crops(study.val)))}
-    told(study, study.compare(arms))
+    run(prepare())
 
 
 if __name__ == "__main__":

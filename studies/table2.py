@@ -6,19 +6,33 @@ The paper's second data set is ADE20K (``--dataset ade20k``); without it, IDD-Li
 is gained at several, too.
 """
 
-from variants import prepared, told
+from collections.abc import Sequence
+from typing import Any
+
+from variants import Variants, prepared, told
 
 from feataug.report import MEASURES, TITLES, interval
 
 
-def main() -> None:
-    study = prepared("table2", __doc__)
+def prepare(argv: Sequence[str] | None = None) -> Variants:
+    return prepared("table2", __doc__, argv=argv)
+
+
+def arms(study: Variants) -> dict[str, Any]:
+    return {}
+
+
+def run(study: Variants) -> None:
     result = study.compare({})
     told(study, result)
     scales = study.several_scales(["control", "feataug"])
     study.write({"comparison": result, "several_scales": scales})
     gap = scales["differences"]["feataug"]
     print("at several scales, feataug minus control: " + ", ".join(f"{TITLES[m]} {interval(gap[m])}" for m in MEASURES))
+
+
+def main() -> None:
+    run(prepare())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ trained anew for as many images; recognition scores are measured on masks that n
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,6 @@ from torch import Tensor, nn
 from variants import Variants, prepared, told
 
 from feataug import FeatureGenerator, FeatureSpec, GeneratorTrainer, recognition
-from feataug.data import seeded_loader
 from feataug.layers.label_conv import LabelConv2d
 from feataug.report import recognition_summary
 
@@ -48,8 +48,9 @@ class PlainGenerator(FeatureGenerator):
 KINDS = {"encoded masks": FeatureGenerator, "small masks": PlainGenerator}
 
 
-def trained(study: Variants, name: str, images: int) -> tuple[Any, dict[str, Any]]:
+def trained(study: Variants, name: str) -> tuple[Any, dict[str, Any]]:
     """A generator of that kind and its recognition scores."""
+    images = 120 if study.args.quick else study.args.images
     folder = study.output / f"table3-{name.replace(' ', '-')}-model"
 
     def run() -> dict[str, Any]:
@@ -59,37 +60,46 @@ def trained(study: Variants, name: str, images: int) -> tuple[Any, dict[str, Any
         config = replace(study.generator_configs[0], num_images=images, eval_images=0)
         where = study.output / f"table3-{name.replace(' ', '-')}"
         GeneratorTrainer(generator, cut, config, output=where, device=study.args.device, progress=name).fit(
-            seeded_loader(study.train, study.batch, seed=1)
+            study.training_loader(1)
         )
         generator.save_pretrained(folder)
         scores = {
-            "val": recognition_summary(recognition(cut, generator, study.val_loader), study.classes),
-            "train": recognition_summary(recognition(cut, generator, study.some_plain()), study.classes),
+            "val": recognition_summary(recognition(cut, generator, study.val_loader, device=study.device), study.classes),
+            "train": recognition_summary(recognition(cut, generator, study.some_plain(), device=study.device), study.classes),
         }
         return {"recognition": scores, "parameters": sum(p.numel() for p in generator.parameters())}
 
     figures = study.stage(f"table3-{name.replace(' ', '-')}", run)
-    return KINDS[name].from_pretrained(folder), figures
+    return KINDS[name].from_pretrained(folder), figures | {"images": images}
 
 
 def extra(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, default=2_400, help="what each generator is trained on")
 
 
-def main() -> None:
-    study = prepared("table3", __doc__, extra=extra)
-    images = 120 if study.args.quick else study.args.images
-    generators = {name: trained(study, name, images) for name in KINDS}
-    figures = {name: figures | {"images": images} for name, (_, figures) in generators.items()}
+def prepare(argv: Sequence[str] | None = None) -> Variants:
+    return prepared("table3", __doc__, extra=extra, argv=argv)
+
+
+def arms(study: Variants) -> dict[str, Any]:
+    return {name: study.variant(generator=trained(study, name)[0]) for name in KINDS}
+
+
+def run(study: Variants) -> None:
+    figures = {name: trained(study, name)[1] for name in KINDS}
     study.write({"generators": figures})
     for name, entry in figures.items():
         score = entry["recognition"]["val"]
         print(
             f"{name}: recognised with mIoU {score['synthetic']:.2f} (real {score['real']:.2f}), diversity {score['diversity']:.2f}"
         )
-    result = study.compare({name: study.variant(generator=generator) for name, (generator, _) in generators.items()})
+    result = study.compare(arms(study))
     study.write({"generators": figures, "comparison": result})
     told(study, result)
+
+
+def main() -> None:
+    run(prepare())
 
 
 if __name__ == "__main__":

@@ -2,16 +2,18 @@
 
     python studies/table4.py --data DIR --dataset camvid|idd|folder [--quick] [--seeds 0 1 2] [--device cpu] [--output runs/compare-camvid]
 
-Takes the base model that ``studies/compare.py --until base`` leaves in ``--output``, or trains one (not with ``--quick``). At each stage: entropy and
-overlap of the features, a generator and its recognition score, and then the model trained further with synthetic features of that stage,
-against one control for all stages. That arm is the plain one, without class weights and filter (which gain more than the features do): what
-differs between rows is the cut. ``--quick`` takes small crops, few images and cheaper losses, and trains no arms: ten minutes on two cores,
-for a first look. Stages that are done are not done again. Figures go to ``studies/results/table4-camvid.json`` (``--result``) after each.
+Takes the base model that ``studies/compare.py --until base`` leaves in ``--output``, or trains one. At each stage: entropy and overlap of the
+features, a generator and its recognition score, and then the model trained further with synthetic features of that stage, against one
+control for all stages. That arm is the plain one, without class weights and filter (which gain more than the features do): what differs
+between rows is the cut. ``--quick`` takes small crops, few images and cheaper losses, and trains no arms: minutes on two cores, for a first
+look; with the base model of ``compare.py`` (``--output runs/compare-camvid``) instead of a quick one it says more. Stages that are done are
+not done again. Figures go to ``studies/results/table4-camvid.json`` (``--result``) after each.
 """
 
 from __future__ import annotations
 
-import json
+import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,11 +50,11 @@ class Table4(Comparison):
 
     folder, places = "table4", tuple(PLACES)
     num_images, min_cells, measured = 3_000, 100, None
-    generator_config = replace(Comparison.generator_configs[0], num_images=3_600, ema_images=400)
+    generator_config = replace(Comparison.generator_configs[0], num_images=2_400, eval_images=0, ema_images=400)
 
     def patches(self) -> Any:
         """Training patches to look at: the same in every pass."""
-        return seeded_loader(self.train, self.batch, seed=1)
+        return self.training_loader(1)
 
     def measured_loader(self) -> Any:
         """Pairs that no generator saw."""
@@ -70,7 +72,7 @@ class Table4(Comparison):
         generator = FeatureGenerator(len(self.classes), cut.spec)
         where, text = self.output / self.folder / name / "generator", f"generator, {name}"
         trainer = GeneratorTrainer(generator, cut, self.generator_config, output=where, device=self.args.device, progress=text)
-        trainer.fit(seeded_loader(self.train, self.batch, seed=1))
+        trainer.fit(self.training_loader(1))
         generator.save_pretrained(self.output / self.folder / name / "generator-model")
         found = recognition(cut, generator, self.measured_loader(), device=trainer.accelerator.device)
         return recognition_summary(found, self.classes)
@@ -157,28 +159,37 @@ class Quick(Table4):
     def measured_loader(self) -> Any:
         middle = sum(self.scale) / 2
         crops = train_transforms(self.size, scale=(middle, middle), flip=0.0, color=0.0)
-        val = self.setup.reader(self.args.data, self.args.eval_split, transforms=crops)
+        val = self.read(self.args.eval_split, crops)
         every = max(1, len(val) // self.measured)
         return seeded_loader(Subset(val, range(0, len(val), every)[: self.measured]), self.batch, shuffle=False)
 
 
-def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--quick", action="store_true", help="small crops, few images, no arms: a first look")
-    args = parse(parser, "table4")
-    if args.quick and args.result.exists() and not json.loads(args.result.read_text())["study"]["quick"]:
-        raise SystemExit(f"{args.result} holds figures of the full study: give another --result")
-    if args.quick and not (args.output / "base.json").exists():
-        raise SystemExit(f"no base model in {args.output}: run studies/compare.py --until base first")
+def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command line asks for."""
+    return parse(arguments(__doc__), "table4", argv)
+
+
+def prepare(argv: Sequence[str] | None = None) -> Table4:
+    """The study, its base trained if it is not yet there."""
+    args = options(argv)
     keep_freed_memory()
     study = (Quick if args.quick else Table4)(args)
     study.stage("base", study.base)
+    return study
+
+
+def run(study: Table4) -> None:
+    """Rows and, but for a first look, gains."""
     result = study.rows()
     print(stages_table(result))
-    if not args.quick:
+    if not study.args.quick:
         result = study.gains(result)
         for row in result["stages"]:
             print(f"{row['name']:<10}" + "".join(f"  {m} {row['gain'][m]['mean']:+.2f}" for m in ("class_acc", "miou")))
+
+
+def main() -> None:
+    run(prepare())
 
 
 if __name__ == "__main__":

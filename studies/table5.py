@@ -2,17 +2,21 @@
 
     python studies/table5.py --data DIR --dataset camvid [--unlabelled FOLDER] [--synscapes FOLDER] [--several-scales] [--quick]
 
-- ``val``: the validation set's masks, without their images;
+- ``masks T+V``: the validation set's masks, without their images (the arm of Table 1);
 - ``rendered``: masks of the embedded scenes, classes matched by name (the paper: Synscapes; ``--synscapes FOLDER`` where one has it);
-- ``pseudo``: a folder of unlabelled images, labelled by the base model (posterior above 0.7, holes filled by the nearest label);
+- ``pseudo``: a folder of unlabelled images, or those that ``--fraction`` leaves out, labelled by the base model (posterior above 0.7, holes
+  filled by the nearest label);
+- ``left-out``: the true masks of these, without their images: what pseudo labels could be at best;
 - ``composed``: rare objects of some training masks pasted into others (ours).
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from variants import Variants, prepared, told
 
 from feataug import pseudo_masks
@@ -49,11 +53,23 @@ def rendered(study: Variants) -> Any:
     return study.crops([table[torch.as_tensor(scenes.mask(index))] for index in range(len(scenes))])
 
 
-def pseudo(study: Variants) -> Any:
-    """Masks that the base model gives to unlabelled images."""
-    images = Images(study.args.unlabelled, transforms=eval_transforms(study.size))
-    loader = torch.utils.data.DataLoader(images, study.batch)
-    return study.crops(pseudo_masks(study.trained(), loader))
+def unlabelled(study: Variants) -> Any:
+    """The images of ``--unlabelled``; with ``--fraction`` those that were left out; ``None`` where there are neither."""
+    if study.args.unlabelled is not None:
+        return Images(study.args.unlabelled, transforms=eval_transforms(study.size))
+    if study.args.fraction < 1:
+        return [image for image, _ in study.left_out(study.plain.transforms)]
+    return None
+
+
+def pseudo(study: Variants, images: Any) -> Any:
+    """Masks that the base model gives to unlabelled images, kept for the other arms."""
+    file = study.output / "pseudo.safetensors"
+    if not file.exists():
+        loader = torch.utils.data.DataLoader(images, study.whole)
+        masks = pseudo_masks(study.trained().to(study.device), loader)
+        save_file({f"{number:06d}": mask.to(torch.uint8) for number, mask in enumerate(masks)}, file)
+    return study.crops([mask.long() for _, mask in sorted(load_file(file).items())])
 
 
 def extra(parser: argparse.ArgumentParser) -> None:
@@ -62,21 +78,34 @@ def extra(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--several-scales", action="store_true", help="measure every arm at six scales and mirrored, too")
 
 
-def main() -> None:
-    study = prepared("table5", __doc__, extra=extra)
+def prepare(argv: Sequence[str] | None = None) -> Variants:
+    return prepared("table5", __doc__, extra=extra, argv=argv)
+
+
+def arms(study: Variants) -> dict[str, Any]:
     sources = {
-        "val masks": study.crops(study.val),
+        "masks T+V": study.crops(study.val),
         "rendered masks": rendered(study),
         "composed masks": study.masks("both"),
     }
-    if study.args.unlabelled is not None:
-        sources["pseudo masks"] = pseudo(study)
+    images = unlabelled(study)
+    if images is not None:
+        sources["pseudo masks"] = pseudo(study, images)
+    if study.args.fraction < 1:
+        sources["left-out masks"] = study.crops(study.left_out(study.train.transforms))
+    return {name: study.variant(masks=study.with_others(source)) for name, source in sources.items() if source is not None}
 
-    arms = {name: study.variant(masks=study.with_others(source)) for name, source in sources.items() if source is not None}
-    result = study.compare(arms)
+
+def run(study: Variants) -> None:
+    found = arms(study)
+    result = study.compare(found)
     told(study, result)
     if study.args.several_scales:
-        study.write({"comparison": result, "several_scales": study.several_scales(["control", "feataug", *arms])})
+        study.write({"comparison": result, "several_scales": study.several_scales(["control", "feataug", *found])})
+
+
+def main() -> None:
+    run(prepare())
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from compare import Comparison
 from setups import arguments, parse
 from torch import nn
 
-from feataug import DatasetMasks, FeatureGenerator, FeatureMixer, Finetuner, Inference, MaskMixture, compare, evaluate, split
+from feataug import DatasetMasks, FeatureGenerator, FeatureMixer, Finetuner, Inference, MaskMixture, evaluate, split
 from feataug.data import train_transforms
 from feataug.evaluation import differences
 from feataug.files import write_json
@@ -75,14 +75,9 @@ class Variants(Comparison):
 
     def compare(self, arms: Mapping[str, Any]) -> dict[str, Any]:
         """Control, feataug and ``arms`` on every seed; the result is written after each."""
-        own = {k: v for k, v in self.feataug.items() if k not in ("masks", "filter", "power")}
         result: dict[str, Any] = {}
         for count in range(1, len(self.args.seeds) + 1):
-            result = compare(
-                self.trained(), self.at, self.trained_generator(), self.masks(self.feataug["masks"]), self.loader, self.val_loader,
-                self.further, seeds=self.args.seeds[:count], rivals=arms, pixel_filter=self.filter(self.feataug["filter"]),
-                class_weights=self.class_weights(), classes=self.classes, output=self.output / "arms", device=self.args.device, **own,
-            )  # fmt: skip
+            result = self.compared(self.args.seeds[:count], arms)
             self.write({"comparison": result})
         return result
 
@@ -91,7 +86,7 @@ class Variants(Comparison):
         settings = {
             "data": self.args.dataset, "images": len(self.train), "eval_split": self.args.eval_split, "quick": self.args.quick,
             "size": self.size, "batch": self.batch, "model": self.name, "at": self.at, "feataug": self.feataug,
-            "further": self.further.to_dict(), "generator": [config.to_dict() for config in self.generator_configs],
+            "further": self.further.to_dict(), "generator": [config.to_dict() for config in self.generator_configs], "fraction": self.args.fraction,
             "device": self.args.device, "torch": torch.__version__, "seeds": self.args.seeds,
         }  # fmt: skip
         write_json(self.args.result, {"settings": settings, "seconds": round(time.monotonic() - self.began, 1), **figures})
@@ -111,27 +106,35 @@ class Variants(Comparison):
             for name in names:
 
                 def run(name: str = name, seed: int = seed) -> dict[str, Any]:
-                    predict = Inference(self.arm(name, seed), **MULTI_SCALE)
-                    return by_class(evaluate(predict, self.val_loader, len(self.classes)), self.classes)
+                    predict = Inference(self.arm(name, seed).to(self.device), **MULTI_SCALE)
+                    return by_class(evaluate(predict, self.val_loader, len(self.classes), device=self.device), self.classes)
 
                 runs[name].append(self.stage(f"several-scales/seed-{seed}/{name}", run))
         gaps = {name: differences(runs["control"], runs[name]) for name in names if name != "control"}
         return {"runs": runs, "differences": gaps, "settings": MULTI_SCALE}
 
 
-def prepared(name: str, description: str | None, *, quick_seeds: Sequence[int] = (0,), extra: Any = None) -> Variants:
-    """The study of that name from the command line, its base and its generator trained if they are not yet there.
+def prepared(
+    name: str,
+    description: str | None,
+    *,
+    quick_seeds: Sequence[int] = (0,),
+    extra: Any = None,
+    argv: Sequence[str] | None = None,
+) -> Variants:
+    """The study of that name, its base and its generator trained if they are not yet there.
 
     Args:
         name: Of the study; the result is named after it.
         description: For ``--help``.
         quick_seeds: With ``--quick``.
         extra: Adds options of its own to the parser.
+        argv: Instead of the command line.
     """
     parser = arguments(description)
     if extra is not None:
         extra(parser)
-    args = parse(parser, name)
+    args = parse(parser, name, argv)
     if args.quick and args.seeds == parser.get_default("seeds"):
         args.seeds = list(quick_seeds)
     keep_freed_memory()

@@ -25,7 +25,8 @@ def study():
     train = Scenes(12, SIZE, transforms=train_transforms(SIZE))
     return SimpleNamespace(
         train=train, classes=train.classes, batch=4, at="encoder.blocks.4", further=FinetuneConfig(num_steps=2, lr=0.01),
-        args=SimpleNamespace(device="cpu"), generator_distance=lambda: torch.full((112,), 0.5), class_weights=lambda: torch.ones(train.num_classes),
+        args=SimpleNamespace(device="cpu"), device=torch.device("cpu"), generator_distance=lambda: torch.full((112,), 0.5),
+        class_weights=lambda power=None: torch.ones(train.num_classes),
     )  # fmt: skip
 
 

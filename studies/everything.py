@@ -1,0 +1,308 @@
+"""Every table and figure, and every arm of the comparison, in several processes: what fills a GPU with models this small.
+
+    python studies/everything.py --data DIR --dataset camvid|idd|... [--fraction 0.25] [--studies compare table1 ...] [--jobs 8] [--quick]
+        [--device cuda] [--in-memory] [--seeds 0 1 2 3 4]
+
+What a study needs is trained once, each part in a process of its own as soon as what it needs is there; then the studies are run one
+after the other, which find all of it done. What was finished before is not done again. Logs are in ``OUTPUT/logs``.
+
+Where minutes are few, ``--minutes`` stops what is not done by then, and ``--seeds`` come one after the other: figures are then of the seeds that
+all arms of a study have. Rivals and studies are trained in the order in which they are given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+import multiprocessing
+import multiprocessing.connection
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import compare
+import fig3
+import fig5
+import fig6
+import fig7
+import fig8
+import generator
+import settings
+import table1
+import table2
+import table3
+import table4
+import table5
+import torch
+from compare import Comparison
+from setups import arguments
+
+from feataug.errors import CheckpointError
+from feataug.training.run import keep_freed_memory
+
+# In the order in which they are told.
+STUDIES: dict[str, ModuleType] = {
+    "compare": compare, "settings": settings, "table1": table1, "table2": table2, "table3": table3, "table5": table5, "fig3": fig3, "fig5": fig5,
+    "fig6": fig6, "fig7": fig7, "fig8": fig8, "table4": table4, "generator": generator,
+}  # fmt: skip
+
+
+@dataclass
+class Job:
+    """Something to do in a process of its own, when those that it comes ``after`` are done (or, with ``anyway``, are over)."""
+
+    name: str
+    run: Callable[[], Any]
+    after: Sequence[str] = ()
+    anyway: bool = False
+
+
+def work(jobs: Sequence[Job], processes: int, logs: Path, until: float = math.inf) -> list[str]:
+    """Do all jobs, earlier ones first; names of those that failed, that needed one that did, or that were not done ``until`` then.
+
+    Args:
+        jobs: In the order in which they are begun, as far as what they come after allows.
+        processes: At a time.
+        logs: Folder for what they print.
+        until: Of ``time.monotonic()``; what runs is then ended, but for jobs that are to be done ``anyway``.
+    """
+    context = multiprocessing.get_context("fork")
+    waiting, running, done, failed = list(jobs), {}, set(), []
+    logs.mkdir(parents=True, exist_ok=True)
+    while waiting or running:
+        late = time.monotonic() > until
+        for job in [job for job in waiting if not job.anyway and (late or set(job.after) & set(failed))]:
+            waiting.remove(job)
+            failed.append(job.name)
+        for job, process, _ in running.values():
+            if late and not job.anyway:
+                process.terminate()
+        over = done | set(failed)
+        ready = [job for job in waiting if set(job.after) <= (over if job.anyway else done)]
+        for job in ready[: processes - len(running)]:
+            waiting.remove(job)
+            process = context.Process(target=_logged, args=(job.run, logs / f"{job.name.replace(' ', '-')}.log"))
+            process.start()
+            running[process.sentinel] = job, process, time.monotonic()
+        for sentinel in multiprocessing.connection.wait(list(running), timeout=1):
+            job, process, began = running.pop(sentinel)  # type: ignore[index]
+            process.join()
+            print(f"{job.name}: {'done' if process.exitcode == 0 else 'FAILED'} in {time.monotonic() - began:.0f} s", flush=True)
+            if process.exitcode:
+                failed.append(job.name)
+            else:
+                done.add(job.name)
+    return failed
+
+
+def _logged(run: Callable[[], Any], log: Path) -> None:
+    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        try:
+            run()
+        except BaseException:
+            traceback.print_exc()
+            file.flush()
+            # Without what the parent registered to be done at its end.
+            os._exit(1)
+
+
+def lane(study: Comparison, seed: int, name: str, arms: Mapping[str, Any]) -> None:
+    """Arms of one seed, one after the other, apart from those that other processes train; each is put beside them when it is done."""
+    own, beside = study.output / "lanes" / f"{seed}-{name}", study.output / "arms"
+    for arm in arms or [None]:
+        for file in ("base.json", f"seed-{seed}/control.json", f"seed-{seed}/feataug.json"):
+            if (beside / file).exists() and not (own / file).exists():
+                (own / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(beside / file, own / file)
+        study.compared([seed], {} if arm is None else {arm: arms[arm]}, output=own)
+        (beside / f"seed-{seed}").mkdir(parents=True, exist_ok=True)
+        # Folders first: whoever finds the figures finds the checkpoint.
+        for entry in sorted([own / "base.json", *(own / f"seed-{seed}").iterdir()], key=lambda entry: entry.is_file()):
+            target = beside / entry.relative_to(own)
+            if not target.exists():
+                shutil.move(entry, target)
+    shutil.rmtree(own)
+
+
+class Everything:
+    """The jobs of one data set."""
+
+    def __init__(self, args: argparse.Namespace, argv: Sequence[str]) -> None:
+        self.args, self.argv = args, argv
+        # Reads the data, for the processes that come of this one.
+        self.study = Comparison(compare.options([*argv, *(["--arms", *args.arms] if args.arms else [])]))
+        self.output, self.seeds = self.study.output, self.study.args.seeds
+        self.few = self.seeds[: args.few]
+        self.rivals = [name for name in self.study.args.arms if name not in ("control", "feataug")]
+
+    def ready(self, name: str) -> Any:
+        """A study; base and generator are there."""
+        return STUDIES[name].prepare(self.argv)
+
+    def ablation(self) -> generator.Ablation:
+        """The study of what makes a generator better."""
+        return generator.Ablation(generator.options([*self.argv, *(["--images", "120"] if self.args.quick else [])]))
+
+    def stages(self) -> table4.Table4:
+        """The study of where to cut."""
+        return (table4.Quick if self.args.quick else table4.Table4)(table4.options(self.argv))
+
+    def jobs(self) -> list[Job]:
+        """Everything that the studies need, and the studies; the longest chains first."""
+        study, studies = self.study, self.args.studies
+        found = [
+            Job("base", lambda: study.stage("base", study.base)),
+            *(Job(f"batches {seed}", lambda seed=seed: self.batches(seed)) for seed in self.seeds),
+            Job("generator", lambda: study.stage("generator", study.generator), ["base"]),
+            Job("weights", lambda: (study.filter(1.25), study.class_weights()), ["base"]),
+        ]
+        found += self.arms() + (self.ablations() if "generator" in studies else []) + (self.cuts() if "table4" in studies else [])
+        return found + [
+            Job(f"tell {name}", lambda name=name: self.tell(name), [job.name for job in found], True) for name in studies
+        ]
+
+    def batches(self, seed: int) -> None:
+        """The passes that arms of this seed read."""
+        loader = self.study.loader(seed)
+        for epoch in range(-(-self.study.further.num_steps // len(loader)) if self.args.in_memory else 0):
+            loader.kept(epoch)
+
+    def arms(self) -> list[Job]:
+        """Control and feataug of every seed; then the rivals and each study's arms, seed by seed."""
+        study, needs, found = self.study, {"compare": ["distance"], "table3": [], "table1": []}, []
+        if "images" in self.rivals or "table1" in self.args.studies:
+            found.append(Job("images", study.image_generator, ["base"]))
+            needs["table1"], needs["compare"] = ["images"], ["distance", "images"] if "images" in self.rivals else ["distance"]
+        if set(self.args.studies) & {"table3", "fig6"}:
+            for kind in table3.KINDS:
+                found.append(Job(f"table3 {kind}", lambda kind=kind: table3.trained(self.ready("table3"), kind), ["generator"]))
+                needs["table3"].append(f"table3 {kind}")
+        for seed in self.seeds:
+            needed = ["generator", "weights", f"batches {seed}"]
+            found.append(Job(f"arms {seed}", lambda seed=seed: lane(study, seed, "main", {}), needed))
+        found.append(Job("distance", study.generator_distance, ["generator"]))
+        for name in [
+            name for name in self.args.studies if name == "compare" or (hasattr(STUDIES[name], "arms") and name != "table2")
+        ]:
+            for seed in self.seeds if name == "compare" else self.few:
+                found.append(Job(f"{name} {seed}", lambda n=name, s=seed: self.lane(n, s), [f"arms {seed}", *needs.get(name, [])]))
+        if "table2" in self.args.studies:
+            for seed in self.seeds:
+                found.append(Job(f"scales {seed}", lambda seed=seed: self.scales(seed), [f"arms {seed}"]))
+        return found
+
+    def lane(self, name: str, seed: int) -> None:
+        """A study's arms of one seed."""
+        study = self.study if name == "compare" else self.ready(name)
+        lane(study, seed, name, {arm: run for arm, run in self.arms_of(name, study).items() if not self.finished(seed, arm)})
+
+    def arms_of(self, name: str, study: Any) -> dict[str, Any]:
+        """What a study compares besides control and feataug; an arm that several studies have is trained for the first of them."""
+        found = study.rivals() if name == "compare" else STUDIES[name].arms(study)
+        return {arm: run for arm, run in found.items() if not (name == "table1" and arm == "images" and "images" in self.rivals)}
+
+    def finished(self, seed: int, arm: str) -> bool:
+        return (self.output / "arms" / f"seed-{seed}" / f"{arm}.json").exists()
+
+    def scales(self, seed: int) -> None:
+        """Control and feataug at several scales."""
+        study = self.ready("table2")
+        study.args.seeds = [seed]
+        study.several_scales(["control", "feataug"])
+
+    def ablations(self) -> list[Job]:
+        """A generator for each variant."""
+        study = self.ablation()
+        return [Job(f"variant {name}", lambda name=name: study.measured(name), ["weights"]) for name in study.args.variants]
+
+    def cuts(self) -> list[Job]:
+        """Table 4: its statistics, a generator for each stage, an arm of each for every seed."""
+        study, found = self.stages(), []
+        found.append(Job("stages", lambda: study.stage(f"{study.folder}/statistics", study.statistics), ["base"]))
+        for name in reversed(study.places):
+            key = f"{study.folder}/{name}/recognition"
+            found.append(Job(f"stage {name}", lambda k=key, n=name: study.stage(k, lambda: study.recognised(n)), ["base"]))
+        for seed in [] if self.args.quick else self.few:
+            needed = ["base", f"batches {seed}", *(f"stage {name}" for name in study.places)]
+            found.append(Job(f"cuts {seed}", lambda seed=seed: self.gains(seed), needed))
+        return found
+
+    def gains(self, seed: int) -> None:
+        """Table 4's arms of one seed."""
+        study = self.stages()
+        for name in ("control", *study.places):
+            study.stage(f"{study.folder}/seed-{seed}/{name}", lambda name=name: study.further_trained(name, seed))
+
+    def tell(self, name: str) -> None:
+        """Run a study, which finds what it needs, on the seeds that have all of it."""
+        study = {"compare": lambda: self.study, "generator": self.ablation, "table4": self.stages}.get(
+            name, lambda: self.ready(name)
+        )()
+        if name == "generator":
+            study.args.variants = [
+                v for v in study.args.variants if (self.output / f"variants/{v.replace(' ', '-')}.json").exists()
+            ]
+        elif name == "table4":
+            keys = {seed: [f"seed-{seed}/{place}" for place in ("control", *study.places)] for seed in self.few}
+            study.args.seeds = [
+                s for s in self.few if all((self.output / study.folder / f"{key}.json").exists() for key in keys[s])
+            ]
+        else:
+            begun = [seed for seed in self.seeds if self.finished(seed, "feataug")]
+            if name == "compare":
+                study.args.arms = ["control", "feataug", *(arm for arm in self.rivals if all(self.finished(s, arm) for s in begun))]
+            names = study.args.arms[2:] if name == "compare" else getattr(STUDIES[name], "arms", lambda _: {})(study)
+            study.args.seeds = [seed for seed in begun if all(self.finished(seed, arm) for arm in names)]
+            if not study.args.seeds:
+                raise RuntimeError(f"{name}: no seed has all of {', '.join(names)}")
+        while True:
+            try:
+                return STUDIES[name].run(study)
+            except CheckpointError as error:
+                # The arms' folder is another study's for a moment.
+                if "another run" not in str(error):
+                    raise
+                time.sleep(0.5)
+
+
+def main() -> int:
+    parser = arguments(__doc__)
+    parser.add_argument("--studies", nargs="+", choices=tuple(STUDIES), default=list(STUDIES))
+    parser.add_argument("--arms", nargs="+", help="of the comparison, as for compare.py")
+    parser.add_argument("--jobs", type=int, default=8, help="processes at a time")
+    parser.add_argument("--few", type=int, help="seeds of the studies, where the comparison has more")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="then tell what is done")
+    args = parser.parse_args()
+    until = time.monotonic() + 60 * args.minutes
+    # Processes are forked: no thread of torch's may run before, and CUDA must not be asked.
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    everything = Everything(args, _passed_on(args))
+    logs = everything.output / "logs"
+    failed = work(everything.jobs(), args.jobs, logs, until)
+    print(f"not done: {', '.join(failed) or 'nothing'}; results in {everything.study.args.result.parent}, logs in {logs}")
+    return bool(failed)
+
+
+def _passed_on(args: argparse.Namespace) -> list[str]:
+    """The options that all studies share."""
+    own = {"studies", "arms", "jobs", "few", "minutes", "result"}
+    words = []
+    for name, value in vars(args).items():
+        option = "--" + name.replace("_", "-")
+        if name in own or value is None or value is False:
+            continue
+        words += [option] if value is True else [option, *map(str, value)] if isinstance(value, list) else [option, str(value)]
+    return words
+
+
+if __name__ == "__main__":
+    sys.exit(main())
