@@ -221,7 +221,9 @@ class Everything:
     def ablations(self) -> list[Job]:
         """A generator for each variant."""
         study = self.ablation()
-        return [Job(f"variant {name}", lambda name=name: study.measured(name), ["weights"]) for name in study.args.variants]
+        # After the generator, whose steps the arms wait for.
+        needed = ["weights", "generator"]
+        return [Job(f"variant {name}", lambda name=name: study.measured(name), needed) for name in study.args.variants]
 
     def cuts(self) -> list[Job]:
         """Table 4: its statistics, a generator for each stage, an arm of each for every seed."""
@@ -229,7 +231,9 @@ class Everything:
         found.append(Job("stages", lambda: study.stage(f"{study.folder}/statistics", study.statistics), ["base"]))
         for name in reversed(study.places):
             key = f"{study.folder}/{name}/recognition"
-            found.append(Job(f"stage {name}", lambda k=key, n=name: study.stage(k, lambda: study.recognised(n)), ["base"]))
+            found.append(
+                Job(f"stage {name}", lambda k=key, n=name: study.stage(k, lambda: study.recognised(n)), ["base", "generator"])
+            )
         for seed in [] if self.args.quick else self.few:
             needed = ["base", f"batches {seed}", *(f"stage {name}" for name in study.places)]
             found.append(Job(f"cuts {seed}", lambda seed=seed: self.gains(seed), needed))

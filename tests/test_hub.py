@@ -123,3 +123,18 @@ def test_the_mixer_refuses_a_generator_for_another_cut(saved, tiny_net):
     with pytest.raises(ShapeError) as error, mixer.on(cut.model, torch.zeros(2, 16, 16, dtype=torch.long)):
         pass
     assert str(error.value) == expected
+
+
+class AnyKeyword(FeatureGenerator):
+    """As one's own generators are written: what it does not know it passes on."""
+
+    def __init__(self, num_classes, spec, **settings):
+        super().__init__(num_classes, spec, **settings)
+
+
+def test_a_class_of_ones_own_that_takes_any_keyword(tmp_path):
+    generator = AnyKeyword(3, FeatureSpec((LevelSpec("body", 8, 4),)), width=8, depth=1)
+    generator.save_pretrained(tmp_path, card={"images": 120})
+    again = AnyKeyword.from_pretrained(tmp_path)
+    assert again.card["images"] == 120
+    assert all(torch.equal(a, b) for a, b in zip(generator.state_dict().values(), again.state_dict().values(), strict=True))

@@ -1,0 +1,121 @@
+"""Jobs in processes of their own: what waits for what, what a failure stops, what is told when time is over. Nothing is trained here."""
+
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
+
+from everything import Job, lane, work
+
+
+def writes(folder, name, seconds=0.0):
+    def run():
+        time.sleep(seconds)
+        (folder / name).write_text(" ".join(sorted(file.name for file in folder.iterdir() if file.is_file())))
+
+    return run
+
+
+def fails():
+    raise ValueError("on purpose")
+
+
+def test_a_job_comes_after_what_it_needs(tmp_path):
+    jobs = [
+        Job("last", writes(tmp_path, "last"), ["first", "second"]),
+        Job("second", writes(tmp_path, "second"), ["first"]),
+        Job("first", writes(tmp_path, "first", 0.1)),
+    ]
+    assert work(jobs, 3, tmp_path / "logs") == []
+    assert (tmp_path / "second").read_text() == "first"
+    assert (tmp_path / "last").read_text() == "first second"
+
+
+def test_a_failure_stops_what_needs_it_and_nothing_else(tmp_path, capsys):
+    jobs = [
+        Job("bad", fails),
+        Job("needs bad", writes(tmp_path, "never"), ["bad"]),
+        Job("needs that", writes(tmp_path, "never"), ["needs bad"]),
+        Job("other", writes(tmp_path, "other")),
+        Job("tell", writes(tmp_path, "told"), ["bad", "needs that", "other"], anyway=True),
+    ]
+    assert sorted(work(jobs, 1, tmp_path / "logs")) == ["bad", "needs bad", "needs that"]
+    assert (tmp_path / "told").read_text() == "other"
+    assert not (tmp_path / "never").exists()
+    assert "ValueError: on purpose" in (tmp_path / "logs" / "bad.log").read_text()
+    assert "bad: FAILED" in capsys.readouterr().out
+
+
+def test_when_time_is_over_it_is_told(tmp_path):
+    jobs = [
+        Job("short", writes(tmp_path, "short")),
+        Job("long", writes(tmp_path, "long", 60)),
+        Job("waits", writes(tmp_path, "waits"), ["long"]),
+        Job("tell", writes(tmp_path, "told"), ["short", "long", "waits"], anyway=True),
+    ]
+    began = time.monotonic()
+    assert sorted(work(jobs, 2, tmp_path / "logs", until=began + 0.5)) == ["long", "waits"]
+    assert time.monotonic() - began < 30
+    assert (tmp_path / "told").read_text() == "short"
+
+
+class Compared:
+    """A study whose arms leave a file each, as ``feataug.compare`` does; control and feataug are made where they are not there."""
+
+    def __init__(self, output):
+        self.output, self.made = output, []
+
+    def compared(self, seeds, arms, output):
+        (seed,) = seeds
+        folder = output / f"seed-{seed}"
+        for name in ("control", "feataug", *arms):
+            if not (folder / f"{name}.json").exists():
+                (folder / name).mkdir(parents=True)
+                (folder / f"{name}.json").write_text(f"{name} of {seed}")
+                self.made.append((seed, name))
+                if arms.get(name) is fails:
+                    fails()
+        (output / "base.json").write_text("base")
+
+
+def test_a_lane_makes_each_arm_once_and_puts_it_beside_the_others(tmp_path):
+    study = Compared(tmp_path)
+    lane(study, 0, "main", {})
+    lane(study, 0, "rivals", {"a": None, "b": None})
+    lane(study, 1, "main", {})
+    assert study.made == [(0, "control"), (0, "feataug"), (0, "a"), (0, "b"), (1, "control"), (1, "feataug")]
+    found = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "arms").rglob("*.json"))
+    assert found == ["arms/base.json", *(f"arms/seed-0/{n}.json" for n in ("a", "b", "control", "feataug")),
+                     "arms/seed-1/control.json", "arms/seed-1/feataug.json"]  # fmt: skip
+    assert (tmp_path / "arms" / "seed-0" / "a").is_dir()
+    assert not any((tmp_path / "lanes").iterdir())
+
+
+def test_a_lane_that_breaks_leaves_what_was_done(tmp_path):
+    study = Compared(tmp_path)
+    lane(study, 0, "main", {})
+    jobs = [Job("lane", lambda: lane(study, 0, "rivals", {"a": None, "b": fails, "c": None}))]
+    assert work(jobs, 1, tmp_path / "logs") == ["lane"]
+    assert sorted(path.stem for path in (tmp_path / "arms" / "seed-0").glob("*.json")) == ["a", "control", "feataug"]
+
+
+def test_jobs_of_a_comparison(tmp_path, monkeypatch):
+    """Seeds of the studies are the first few; table 1's images are the rival's; what is told waits for everything."""
+    import everything
+
+    study = SimpleNamespace(
+        args=SimpleNamespace(arms=["control", "feataug", "ohem", "images"], seeds=[0, 1, 2]), output=tmp_path, image_generator=None,
+        generator_distance=None,
+    )  # fmt: skip
+    monkeypatch.setattr(everything, "Comparison", lambda options: study)
+    monkeypatch.setattr(everything.compare, "options", lambda argv: argv)
+    args = SimpleNamespace(arms=None, few=2, quick=False, in_memory=True, studies=["compare", "table1", "table2"])
+    jobs = {job.name: job for job in everything.Everything(args, []).jobs()}
+    assert len({*jobs}) == 1 + 3 + 2 + 1 + 3 + 1 + 3 + 2 + 3 + 3
+    assert [name for name in jobs if name.startswith("table1")] == ["table1 0", "table1 1"]
+    assert jobs["compare 2"].after == ["arms 2", "distance", "images"]
+    assert all({*job.after} <= {*jobs} for job in jobs.values())
+    assert jobs["tell compare"].anyway
+    assert {*jobs["tell compare"].after} == {name for name in jobs if not name.startswith("tell")}

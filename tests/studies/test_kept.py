@@ -1,0 +1,49 @@
+"""Kept batches are those of the loader, whoever made the files, and trainers go on in the middle of a pass."""
+
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
+
+from kept import KeptBatches
+
+from feataug.data import Scenes, seeded_loader, train_transforms
+from feataug.training.batches import endless
+
+SIZE = (16, 24)
+
+
+def loader():
+    return seeded_loader(Scenes(7, SIZE, transforms=train_transforms(SIZE)), 2, seed=3)
+
+
+def same(first, second):
+    return all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("start", [0, 2, 4])
+def test_they_are_the_loaders(tmp_path, start):
+    plain = list(islice(endless(loader(), start), 8))
+    for _ in range(2):  # made, and read again
+        kept = list(islice(endless(KeptBatches(loader(), tmp_path), start), 8))
+        assert all(same(a, b) for a, b in zip(plain, kept, strict=True))
+    assert not same(plain[0], plain[1])
+
+
+def test_what_a_reader_writes_stays_its_own(tmp_path):
+    first = next(iter(KeptBatches(loader(), tmp_path)))
+    first[0].zero_()
+    again = next(iter(KeptBatches(loader(), tmp_path)))
+    assert again[0].abs().sum() > 0
+    assert not list(tmp_path.glob("*.[0-9]*"))
+
+
+def test_they_are_not_shared_by_processes(tmp_path):
+    kept = KeptBatches(loader(), tmp_path)
+    kept.share = (0, 2)
+    with pytest.raises(RuntimeError, match=r"read by one process, not shared as \(0, 2\)"):
+        next(iter(kept))
