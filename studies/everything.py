@@ -255,6 +255,9 @@ class Everything:
                 v for v in study.args.variants if (self.output / f"variants/{v.replace(' ', '-')}.json").exists()
             ]
         elif name == "table4":
+            missing = [p for p in study.places if not (self.output / study.folder / p / "recognition.json").exists()]
+            if missing:
+                raise RuntimeError(f"table4: no generator yet for {', '.join(missing)}")
             keys = {seed: [f"seed-{seed}/{place}" for place in ("control", *study.places)] for seed in self.few}
             study.args.seeds = [
                 s for s in self.few if all((self.output / study.folder / f"{key}.json").exists() for key in keys[s])
