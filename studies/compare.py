@@ -82,6 +82,8 @@ class Comparison(Study):
         if args.device == "cuda":
             self.base_config = replace(self.base_config, channels_last=False, save_every=250)
             self.further = replace(self.further, save_every=0)
+        if getattr(args, "half", False):
+            self.size = (self.size[0] // 2, self.size[1] // 2)
         if args.quick:
             self.shrink()
         super().__init__(args)
@@ -97,7 +99,7 @@ class Comparison(Study):
 
     def data(self) -> tuple[Any, Any, Any]:
         train = self.read("train", train_transforms(self.size, scale=self.scale))
-        whole = eval_transforms((2 * self.size[0], 2 * self.size[1]) if self.args.quick else None)
+        whole = eval_transforms(self.measured_size())
         plain, val = self.read("train", whole), self.read(self.args.eval_split, whole)
         share = self.args.fraction
         if self.args.quick:
@@ -105,6 +107,15 @@ class Comparison(Study):
         if share < 1:
             train, plain = FractionOf(train, share), FractionOf(plain, share)
         return train, plain, val
+
+    def measured_size(self) -> tuple[int, int] | None:
+        """Rows and columns of the images to measure on; ``None`` for their own."""
+        if self.args.quick:
+            return 2 * self.size[0], 2 * self.size[1]
+        if getattr(self.args, "half", False):
+            rows, columns = self.read("train", None).image(0).shape[-2:]
+            return rows // 2, columns // 2
+        return None
 
     def read(self, part: str, transforms: Any) -> Any:
         """The images and masks of a part of the data set."""
@@ -232,7 +243,8 @@ class Comparison(Study):
             "seconds_of_the_last_part_only": self.resumed,
             "settings": result["settings"] | {
                 "data": self.args.dataset, "images": len(self.train), "fraction": self.args.fraction, "eval_split": self.args.eval_split,
-                "size": self.size, "scale": self.scale, "batch": self.batch, "model": self.name, "base": self.base_config.to_dict(),
+                "size": self.size, "scale": self.scale, "half": self.args.half, "batch": self.batch, "model": self.name,
+                "base": self.base_config.to_dict(),
                 "generator": [config.to_dict() for config in self.generator_configs], "feataug": self.feataug,
                 "device": self.args.device, "torch": torch.__version__, "threads": torch.get_num_threads(),
             },

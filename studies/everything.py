@@ -195,7 +195,7 @@ class Everything:
             for seed in self.seeds if name == "compare" else self.few:
                 found.append(Job(f"{name} {seed}", lambda n=name, s=seed: self.lane(n, s), [f"arms {seed}", *needs.get(name, [])]))
         if "table2" in self.args.studies:
-            for seed in self.seeds:
+            for seed in self.few:
                 found.append(Job(f"scales {seed}", lambda seed=seed: self.scales(seed), [f"arms {seed}"]))
         return found
 
@@ -263,7 +263,8 @@ class Everything:
                 s for s in self.few if all((self.output / study.folder / f"{key}.json").exists() for key in keys[s])
             ]
         else:
-            begun = [seed for seed in self.seeds if self.finished(seed, "feataug")]
+            seeds = self.few if name == "table2" else self.seeds
+            begun = [seed for seed in seeds if self.finished(seed, "feataug")]
             if name == "compare":
                 study.args.arms = ["control", "feataug", *(arm for arm in self.rivals if all(self.finished(s, arm) for s in begun))]
             names = study.args.arms[2:] if name == "compare" else getattr(STUDIES[name], "arms", lambda _: {})(study)

@@ -50,7 +50,7 @@ class Table4(Comparison):
 
     folder, places = "table4", tuple(PLACES)
     num_images, min_cells, measured = 3_000, 100, None
-    generator_config = replace(Comparison.generator_configs[0], num_images=2_400, eval_images=0, ema_images=400)
+    generator_config = replace(Comparison.generator_configs[0], num_images=1_200, eval_images=0, ema_images=400)
 
     def patches(self) -> Any:
         """Training patches to look at: the same in every pass."""
@@ -127,7 +127,8 @@ class Table4(Comparison):
         """How the table came about."""
         return {
             "quick": self.args.quick, "data": self.args.dataset, "images": len(self.train), "fraction": self.args.fraction,
-            "eval_split": self.args.eval_split, "size": self.size, "scale": self.scale, "batch": self.batch, "model": self.name,
+            "eval_split": self.args.eval_split, "size": self.size, "scale": self.scale, "half": self.args.half, "batch": self.batch,
+            "model": self.name,
             "measured": self.measured, "generator": self.generator_config.to_dict(), "further": self.further.to_dict(),
             "device": self.args.device, "torch": torch.__version__, "threads": torch.get_num_threads(),
         }  # fmt: skip

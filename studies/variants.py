@@ -85,7 +85,7 @@ class Variants(Comparison):
         """The study's figures so far, with the settings that they depend on."""
         settings = {
             "data": self.args.dataset, "images": len(self.train), "eval_split": self.args.eval_split, "quick": self.args.quick,
-            "size": self.size, "batch": self.batch, "model": self.name, "at": self.at, "feataug": self.feataug,
+            "size": self.size, "half": self.args.half, "batch": self.batch, "model": self.name, "at": self.at, "feataug": self.feataug,
             "further": self.further.to_dict(), "generator": [config.to_dict() for config in self.generator_configs], "fraction": self.args.fraction,
             "device": self.args.device, "torch": torch.__version__, "seeds": self.args.seeds,
         }  # fmt: skip

@@ -20,7 +20,14 @@ class Made(Table4):
 
     def __init__(self, folder, seeds):
         self.args = argparse.Namespace(
-            quick=False, dataset="camvid", fraction=1.0, eval_split="val", seeds=seeds, device="cpu", result=folder / "table4.json"
+            quick=False,
+            half=False,
+            dataset="camvid",
+            fraction=1.0,
+            eval_split="val",
+            seeds=seeds,
+            device="cpu",
+            result=folder / "table4.json",
         )
         self.output, self.size, self.scale, self.train, self.classes = folder / "runs", (8, 8), (1.0, 1.0), [0], ["a"]
         self.seconds, self.resumed, self.done = {}, [], []
