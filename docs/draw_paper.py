@@ -12,14 +12,25 @@ from feataug.report import TITLES, interval
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "studies" / "results"
-DATA = {"camvid": "CamVid", "idd": "IDD-Lite", "cityscapes": "Cityscapes", "ade20k": "ADE20K"}
+DATA = {
+    "camvid": "CamVid",
+    "camvid-half": "CamVid at half its resolution",
+    "idd": "IDD-Lite",
+    "cityscapes": "Cityscapes",
+    "ade20k": "ADE20K",
+}
 NOT_YET = "not run at its full setting yet"
 
 
 def results(name: str) -> dict[str, dict[str, Any]]:
-    """What a study left, by data set."""
-    files = {data: RESULTS / f"{name}-{data}.json" for data in DATA}
-    return {data: json.loads(file.read_text()) for data, file in files.items() if file.exists()}
+    """What a study left, by data set; but for the comparison itself, what is there at the images' own resolution is not told at half of it."""
+    found = {data: RESULTS / f"{name}-{data}.json" for data in DATA}
+    known = {data: json.loads(file.read_text()) for data, file in found.items() if file.exists()}
+    return (
+        known
+        if name == "compare"
+        else {data: r for data, r in known.items() if data.removesuffix("-half") == data or data[:-5] not in known}
+    )
 
 
 def compared(r: dict[str, Any]) -> dict[str, Any] | None:

@@ -82,12 +82,12 @@ class Comparison(Study):
         if args.device == "cuda":
             self.base_config = replace(self.base_config, channels_last=False, save_every=250)
             self.further = replace(self.further, save_every=0)
-        if getattr(args, "half", False):
+        if args.half:
             self.size = (self.size[0] // 2, self.size[1] // 2)
         if args.quick:
             self.shrink()
         super().__init__(args)
-        if getattr(args, "in_memory", False):
+        if args.in_memory:
             self.val_loader = list(self.val_loader)
 
     def shrink(self) -> None:
@@ -112,7 +112,7 @@ class Comparison(Study):
         """Rows and columns of the images to measure on; ``None`` for their own."""
         if self.args.quick:
             return 2 * self.size[0], 2 * self.size[1]
-        if getattr(self.args, "half", False):
+        if self.args.half:
             rows, columns = self.read("train", None).image(0).shape[-2:]
             return rows // 2, columns // 2
         return None
@@ -120,7 +120,7 @@ class Comparison(Study):
     def read(self, part: str, transforms: Any) -> Any:
         """The images and masks of a part of the data set."""
         found = self.setup.reader(self.args.data, part, transforms=transforms)
-        return in_memory(found) if getattr(self.args, "in_memory", False) else found
+        return in_memory(found) if self.args.in_memory else found
 
     def left_out(self, transforms: Any) -> FractionOf:
         """The training images that ``--fraction`` leaves out."""
@@ -129,7 +129,7 @@ class Comparison(Study):
     def loader(self, seed: int) -> Any:
         """Real batches of one pair of runs."""
         found = seeded_loader(self.train, self.batch, seed=100 + seed)
-        return KeptBatches(found, self.output / "batches" / f"seed-{seed}") if getattr(self.args, "in_memory", False) else found
+        return KeptBatches(found, self.output / "batches" / f"seed-{seed}") if self.args.in_memory else found
 
     def masks(self, source: str) -> Any:
         """A mask source by name: ``random``, ``balanced``, ``composed`` (rare objects pasted), ``both``; ``mined-`` before it."""

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from feataug.layers.label_conv import LabelConv2d, label_conv2d
+from feataug.layers.label_conv import LabelConv2d, _sums, label_conv2d
 
 K = 4
 
@@ -87,6 +87,33 @@ def test_errors_stay_within_rounding(kind, dtype, bound):
         results.append([out.detach(), *torch.autograd.grad(out, parameters, grad.to(own))])
     for found, expected in zip(*results, strict=True):
         assert relative(found, expected) < bound
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 60), st.integers(1, 9), st.integers(1, 20), st.integers(0, 99))
+def test_sums_in_pieces_are_the_sums(rows, count, most, seed):
+    """Keys that nobody has, pieces that end with the rows, no row at all."""
+    rng = torch.Generator().manual_seed(seed)
+    keys = torch.randint(count, (rows,), generator=rng) // 2 * 2  # every second key has none
+    values = torch.randn(rows, 3, generator=rng, dtype=torch.float64)
+    expected = torch.zeros(count, 3, dtype=torch.float64).index_add_(0, keys, values)
+    torch.testing.assert_close(_sums(values, keys, count, most), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["noise", "regions", "one class"])
+def test_a_gpu_finds_the_same(kind):
+    torch.manual_seed(0)
+    labels, layer = draw(kind, 64, 96), LabelConv2d(K, 20, stride=2, dilation=2).double()
+    results = []
+    for device in ("cpu", "cuda"):
+        layer.to(device).zero_grad()
+        out = layer(labels.to(device))
+        out.square().sum().backward()
+        results.append([out.detach().cpu(), layer.weight.grad.cpu(), layer.bias.grad.cpu()])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_the_result_is_channels_last_and_follows_autocast():

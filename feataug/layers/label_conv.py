@@ -98,10 +98,21 @@ class _SumOfRows(torch.autograd.Function):
         return None, torch.stack(rows), None, None, None, None
 
 
-def _sums(values: Tensor, keys: Tensor, count: int) -> Tensor:
-    """Sums of the ``values`` (rows) that have each of ``count`` keys."""
+def _sums(values: Tensor, keys: Tensor, count: int, most: int = 128) -> Tensor:
+    """Sums of the ``values`` (rows) that have each of ``count`` keys: of ``most`` rows first, then of these sums.
+
+    A key may have a third of all rows, and a GPU has no more threads at work than there are bags to sum.
+    """
+    if not len(keys):
+        return values.new_zeros(count, values.shape[1])
     # Ten times faster to sort than int32, on a CPU.
     small = torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32
     keys, order = keys.to(small).sort(stable=True)
-    starts = torch.searchsorted(keys, torch.arange(count, dtype=small, device=keys.device))
-    return F.embedding_bag(order, values, starts, mode="sum")
+    numbers = torch.arange(count, dtype=small, device=keys.device)
+    starts = torch.searchsorted(keys, numbers)
+    # Where a key begins, and every so many rows: each piece has rows of one key. How many there are does not depend on the keys, so that
+    # nothing waits for it; some are empty.
+    edges = torch.cat([starts, torch.arange(0, len(keys), most, device=keys.device)]).sort().values
+    pieces = F.embedding_bag(order, values, edges, mode="sum")
+    starts = torch.searchsorted(keys[edges.clamp(max=len(keys) - 1)], numbers)
+    return F.embedding_bag(torch.arange(len(edges), device=keys.device), pieces, starts, mode="sum")

@@ -113,7 +113,7 @@ def test_jobs_of_a_comparison(tmp_path, monkeypatch):
     monkeypatch.setattr(everything.compare, "options", lambda argv: argv)
     args = SimpleNamespace(arms=None, few=2, quick=False, in_memory=True, studies=["compare", "table1", "table2"])
     jobs = {job.name: job for job in everything.Everything(args, []).jobs()}
-    assert len({*jobs}) == 1 + 3 + 2 + 1 + 3 + 1 + 3 + 2 + 3 + 3
+    assert len({*jobs}) == 1 + 3 + 2 + 1 + 3 + 1 + 3 + 2 + 2 + 3
     assert [name for name in jobs if name.startswith("table1")] == ["table1 0", "table1 1"]
     assert jobs["compare 2"].after == ["arms 2", "distance", "images"]
     assert all({*job.after} <= {*jobs} for job in jobs.values())

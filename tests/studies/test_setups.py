@@ -25,8 +25,8 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("dataset", FILES)
-def test_crops_and_whole_images(tmp_path, dataset):
+@pytest.mark.parametrize(("dataset", "half"), [("cityscapes", False), ("ade20k", False), ("cityscapes", True)])
+def test_crops_and_whole_images(tmp_path, dataset, half):
     *names, splits = FILES[dataset]
     for split in splits.values():
         for number, size in enumerate(SIZES if dataset == "ade20k" else SIZES[:1] * 3):
@@ -34,12 +34,12 @@ def test_crops_and_whole_images(tmp_path, dataset):
                 file = tmp_path / name.format(split, number)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(file)
-    study = Comparison(
-        SimpleNamespace(data=tmp_path, dataset=dataset, eval_split="val", fraction=1.0, quick=False, output=tmp_path / "out")
-    )
+    told = {"data": tmp_path, "dataset": dataset, "eval_split": "val", "fraction": 1.0, "output": tmp_path / "out", "device": "cpu"}
+    study = Comparison(SimpleNamespace(**told, quick=False, half=half, in_memory=half))
     images, masks = next(iter(study.loader(0)))
-    assert images.shape == (3, 3, *SETUPS[dataset].size)
+    assert images.shape == (3, 3, *(side // (1 + half) for side in SETUPS[dataset].size))
     assert {"cityscapes": 2, "ade20k": 10}[dataset] in masks.unique().tolist()
     for loader in (study.val_loader, study.plain_loader(), study.some_plain()):
         assert sum(len(images) for images, _ in loader) == 3
         assert all(torch.is_tensor(images) and images.shape[-2:] == masks.shape[-2:] for images, masks in loader)
+    assert (tuple(next(iter(study.val_loader))[1].shape[-2:]) == (20, 30)) == half
