@@ -37,7 +37,8 @@ def recognition(results: dict[str, Any]) -> Figure:
 
 PLOTS: dict[str, tuple[str, Callable[[dict[str, Any]], Figure]]] = {
     f"{kind}-{name}.svg": (f"compare-{name}.json", draw)
-    for name in ("camvid", "idd")
+    for name in ("camvid", "camvid-half", "idd")
+    if (RESULTS / f"compare-{name}.json").exists()
     for kind, draw in (("arms", draw_comparison), ("recognition", recognition))
 }
 

@@ -23,14 +23,13 @@ NOT_YET = "not run at its full setting yet"
 
 
 def results(name: str) -> dict[str, dict[str, Any]]:
-    """What a study left, by data set; but for the comparison itself, what is there at the images' own resolution is not told at half of it."""
-    found = {data: RESULTS / f"{name}-{data}.json" for data in DATA}
-    known = {data: json.loads(file.read_text()) for data, file in found.items() if file.exists()}
-    return (
-        known
-        if name == "compare"
-        else {data: r for data, r in known.items() if data.removesuffix("-half") == data or data[:-5] not in known}
-    )
+    """What a study left, by data set: but for the comparison, at half the images' resolution only where there is nothing at their own."""
+    files = {data: RESULTS / f"{name}-{data}.json" for data in DATA}
+    found = {data: json.loads(file.read_text()) for data, file in files.items() if file.exists()}
+    if name != "compare":
+        for data in [data for data in found if f"{data}-half" in found]:
+            found.pop(f"{data}-half")
+    return found
 
 
 def compared(r: dict[str, Any]) -> dict[str, Any] | None:
