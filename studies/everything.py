@@ -3,8 +3,8 @@
     python studies/everything.py --data DIR --dataset camvid|idd|... [--fraction 0.25] [--studies compare table1 ...] [--jobs 8] [--quick]
         [--device cuda] [--in-memory] [--seeds 0 1 2 3 4]
 
-What a study needs is trained once, each part in a process of its own as soon as what it needs is there; then the studies are run one
-after the other, which find all of it done. What was finished before is not done again. Logs are in ``OUTPUT/logs``.
+What a study needs is trained once, each part in a process of its own as soon as what it needs is there; then the studies are run, which find
+all of it done. What was finished before is not done again. Logs are in ``OUTPUT/logs``. Processes are forked, so not on Windows.
 
 Where minutes are few, ``--minutes`` stops what is not done by then, and ``--seeds`` come one after the other: figures are then of the seeds that
 all arms of a study have. Rivals and studies are trained in the order in which they are given.
@@ -13,18 +13,11 @@ all arms of a study have. Rivals and studies are trained in the order in which t
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
-import multiprocessing
-import multiprocessing.connection
-import os
 import shutil
 import sys
 import time
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -43,6 +36,7 @@ import table4
 import table5
 import torch
 from compare import Comparison
+from jobs import Job, work
 from setups import arguments
 
 from feataug.errors import CheckpointError
@@ -53,65 +47,6 @@ STUDIES: dict[str, ModuleType] = {
     "compare": compare, "settings": settings, "table1": table1, "table2": table2, "table3": table3, "table5": table5, "fig3": fig3, "fig5": fig5,
     "fig6": fig6, "fig7": fig7, "fig8": fig8, "table4": table4, "generator": generator,
 }  # fmt: skip
-
-
-@dataclass
-class Job:
-    """Something to do in a process of its own, when those that it comes ``after`` are done (or, with ``anyway``, are over)."""
-
-    name: str
-    run: Callable[[], Any]
-    after: Sequence[str] = ()
-    anyway: bool = False
-
-
-def work(jobs: Sequence[Job], processes: int, logs: Path, until: float = math.inf) -> list[str]:
-    """Do all jobs, earlier ones first; names of those that failed, that needed one that did, or that were not done ``until`` then.
-
-    Args:
-        jobs: In the order in which they are begun, as far as what they come after allows.
-        processes: At a time.
-        logs: Folder for what they print.
-        until: Of ``time.monotonic()``; what runs is then ended, but for jobs that are to be done ``anyway``.
-    """
-    context = multiprocessing.get_context("fork")
-    waiting, running, done, failed = list(jobs), {}, set(), []
-    logs.mkdir(parents=True, exist_ok=True)
-    while waiting or running:
-        late = time.monotonic() > until
-        for job in [job for job in waiting if not job.anyway and (late or set(job.after) & set(failed))]:
-            waiting.remove(job)
-            failed.append(job.name)
-        for job, process, _ in running.values():
-            if late and not job.anyway:
-                process.terminate()
-        over = done | set(failed)
-        ready = [job for job in waiting if set(job.after) <= (over if job.anyway else done)]
-        for job in ready[: processes - len(running)]:
-            waiting.remove(job)
-            process = context.Process(target=_logged, args=(job.run, logs / f"{job.name.replace(' ', '-')}.log"))
-            process.start()
-            running[process.sentinel] = job, process, time.monotonic()
-        for sentinel in multiprocessing.connection.wait(list(running), timeout=1):
-            job, process, began = running.pop(sentinel)  # type: ignore[index]
-            process.join()
-            print(f"{job.name}: {'done' if process.exitcode == 0 else 'FAILED'} in {time.monotonic() - began:.0f} s", flush=True)
-            if process.exitcode:
-                failed.append(job.name)
-            else:
-                done.add(job.name)
-    return failed
-
-
-def _logged(run: Callable[[], Any], log: Path) -> None:
-    with log.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        try:
-            run()
-        except BaseException:
-            traceback.print_exc()
-            file.flush()
-            # Without what the parent registered to be done at its end.
-            os._exit(1)
 
 
 def lane(study: Comparison, seed: int, name: str, arms: Mapping[str, Any]) -> None:

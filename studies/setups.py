@@ -83,7 +83,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument(
-        "--in-memory", action="store_true", help="decode all images once, and keep the arms' batches in files, for a GPU"
+        "--in-memory", action="store_true", help="decode all images once, and keep the arms' batches in files (some GB), for a GPU"
     )
     parser.add_argument("--workers", type=int, default=0, help="processes that load the images of a base model and a generator")
     parser.add_argument(

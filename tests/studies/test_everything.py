@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
 
-from everything import Job, lane, work
+from everything import lane
+from jobs import Job, work
 
 
 def writes(folder, name, seconds=0.0):
