@@ -88,7 +88,8 @@ class Everything:
 
     def stages(self) -> table4.Table4:
         """The study of where to cut."""
-        return (table4.Quick if self.args.quick else table4.Table4)(table4.options(self.argv))
+        places = ["--places", *self.args.places] if self.args.places else []
+        return (table4.Quick if self.args.quick else table4.Table4)(table4.options([*self.argv, *places]))
 
     def jobs(self) -> list[Job]:
         """Everything that the studies need, and the studies; the longest chains first."""
@@ -163,7 +164,7 @@ class Everything:
     def cuts(self) -> list[Job]:
         """Table 4: its statistics, a generator for each stage, an arm of each for every seed."""
         study, found = self.stages(), []
-        found.append(Job("stages", lambda: study.stage(f"{study.folder}/statistics", study.statistics), ["base"]))
+        found.append(Job("stages", lambda: study.stage(study.statistics_key, study.statistics), ["base"]))
         for name in reversed(study.places):
             key = f"{study.folder}/{name}/recognition"
             found.append(
@@ -222,6 +223,7 @@ def main() -> int:
     parser.add_argument("--arms", nargs="+", help="of the comparison, as for compare.py")
     parser.add_argument("--jobs", type=int, default=8, help="processes at a time")
     parser.add_argument("--few", type=int, help="seeds of the studies, where the comparison has more")
+    parser.add_argument("--places", nargs="+", help="of table 4, as for table4.py")
     parser.add_argument("--minutes", type=float, default=math.inf, help="then tell what is done")
     args = parser.parse_args()
     until = time.monotonic() + 60 * args.minutes
@@ -237,7 +239,7 @@ def main() -> int:
 
 def _passed_on(args: argparse.Namespace) -> list[str]:
     """The options that all studies share."""
-    own = {"studies", "arms", "jobs", "few", "minutes", "result"}
+    own = {"studies", "arms", "jobs", "few", "places", "minutes", "result"}
     words = []
     for name, value in vars(args).items():
         option = "--" + name.replace("_", "-")

@@ -48,9 +48,18 @@ PLACES = {
 class Table4(Comparison):
     """A row for each stage."""
 
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__(args)
+        self.places = tuple(args.places or self.places)
+
     folder, places = "table4", tuple(PLACES)
     num_images, min_cells, measured = 3_000, 100, None
     generator_config = replace(Comparison.generator_configs[0], num_images=1_200, eval_images=0, ema_images=400)
+
+    @property
+    def statistics_key(self) -> str:
+        """Where the statistics are kept: they depend on the coarsest of the places that are looked at together."""
+        return f"{self.folder}/statistics" + ("" if self.places == type(self).places else "-of-" + "-".join(self.places))
 
     def patches(self) -> Any:
         """Training patches to look at: the same in every pass."""
@@ -61,6 +70,7 @@ class Table4(Comparison):
         return self.val_loader
 
     def statistics(self) -> dict[str, Any]:
+        """Entropy and overlap of every stage."""
         at = [PLACES[name] for name in self.places]
         given = {"num_images": self.num_images, "min_cells": self.min_cells, "device": self.args.device, "progress": False}
         return stages(self.trained(), self.patches(), len(self.classes), at=at, **given)
@@ -97,7 +107,7 @@ class Table4(Comparison):
 
     def rows(self) -> dict[str, Any]:
         """Every stage's statistics and recognition; the result is written after each."""
-        found = self.stage(f"{self.folder}/statistics", self.statistics)
+        found = self.stage(self.statistics_key, self.statistics)
         table = [row | {"name": name} for name, row in zip(self.places, found["stages"], strict=True)]
         # From behind: early stages take the longest.
         for row in reversed(table):
@@ -167,7 +177,9 @@ class Quick(Table4):
 
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """What the command line asks for."""
-    return parse(arguments(__doc__), "table4", argv)
+    parser = arguments(__doc__)
+    parser.add_argument("--places", nargs="+", choices=tuple(PLACES), help="stages; with --quick six of them, by default all")
+    return parse(parser, "table4", argv)
 
 
 def prepare(argv: Sequence[str] | None = None) -> Table4:
