@@ -15,6 +15,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from feataug.plots import draw_comparison
+from feataug.report import TITLES
 
 HERE = Path(__file__).parent
 RESULTS, FIGURES = HERE.parent / "studies" / "results", HERE / "figures"
@@ -35,12 +36,34 @@ def recognition(results: dict[str, Any]) -> Figure:
     return figure
 
 
+def ratios(results: dict[str, Any]) -> Figure:
+    """Gains by the synthetic share of a batch, the paper's Fig. 7."""
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    gaps = {
+        float(arm.removeprefix("ratio ")): gap
+        for arm, gap in results["comparison"]["differences"].items()
+        if arm.startswith("ratio ")
+    }
+    for number, (measure, title) in enumerate(TITLES.items()):
+        found = [gaps[ratio][measure] for ratio in sorted(gaps)]
+        means = [gap["mean"] for gap in found]
+        spread = None if found[0]["low"] is None else [gap["mean"] - gap["low"] for gap in found]
+        # Side by side, so that intervals can be told apart.
+        axes.errorbar([ratio + 0.004 * number for ratio in sorted(gaps)], means, spread, fmt="o-", capsize=2, label=title)
+    axes.axhline(0, color="grey", linewidth=1)
+    axes.set_xlabel("synthetic share of a batch")
+    axes.set_ylabel("minus control, points")
+    axes.legend(fontsize=8)
+    return figure
+
+
 PLOTS: dict[str, tuple[str, Callable[[dict[str, Any]], Figure]]] = {
     f"{kind}-{name}.svg": (f"compare-{name}.json", draw)
     for name in ("camvid", "camvid-half", "idd")
     if (RESULTS / f"compare-{name}.json").exists()
     for kind, draw in (("arms", draw_comparison), ("recognition", recognition))
-}
+} | {f"{file.stem}.svg": (file.name, ratios) for file in sorted(RESULTS.glob("fig7-*.json"))}
 
 
 def source(file: Path) -> str:

@@ -225,8 +225,8 @@ Every table and figure of *Synthetic Convolutional Features for Improved Semanti
 ```
 
 with the official folders as they are downloaded ([data](data.md)), trains what it needs (base model, generator, arms), goes on where it was
-stopped, and shares what is trained with the other studies. `--quick` says in minutes whether it runs, not what comes out; `--half` takes all images at
-half their resolution, for a quarter of the time. All of them in one go, in several processes at a time:
+stopped, and shares what is trained with the other studies. `--quick` says in minutes whether it runs, not what comes out; `--half` takes all
+images at half their resolution, for a quarter of the time. All of them in one go, in several processes at a time:
 
 ```
 python studies/everything.py --data CamVid --dataset camvid --half --in-memory --jobs 2 --few 3 --device cpu
@@ -236,8 +236,8 @@ python studies/everything.py --data CamVid --dataset camvid --in-memory --worker
 Differences are against the control, in points, with 95 % intervals over paired seeds.
 
 The paper's own data sets have not been run: 20 GB of images were not at hand. What is measured here is a small model
-(`tf_efficientnet_lite0`, ImageNet weights) on CamVid and IDD-Lite, on two CPU cores. At half its resolution CamVid has no poles and hardly a sign that can
-be learned: those figures tell arms apart, not how good a model can be.
+(`tf_efficientnet_lite0`, ImageNet weights) on CamVid and IDD-Lite, on two CPU cores. At half its resolution CamVid has no poles and hardly a
+sign that can be learned: those figures tell arms apart, not how good a model can be.
 
 | where | the paper | command | here | |
 |---|---|---|---|---|

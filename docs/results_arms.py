@@ -181,6 +181,11 @@ def studies() -> str:
             ]
             for arm, gaps in r["comparison"]["differences"].items():
                 lines.append(f"| {arm} | " + " | ".join(interval(gaps[m]) for m in TITLES) + " |")
+            if name == "fig7":
+                lines += [
+                    "",
+                    f"![Gains over the control by the synthetic share of a batch, with intervals](figures/{file.stem}.svg)",
+                ]
     return "\n".join(["", "## The paper's tables and figures, arm by arm", *lines]) if lines else ""
 
 
