@@ -165,7 +165,8 @@ class Everything:
         """Table 4: its statistics, a generator for each stage, an arm of each for every seed."""
         study, found = self.stages(), []
         found.append(Job("stages", lambda: study.stage(study.statistics_key, study.statistics), ["base"]))
-        for name in reversed(study.places):
+        # Early stages take the longest.
+        for name in study.places:
             key = f"{study.folder}/{name}/recognition"
             found.append(
                 Job(f"stage {name}", lambda k=key, n=name: study.stage(k, lambda: study.recognised(n)), ["base", "generator"])
