@@ -109,12 +109,16 @@ def fractions(results: list[tuple[str, dict]]) -> str:
         "",
         "## The gain, by the number of labelled images",
         "",
-        "| data | images | base, mIoU | recognition | "
+        "`python studies/compare.py --fraction 0.25` takes a quarter of them, for the base model, the generator and the arms alike.",
+        "",
+        "| data | images | seeds | base, mIoU | recognition | "
         + " | ".join(f"feataug, {TITLES[m]}" for m in ("class_acc", "miou"))
         + " | class weights alone |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name, r in results:
+        data, _, rest = name.partition("-")
+        title = {"camvid": "CamVid", "idd": "IDD-Lite"}.get(data, data) + (", half resolution" if rest.startswith("half") else "")
         gaps = r["differences"]
         alone = (
             f"{interval(gaps['class weights']['class_acc'])}, {interval(gaps['class weights']['miou'])}"
@@ -122,7 +126,7 @@ def fractions(results: list[tuple[str, dict]]) -> str:
             else "-"
         )
         lines.append(
-            f"| {name} | {r['settings']['images']} | {r['base']['miou']:.2f} | {r['recognition']['ratio']:.2f} | "
+            f"| {title} | {r['settings']['images']} | {len(r['seeds'])} | {r['base']['miou']:.2f} | {r['recognition']['ratio']:.2f} | "
             f"{interval(gaps['feataug']['class_acc'])} | {interval(gaps['feataug']['miou'])} | {alone} |"
         )
     return "\n".join(lines)
