@@ -47,6 +47,8 @@ def table4(r: dict) -> str:
     gained = "gain" in rows[0]
     half = s.get("half", False)
     option = " --quick" if s["quick"] else " --half" if half else ""
+    if gained and len(rows) < 8:
+        option += " --places " + " ".join(row["name"] for row in rows)
     lines = [
         "",
         "## CamVid: where to cut" + (", a first look" if s["quick"] else ""),
