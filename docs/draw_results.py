@@ -150,8 +150,8 @@ What the tables above say, and what they leave open:
 - **Features that are recognised as well as real ones teach little.** In the screening, synthetic samples without weights changed nothing beyond
   noise, whichever masks they came from: a generator that was trained on the same images knows no more than the decoder does. Mining for hard
   masks, more of them, rare objects pasted in, or masks of rendered scenes changed nothing beyond noise at half the resolution, either.
-  By themselves, without weights and filter, features gained 0.4 to 0.8 points of class accuracy at half the resolution, whatever the stage (above), most
-  of it within the intervals.
+  By themselves, without weights and filter, features gained 0.4 to 0.8 points of class accuracy at half the resolution, whatever the stage
+  (above), most of it within the intervals.
 - **Other masks of the same world can add something.** A quarter of the validation masks, without their images, gained 0.4 points of class accuracy
   and 0.5 of mIoU over the training masks alone, and more than the weights, in each of three seeds. (They are the labels that are measured on,
   as in the paper: what labels without images may be worth, no figure for a leaderboard.)
