@@ -183,8 +183,8 @@ ROWS: tuple[tuple[str, str, str, Callable[[], list[str]], str], ...] = (
         "studies/table4.py",
         places,
         "Here entropy and overlap are lowest for the images, and hardly differ between stages: they point another way than the paper's. "
-        "Late stages are recognised best, in which it agrees. Without class weights features of every stage gain more class accuracy in the mean than "
-        "images do, but not more mIoU at blocks.4 and blocks.5; most intervals hold zero, and which stage gains most, three seeds do not tell.",
+        "Late stages are recognised best, in which it agrees. Without class weights features of every stage gain more class accuracy in the mean "
+        "than images do, but not more mIoU at blocks.4 and blocks.5; most intervals hold zero, and which stage gains most, three seeds do not tell.",
     ),
     ("Sec. 4.4", "PSPNet-score 74.33 of 86.15 (0.86), on training masks", "studies/compare.py --until generator", recognised, ""),
     (
