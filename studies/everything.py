@@ -167,7 +167,7 @@ class Everything:
         found.append(Job("stages", lambda: study.stage(study.statistics_key, study.statistics), ["base"]))
         # Early stages take the longest.
         for name in study.places:
-            key = f"{study.folder}/{name}/recognition"
+            key = study.recognition_key(name)
             found.append(
                 Job(f"stage {name}", lambda k=key, n=name: study.stage(k, lambda: study.recognised(n)), ["base", "generator"])
             )
@@ -180,7 +180,7 @@ class Everything:
         """Table 4's arms of one seed."""
         study = self.stages()
         for name in ("control", *study.places):
-            study.stage(f"{study.folder}/seed-{seed}/{name}", lambda name=name: study.further_trained(name, seed))
+            study.stage(study.arm_key(name, seed), lambda name=name: study.further_trained(name, seed))
 
     def tell(self, name: str) -> None:
         """Run a study, which finds what it needs, on the seeds that have all of it."""
@@ -188,17 +188,13 @@ class Everything:
             name, lambda: self.ready(name)
         )()
         if name == "generator":
-            study.args.variants = [
-                v for v in study.args.variants if (self.output / f"variants/{v.replace(' ', '-')}.json").exists()
-            ]
+            study.args.variants = [v for v in study.args.variants if (self.output / f"{study.key(v)}.json").exists()]
         elif name == "table4":
-            missing = [p for p in study.places if not (self.output / study.folder / p / "recognition.json").exists()]
+            missing = [p for p in study.places if not (self.output / f"{study.recognition_key(p)}.json").exists()]
             if missing:
                 raise RuntimeError(f"table4: no generator yet for {', '.join(missing)}")
-            keys = {seed: [f"seed-{seed}/{place}" for place in ("control", *study.places)] for seed in self.few}
-            study.args.seeds = [
-                s for s in self.few if all((self.output / study.folder / f"{key}.json").exists() for key in keys[s])
-            ]
+            keys = {seed: [study.arm_key(place, seed) for place in ("control", *study.places)] for seed in self.few}
+            study.args.seeds = [s for s in self.few if all((self.output / f"{key}.json").exists() for key in keys[s])]
         else:
             seeds = self.few if name == "table2" else self.seeds
             begun = [seed for seed in seeds if self.finished(seed, "feataug")]

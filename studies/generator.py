@@ -94,7 +94,12 @@ class Ablation(Comparison):
 
     def measured(self, name: str) -> dict[str, Any]:
         """A variant's figures, if it has to be trained for them."""
-        return self.stage(f"variants/{name.replace(' ', '-')}", lambda: self.variant(name))
+        return self.stage(self.key(name), lambda: self.variant(name))
+
+    @staticmethod
+    def key(name: str) -> str:
+        """Where a variant's figures are kept."""
+        return f"variants/{name.replace(' ', '-')}"
 
     def variant(self, name: str) -> dict[str, Any]:
         """Train and measure."""
@@ -148,7 +153,7 @@ def run(study: Ablation) -> None:
         stored = json.loads(args.result.read_text()) if args.result.exists() else {"images": args.images, "variants": {}}
         stored["variants"][name] = figures | {
             "settings": VARIANTS[name],
-            "seconds": study.seconds[f"variants/{name.replace(' ', '-')}"],
+            "seconds": study.seconds[study.key(name)],
         }
         write_json(args.result, stored)
         print(

@@ -61,6 +61,14 @@ class Table4(Comparison):
         """Where the statistics are kept: they depend on the coarsest of the places that are looked at together."""
         return f"{self.folder}/statistics" + ("" if self.places == type(self).places else "-of-" + "-".join(self.places))
 
+    def recognition_key(self, name: str) -> str:
+        """Where a stage's recognition is kept."""
+        return f"{self.folder}/{name}/recognition"
+
+    def arm_key(self, name: str, seed: int) -> str:
+        """Where an arm's figures are kept."""
+        return f"{self.folder}/seed-{seed}/{name}"
+
     def patches(self) -> Any:
         """Training patches to look at: the same in every pass."""
         return self.training_loader(1)
@@ -111,7 +119,7 @@ class Table4(Comparison):
         table = [row | {"name": name} for name, row in zip(self.places, found["stages"], strict=True)]
         # From behind: early stages take the longest.
         for row in reversed(table):
-            key = f"{self.folder}/{row['name']}/recognition"
+            key = self.recognition_key(row["name"])
             row["recognition"] = self.stage(key, lambda name=row["name"]: self.recognised(name))
             row["recognition"]["seconds"] = self.seconds[key]
             best, why = recommend([done for done in table if done["recognition"] is not None])
@@ -124,7 +132,7 @@ class Table4(Comparison):
         runs: dict[str, list[dict[str, Any]]] = {}
         for seed in self.args.seeds:
             for name in ("control", *self.places):
-                key = f"{self.folder}/seed-{seed}/{name}"
+                key = self.arm_key(name, seed)
                 runs.setdefault(name, []).append(self.stage(key, lambda n=name, s=seed: self.further_trained(n, s)))
             result["seeds"] = self.args.seeds[: len(runs["control"])]
             result["control"] = mean_figures(runs["control"])
