@@ -60,7 +60,7 @@ def ratios(results: dict[str, Any]) -> Figure:
 
 PLOTS: dict[str, tuple[str, Callable[[dict[str, Any]], Figure]]] = {
     f"{kind}-{name}.svg": (f"compare-{name}.json", draw)
-    for name in ("camvid", "camvid-half", "idd")
+    for name in ("camvid", "camvid-half", "idd", "idd-half")
     if (RESULTS / f"compare-{name}.json").exists()
     for kind, draw in (("arms", draw_comparison), ("recognition", recognition))
 } | {f"{file.stem}.svg": (file.name, ratios) for file in sorted(RESULTS.glob("fig7-*.json"))}

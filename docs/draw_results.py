@@ -174,6 +174,7 @@ def page() -> str:
         ("camvid", "CamVid at its own resolution"),
         ("camvid-half", "CamVid at half its resolution"),
         ("idd", "IDD-Lite"),
+        ("idd-half", "IDD-Lite at half its resolution"),
     ):
         file = RESULTS / f"compare-{name}.json"
         parts += [comparison(title, name, json.loads(file.read_text()))] if file.exists() else []

@@ -173,11 +173,13 @@ def studies() -> str:
                 continue
             s, seeds = r["settings"], r["comparison"]["seeds"]
             rows, columns = s["size"]
+            options = " --half" if s.get("half") else ""
+            options += f" --fraction {s['fraction']:g}" if s.get("fraction", 1) < 1 else ""
             lines += [
                 "",
                 f"### {title}",
                 "",
-                f"`python studies/{name}.py --data DIR --dataset {s['data']}{' --half' if s.get('half') else ''}`: {s['images']} training images, "
+                f"`python studies/{name}.py --data DIR --dataset {s['data']}{options}`: {s['images']} training images, "
                 f"crops of {rows} x {columns}, {len(seeds)} paired seeds; minus the control, in points.",
                 "",
                 "| arm | " + " | ".join(TITLES.values()) + " |",
