@@ -29,7 +29,6 @@ def sources() -> list[Path]:
 def notebook(script: Path) -> nbformat.NotebookNode:
     """The script as a notebook without outputs."""
     made = jupytext.read(script, fmt="py:percent")
-    made.metadata = nbformat.NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
     made.nbformat, made.nbformat_minor = 4, 5
     seen: dict[str, int] = {}
     for cell in made.cells:
@@ -41,6 +40,8 @@ def notebook(script: Path) -> nbformat.NotebookNode:
 
 def clean(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """Without what differs from run to run or from machine to machine (times, progress on stderr, objects' addresses), and jupytext's marks."""
+    # The kernel has noted its version there.
+    made.metadata = nbformat.NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
     for cell in made.cells:
         cell.metadata = nbformat.NotebookNode({key: value for key, value in cell.metadata.items() if key == "alt"})
         if cell.cell_type != "code":

@@ -179,6 +179,7 @@ def compare(args: argparse.Namespace) -> None:
         output=args.output,
         device=args.device,
         progress=not args.quiet,
+        weights_arm=not args.skip_weights,
         **_mixing(args, cut, train),
     )
     if is_main():

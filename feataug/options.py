@@ -169,6 +169,11 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--model", required=True, metavar="FOLDER", help="a saved model, or a hub id")
     add_mixing(command, required=True)
     command.add_argument("--seeds", type=POSITIVE, default=3, help="pairs of runs, with seeds from --seed on")
+    command.add_argument(
+        "--skip-weights",
+        action="store_true",
+        help="leave out the arm that has the preset's class weights and no synthetic features",
+    )
 
     command = add("evaluate", "Measure a saved model: PixelAcc, ClassAcc, mIoU, fwIoU.")
     add_data(command, training=False, shape=None)

@@ -101,9 +101,11 @@ def interval(gap: Mapping[str, Any]) -> str:
 def comparison_table(result: Mapping[str, Any]) -> str:
     """What ``compare`` returns, as text: every arm's measures, IoU per class, and the differences with their intervals."""
     lines = [table({"base": result["base"]} | result["arms"]), ""]
-    for arm, gaps in result["differences"].items():
+    found = {f"{arm} minus control": gaps for arm, gaps in result["differences"].items()}
+    found |= {"feataug minus class weights": result["beyond_weights"]} if "beyond_weights" in result else {}
+    for title, gaps in found.items():
         cells = ", ".join(f"{TITLES[name]} {interval(gaps[name])}" for name in MEASURES)
-        lines.append(f"{arm} minus control, 95 % intervals over {len(result['seeds'])} seeds: {cells}")
+        lines.append(f"{title}, 95 % intervals over {len(result['seeds'])} seeds: {cells}")
     return "\n".join([*lines, result["verdict"]])
 
 

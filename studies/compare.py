@@ -228,7 +228,7 @@ class Comparison(Study):
         return compare(
             self.trained(), self.at, self.trained_generator(), self.masks(self.feataug["masks"]), self.loader, self.val_loader, self.further,
             seeds=seeds, rivals=arms, pixel_filter=self.filter(self.feataug["filter"]) if self.feataug["filter"] else None,
-            class_weights=self.class_weights() if self.feataug["power"] else None, classes=self.classes,
+            class_weights=self.class_weights() if self.feataug["power"] else None, weights_arm=False, classes=self.classes,
             output=output or self.output / "arms", device=self.args.device, **mixing,
         )  # fmt: skip
 

@@ -197,9 +197,62 @@ def test_with_other_mixing_only_our_arm_is_run_again(trained, tmp_path):
         return seeded_loader(trained[2], 8, seed=seed)
 
     again = compare(trained, seeds=(0,), output=tmp_path, ratio=0.4, class_weights=torch.ones(CLASSES), loader=loader)
-    assert made == [0]
+    assert made == [0, 0]  # ours, and the weights alone
     assert again["seeds"][0]["control"] == first["seeds"][0]["control"]
     assert again["seeds"][0]["feataug"] != first["seeds"][0]["feataug"]
+
+
+WEIGHTS = torch.linspace(0.2, 3.0, CLASSES)
+
+
+def test_what_features_add_to_the_class_weights(trained, tmp_path):
+    result = compare(trained, seeds=(0, 1), class_weights=WEIGHTS, classes=Scenes.classes, output=tmp_path)
+    assert list(result["arms"]) == ["control", "feataug", "class weights"]
+    for name in MEASURES:
+        gaps = [entry["feataug"][name] - entry["class weights"][name] for entry in result["seeds"]]
+        assert result["beyond_weights"][name]["mean"] == pytest.approx(sum(gaps) / 2)
+    assert set(result["beyond_weights"]["per_class"]) == set(result["difference"]["per_class"])
+    ours, beyond = verdict(result["difference"]), verdict(result["beyond_weights"])
+    assert result["verdict"] == f"{ours} Over the class weights alone: {beyond}"
+    assert "feataug minus class weights, 95 % intervals over 2 seeds: PixelAcc" in comparison_table(result)
+    # Control and weights do not see the same loss.
+    assert result["arms"]["class weights"] != result["arms"]["control"]
+    assert compare(trained, seeds=(0, 1), class_weights=WEIGHTS, classes=Scenes.classes, output=tmp_path) == result
+
+
+def test_the_weights_alone_are_ours_without_synthetic_samples(trained):
+    result = compare(trained, seeds=(0,), ratio=0.0, class_weights=WEIGHTS)
+    assert all(result["beyond_weights"][name]["mean"] == 0 for name in MEASURES)
+    # With weights of one they are the control.
+    plain = compare(trained, seeds=(0,), class_weights=torch.ones(CLASSES))
+    assert all(plain["differences"]["class weights"][name]["mean"] == 0 for name in MEASURES)
+    assert plain["verdict"] == "Nothing can be said from a single seed: run more of them."
+
+
+def test_the_arm_of_the_weights_can_be_left_out(trained):
+    rivals = {"class weights": lambda model, loader, config, folder: model}
+    result = compare(trained, seeds=(0,), class_weights=WEIGHTS, weights_arm=False, rivals=rivals)
+    assert list(result["arms"]) == ["control", "feataug", "class weights"]
+    assert "beyond_weights" not in result
+    assert "beyond_weights" not in compare(trained, seeds=(0,))
+    with pytest.raises(ConfigError) as error:
+        compare(trained, seeds=(0,), class_weights=WEIGHTS, rivals=rivals)
+    assert str(error.value) == (
+        "compare: a rival has the name of one of our arms.\n"
+        "  given:   class weights\n"
+        "  needed:  another name\n"
+        "Or leave ours out: weights_arm=False."
+    )
+
+
+def test_other_weights_in_the_folder_are_an_error(trained, tmp_path):
+    compare(trained, seeds=(0,), class_weights=WEIGHTS, output=tmp_path)
+    with pytest.raises(CheckpointError, match=r"as in .*feataug\.json"):
+        compare(trained, seeds=(0,), class_weights=2 * WEIGHTS, output=tmp_path)
+    (tmp_path / "seed-0/feataug.json").unlink()
+    shutil.rmtree(tmp_path / "seed-0/feataug")
+    with pytest.raises(CheckpointError, match=r"as in .*class weights\.json"):
+        compare(trained, seeds=(0,), class_weights=2 * WEIGHTS, output=tmp_path)
 
 
 def test_with_a_bank(trained):

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from feataug.generator import FeatureGenerator
+from feataug.losses import segmentation_loss
 from feataug.mixing import FeatureMixer
 from feataug.splitting import split
 from feataug.training.config import FinetuneConfig
@@ -94,3 +95,29 @@ def train_arm(
         tuner.update_bn(loader)
         figures = validate(model.eval()) | {"as_trained": figures}
     return model, figures | {"seconds": round(time.monotonic() - began, 1)}
+
+
+def weights_alone(
+    class_weights: Tensor, *, ignore_index: int = 255, device: str | None = "auto", progress: bool | str = True
+) -> Arm:
+    """An arm with feataug's class weights and none of its synthetic features: what the weights do by themselves.
+
+    Args:
+        class_weights: ``(K,)``, as for ``FeatureMixer``.
+        ignore_index: Label of void.
+        device, progress: As for ``Finetuner``.
+
+    Source:
+        Ours: most of what feataug gains over the control in docs/results.md is the weights'.
+    """
+
+    def arm(model: nn.Module, loader: Iterable[Any], config: FinetuneConfig, folder: Path | None) -> nn.Module:
+        def loss(out: Any, masks: Tensor) -> Tensor:
+            return segmentation_loss(
+                out, masks, class_weights=class_weights, aux_weight=config.aux_weight, ignore_index=ignore_index
+            )
+
+        Finetuner(model, config, loss=loss, output=folder, device=device, progress=progress).fit(loader, ignore_index=ignore_index)
+        return model
+
+    return arm

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from feataug.checks import check_number, check_sequence
 from feataug.errors import CheckpointError, ConfigError, message
-from feataug.evaluation.arms import Arm, train_arm
+from feataug.evaluation.arms import Arm, train_arm, weights_alone
 from feataug.evaluation.intervals import differences, mean_figures, verdict
 from feataug.files import write_json
 from feataug.generator import FeatureGenerator
@@ -27,6 +27,9 @@ from feataug.training.batches import part_of
 from feataug.training.config import FinetuneConfig
 from feataug.training.run import check_settings, held, make_accelerator
 from feataug.training.states import from_main
+
+# The arm that has the class weights and no synthetic features.
+WEIGHTS = "class weights"
 
 
 def compare(
@@ -45,6 +48,7 @@ def compare(
     pixel_filter: Any = None,
     class_weights: Tensor | None = None,
     bank: int = 0,
+    weights_arm: bool = True,
     update_bn: bool = True,
     classes: Sequence[str] | None = None,
     example: Any = None,
@@ -69,6 +73,8 @@ def compare(
         seeds: One pair of runs each; at least two for an interval.
         rivals: Further arms by name, each against the control: ``(model, loader, config, folder) -> trained model``.
         ratio, label_smoothing, pixel_filter, class_weights, bank: See ``FeatureMixer``.
+        weights_arm: Where there are ``class_weights``, train a third arm, ``"class weights"``, which has them and no synthetic features: what
+            feataug gains over *that* is the synthetic features' own.
         update_bn: Measure BatchNorm anew on real images in the end, in every arm.
         classes: Names; numbers by default.
         example: For ``split``.
@@ -79,7 +85,7 @@ def compare(
     Returns:
         ``base`` (figures before), ``seeds`` (every run), ``arms`` (means), ``difference`` (feataug minus control in points: ``mean``,
         ``low`` and ``high`` of each measure, a 95 % interval by Student's t, and ``per_class``), ``differences`` (the same for every
-        arm), ``verdict`` (in words) and ``settings``.
+        arm), ``beyond_weights`` (feataug minus the arm ``"class weights"``, where there is one), ``verdict`` (in words) and ``settings``.
 
     Raises:
         ConfigError: no seeds, seeds that repeat, a loader that takes no seed, or a rival named as one of our arms.
@@ -88,8 +94,8 @@ def compare(
     Source:
         Ours.
     """
-    rivals = dict(rivals or {})
-    _check(loader, seeds, rivals)
+    rivals, weighted = dict(rivals or {}), weights_arm and class_weights is not None
+    _check(loader, seeds, rivals, ("control", "feataug", "base", *([WEIGHTS] if weighted else [])))
     folder = Path(output) if output is not None else None
     names = list(classes) if classes is not None else [str(number) for number in range(generator.num_classes)]
     common = {
@@ -128,9 +134,12 @@ def compare(
             else {}
         )
         text = f"{name} {seed}" if progress else False
+        rival = rivals.get(name)
+        if name == WEIGHTS and class_weights is not None and weighted:
+            rival = weights_alone(class_weights, ignore_index=ignore_index, device=device, progress=text)
         trained, figures = train_arm(
             model, at, loader(seed), validate, own, update_bn=update_bn, example=example, ignore_index=ignore_index, output=where,
-            device=device, progress=text, rival=rivals.get(name), **mixed,
+            device=device, progress=text, rival=rival, **mixed,
         )  # fmt: skip
         if where is not None and seed == seeds[0]:
             keep_samples(where / SAMPLES, val_loader, {name: trained}, classes=names, ignore_index=ignore_index)
@@ -139,32 +148,39 @@ def compare(
 
     with held(folder):
         base = once("base", {"model": common["model"]}, lambda: by_class(validate(model), names))
-        arms = ["control", "feataug", *rivals]
+        arms = ["control", "feataug", *([WEIGHTS] if weighted else []), *rivals]
+        kept = {"feataug": settings} | ({WEIGHTS: common | {"class_weights": settings["class_weights"]}} if weighted else {})
         finished: list[dict[str, Any]] = []
         result: dict[str, Any] = {}
         for seed in seeds:
             runs = {}
             for name in arms:
                 # Neither the control nor a rival depends on how feataug mixes: with other settings only its own arm is run again.
-                own = settings if name == "feataug" else common
-                runs[name] = once(f"seed-{seed}/{name}", own, partial(run, name, seed))
+                runs[name] = once(f"seed-{seed}/{name}", kept.get(name, common), partial(run, name, seed))
             finished.append({"seed": seed} | runs)
-            result = _summary(base, finished, arms, settings)
+            result = _summary(base, finished, arms, settings, weighted)
             if folder is not None:
                 write_result(folder, result)
     return result
 
 
-def _summary(base: dict[str, Any], finished: list[dict[str, Any]], arms: list[str], settings: dict[str, Any]) -> dict[str, Any]:
+def _summary(
+    base: dict[str, Any], finished: list[dict[str, Any]], arms: list[str], settings: dict[str, Any], weighted: bool
+) -> dict[str, Any]:
     by_arm = {name: [entry[name] for entry in finished] for name in arms}
     gaps = {name: differences(by_arm["control"], by_arm[name]) for name in arms[1:]}
+    said, beyond = verdict(gaps["feataug"]), {}
+    if weighted:
+        beyond = {"beyond_weights": differences(by_arm[WEIGHTS], by_arm["feataug"])}
+        said += f" Over the class weights alone: {verdict(beyond['beyond_weights'])}" if len(finished) > 1 else ""
     return {
         "base": base,
         "seeds": finished,
         "arms": {name: mean_figures(runs) for name, runs in by_arm.items()},
         "difference": gaps["feataug"],
         "differences": gaps,
-        "verdict": verdict(gaps["feataug"]),
+        **beyond,
+        "verdict": said,
         "settings": settings,
     }
 
@@ -220,7 +236,7 @@ def _fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-def _check(loader: Any, seeds: Sequence[int], rivals: Mapping[str, Arm]) -> None:
+def _check(loader: Any, seeds: Sequence[int], rivals: Mapping[str, Arm], ours: Sequence[str]) -> None:
     if not callable(loader):
         raise ConfigError(
             message(
@@ -235,8 +251,11 @@ def _check(loader: Any, seeds: Sequence[int], rivals: Mapping[str, Arm]) -> None
         check_number("compare", "one of seeds", seed, low=0, integer=True)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(message("compare: seeds must differ.", given=repr(tuple(seeds)), needed="one or more different integers"))
-    taken = sorted({"control", "feataug", "base"} & set(rivals))
+    taken = sorted(set(ours) & set(rivals))
     if taken:
+        advice = "Or leave ours out: weights_arm=False." if WEIGHTS in taken else None
         raise ConfigError(
-            message("compare: a rival has the name of one of our arms.", given=", ".join(taken), needed="another name")
+            message(
+                "compare: a rival has the name of one of our arms.", given=", ".join(taken), needed="another name", advice=advice
+            )
         )

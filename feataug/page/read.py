@@ -75,6 +75,12 @@ class Run:
         return {}
 
     @property
+    def beyond_weights(self) -> dict[str, Any] | None:
+        """feataug minus the class weights alone, where a comparison has that arm."""
+        found = self.result.get("beyond_weights") if self.kind == "compare" else None
+        return gaps(found) if found is not None else None
+
+    @property
     def seeds(self) -> list[dict[str, Any]]:
         """The pairs of a comparison."""
         return [mapping(entry) for entry in listed(self.result.get("seeds"))] if self.kind == "compare" else []

@@ -44,6 +44,8 @@ def verdicts(run: Run) -> list[str]:
         text = f"One pair of runs: feataug is {way} by {abs(gap):.2f} points of mIoU."
         return [f"{text} With one seed, about a point is noise: nothing is shown yet."]
     spoken = [sentence for arm, gaps in run.differences.items() if (sentence := said(gaps, arm))]
+    if run.beyond_weights is not None and (sentence := said(run.beyond_weights, "feataug")):
+        spoken.insert(1, f"Over the class weights alone: {sentence}")
     if not spoken and run.recognition.get("ratio") is not None:
         score = run.recognition
         spoken = [
@@ -97,6 +99,8 @@ def metrics(run: Run) -> Html:
     arms, differences = run.arms, run.differences
     rows = [[name, *(shown(x[m]) for m in TITLES)] for name, x in list(arms.items())[:_ROWS]]
     rows += [[f"{arm} − control", *(_cell(gaps[m]) for m in TITLES)] for arm, gaps in differences.items()]
+    if run.beyond_weights is not None:
+        rows.append(["feataug − class weights", *(_cell(run.beyond_weights[m]) for m in TITLES)])
     if rows:
         parts.append(table(("", *TITLES.values()), rows, f"Percent{_over(run)}"))
     if run.seeds:

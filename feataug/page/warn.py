@@ -47,7 +47,7 @@ class Finding:
 
 def findings(run: Run) -> list[Finding]:
     """Every warning that a run's figures give."""
-    return [*_generator(run), *_comparison(run), *_classes(run), *_course(run)]
+    return [*_generator(run), *_comparison(run), *_weights(run), *_classes(run), *_course(run)]
 
 
 def _generator(run: Run) -> Iterator[Finding]:
@@ -152,6 +152,22 @@ def _comparison(run: Run) -> Iterator[Finding]:
                 f"{2 * POINTS} points, with an interval below zero where there is one",
                 "Common classes pay for rare ones. If they matter most, leave class weights out and lower ratio.",
             )
+
+
+def _weights(run: Run) -> Iterator[Finding]:
+    """Is it the synthetic features that gain, or the class weights that came with them?"""
+    beyond = run.beyond_weights
+    if beyond is None or any(beyond[m]["low"] is None for m in ("class_acc", "miou")):
+        return
+    if not any(beyond[m]["low"] > 0 for m in ("class_acc", "miou")):
+        yield Finding(
+            "weights",
+            "Nothing is shown of synthetic features beyond the class weights",
+            ", ".join(f"{TITLES[m]} {interval(beyond[m])}" for m in ("class_acc", "miou")) + " points over the weights alone",
+            "neither of the two intervals above zero",
+            "What is gained over the control, deficit_weights gain without a generator. Look at the recognition score, run more seeds, or use "
+            "the weights alone.",
+        )
 
 
 def _more(gap: dict[str, Any], pairs: int) -> str:

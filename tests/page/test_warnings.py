@@ -96,6 +96,23 @@ def test_a_comparisons(name, result, seen, tmp_path):
     assert seen in Page(write_page(folder).read_text()).texts["warnings"]
 
 
+def test_features_that_add_nothing_to_the_weights(tmp_path):
+    def beyond(*shifts):
+        return comparison(HEALTHY) | {"beyond_weights": comparison(shifts)["differences"]["feataug"]}
+
+    folder = write(tmp_path / "run", beyond(1.0, -1.2, 1.1, 0.4))
+    assert names(folder) == ["weights"]
+    texts = Page(write_page(folder).read_text()).texts
+    assert "points over the weights alone" in texts["warnings"]
+    assert "feataug − class weights" in texts["metrics"]
+    assert "Over the class weights alone: No difference is shown" in texts["metrics"]
+    assert names(write(tmp_path / "better", beyond(*HEALTHY))) == []
+    assert names(write(tmp_path / "worse", beyond(-1.0, -1.2, -1.1, -0.9))) == ["weights"]
+    # Not of a single pair, nor of what is no figure.
+    assert "weights" not in names(write(tmp_path / "single", comparison([1.0]) | {"beyond_weights": {"miou": {"mean": 1.0}}}))
+    assert names(write(tmp_path / "damaged", comparison(HEALTHY) | {"beyond_weights": "many"})) == []
+
+
 def test_two_seeds_are_too_few(tmp_path):
     assert "seeds" in names(write(tmp_path / "run", comparison([1.0, 1.1])))
     assert "seeds" not in names(write(tmp_path / "more", comparison([1.0, 1.1, 1.2])))
