@@ -167,7 +167,7 @@ def studies() -> str:
     """Arms of the studies, all measures."""
     lines: list[str] = []
     for name, title in STUDIES.items():
-        for file in sorted(RESULTS.glob(f"{name}-*.json")):
+        for file in sorted(RESULTS.glob(f"{name}-*.json"), key=lambda file: file.stem):
             r = json.loads(file.read_text())
             if "comparison" not in r:
                 continue
