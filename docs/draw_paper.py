@@ -72,7 +72,7 @@ ROWS: tuple[tuple[str, str, str, Callable[[], list[str]], str], ...] = (
         places,
         "Here entropy is lowest for the images and overlap for the images and the first stage: both point another way than the paper's. "
         "Late stages are recognised best, the images and the first stage least, in which it agrees. Without class weights features of blocks.1 and "
-        "of blocks.3 to blocks.6 gain more class accuracy in the mean than images do, those of blocks.0 less; in mIoU blocks.1, blocks.3 and blocks.6 "
+        "of blocks.3 to blocks.6 gain more class accuracy in the mean than images do, those of blocks.0 less; in mIoU blocks.1, .3 and .6 "
         "gain more. Nearly all intervals hold zero: which stage gains most, three seeds do not tell, and what the rule of `feataug.stages` names "
         "(blocks.2) gained no more than images.",
     ),
