@@ -97,9 +97,7 @@ def train_arm(
     return model, figures | {"seconds": round(time.monotonic() - began, 1)}
 
 
-def weights_alone(
-    class_weights: Tensor, *, ignore_index: int = 255, device: str | None = "auto", progress: bool | str = True
-) -> Arm:
+def weights_alone(class_weights: Tensor, *, ignore_index: int = 255, device: str | None = "auto", progress: bool = True) -> Arm:
     """An arm with feataug's class weights and none of its synthetic features: what the weights do by themselves.
 
     Args:
@@ -117,7 +115,8 @@ def weights_alone(
                 out, masks, class_weights=class_weights, aux_weight=config.aux_weight, ignore_index=ignore_index
             )
 
-        Finetuner(model, config, loss=loss, output=folder, device=device, progress=progress).fit(loader, ignore_index=ignore_index)
+        text = f"class weights {config.seed}" if progress else False
+        Finetuner(model, config, loss=loss, output=folder, device=device, progress=text).fit(loader, ignore_index=ignore_index)
         return model
 
     return arm

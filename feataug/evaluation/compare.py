@@ -94,8 +94,12 @@ def compare(
     Source:
         Ours.
     """
-    rivals, weighted = dict(rivals or {}), weights_arm and class_weights is not None
-    _check(loader, seeds, rivals, ("control", "feataug", "base", *([WEIGHTS] if weighted else [])))
+    ignore_index = generator.ignore_index
+    alone: dict[str, Arm] = {}
+    if weights_arm and class_weights is not None:
+        alone[WEIGHTS] = weights_alone(class_weights, ignore_index=ignore_index, device=device, progress=progress)
+    _check(loader, seeds, rivals or {}, ("control", "feataug", "base", *alone))
+    rivals = alone | dict(rivals or {})
     folder = Path(output) if output is not None else None
     names = list(classes) if classes is not None else [str(number) for number in range(generator.num_classes)]
     common = {
@@ -114,7 +118,6 @@ def compare(
         "generator": _fingerprint(generator),
     }
     start = copy.deepcopy(masks.state_dict()) if hasattr(masks, "state_dict") else None
-    ignore_index = generator.ignore_index
 
     # Before anything is measured: it may start the processes' group.
     once = partial(_once, folder, make_accelerator(device, config.mixed_precision).device)
@@ -134,12 +137,9 @@ def compare(
             else {}
         )
         text = f"{name} {seed}" if progress else False
-        rival = rivals.get(name)
-        if name == WEIGHTS and class_weights is not None and weighted:
-            rival = weights_alone(class_weights, ignore_index=ignore_index, device=device, progress=text)
         trained, figures = train_arm(
             model, at, loader(seed), validate, own, update_bn=update_bn, example=example, ignore_index=ignore_index, output=where,
-            device=device, progress=text, rival=rival, **mixed,
+            device=device, progress=text, rival=rivals.get(name), **mixed,
         )  # fmt: skip
         if where is not None and seed == seeds[0]:
             keep_samples(where / SAMPLES, val_loader, {name: trained}, classes=names, ignore_index=ignore_index)
@@ -148,8 +148,8 @@ def compare(
 
     with held(folder):
         base = once("base", {"model": common["model"]}, lambda: by_class(validate(model), names))
-        arms = ["control", "feataug", *([WEIGHTS] if weighted else []), *rivals]
-        kept = {"feataug": settings} | ({WEIGHTS: common | {"class_weights": settings["class_weights"]}} if weighted else {})
+        arms = ["control", "feataug", *rivals]
+        kept = {"feataug": settings} | {name: common | {"class_weights": settings["class_weights"]} for name in alone}
         finished: list[dict[str, Any]] = []
         result: dict[str, Any] = {}
         for seed in seeds:
@@ -158,7 +158,7 @@ def compare(
                 # Neither the control nor a rival depends on how feataug mixes: with other settings only its own arm is run again.
                 runs[name] = once(f"seed-{seed}/{name}", kept.get(name, common), partial(run, name, seed))
             finished.append({"seed": seed} | runs)
-            result = _summary(base, finished, arms, settings, weighted)
+            result = _summary(base, finished, arms, settings, bool(alone))
             if folder is not None:
                 write_result(folder, result)
     return result
