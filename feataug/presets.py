@@ -37,14 +37,14 @@ def recommended(
         dataset: Where masks come from, as for ``DatasetMasks``: with the crops of training.
         loader: ``(images, masks)`` of labelled training images without random crops; read twice.
         num_classes: How many classes.
-        power: Of ``deficit_weights``.
+        power: Of ``deficit_weights``; 0 for no class weights.
         factor: Of ``PixelFilter``.
         ratio: Synthetic share of the mixed batch.
         ignore_index: Label of void.
         device: Where to measure; the model's by default.
 
     Returns:
-        ``masks``, ``ratio``, ``pixel_filter`` and ``class_weights``.
+        ``masks``, ``ratio``, ``pixel_filter`` and ``class_weights`` (``None`` at power 0).
 
     Raises:
         DataError: the loader holds no valid pixel, or there are no masks.
@@ -76,5 +76,5 @@ def recommended(
         "masks": DatasetMasks(dataset),
         "ratio": ratio,
         "pixel_filter": PixelFilter.fit(cut, loader, num_classes, factor=factor, ignore_index=ignore_index, device=device),
-        "class_weights": weights_of(labelled, predicted, power, LIMIT),
+        "class_weights": weights_of(labelled, predicted, power, LIMIT) if power else None,
     }

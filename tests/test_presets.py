@@ -68,7 +68,8 @@ def test_classes_that_the_model_has_not_learned(share, power, warns):
     net = Reads(share)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        recommended(split(net, at="body", example=images), list(masks), [(images, masks)], CLASSES, power=power)
+        found = recommended(split(net, at="body", example=images), list(masks), [(images, masks)], CLASSES, power=power)
+    assert (found["class_weights"] is None) is (power == 0)
     told = [str(entry.message) for entry in caught if str(entry.message).startswith("recommended")]
     assert bool(told) is warns
     if warns:
