@@ -1,7 +1,7 @@
 """What one could do without synthetic features: each rival trains the model further, for as many steps as the control.
 
-``RIVALS`` maps names to functions of the study that return an arm for ``feataug.compare``. Rivals keep no checkpoints: one that was
-stopped begins again, and one that is finished is not run again.
+``RIVALS`` maps names to functions of the study that return an arm for ``feataug.compare``. Rivals keep no checkpoints, but for the class
+weights: one that was stopped begins again, and one that is finished is not run again.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from feataug import FeatureMixer, FinetuneConfig, Finetuner, split
 from feataug.data import seeded_loader
+from feataug.evaluation.arms import weights_alone
 from feataug.losses import resize_logits, segmentation_loss, smoothed_cross_entropy, split_outputs
 
 VOID = 255
@@ -28,8 +29,7 @@ def label_smoothing(study: Any) -> Any:
 
 def class_weights(study: Any, power: float | None = None) -> Any:
     """The class weights that feataug's arm has (or to another power), without synthetic features: what they do by themselves."""
-    weights = study.class_weights(power)
-    return _with_loss(study, lambda model: lambda out, masks: segmentation_loss(out, masks, class_weights=weights))
+    return weights_alone(study.class_weights(power), device=study.args.device)
 
 
 def ohem(study: Any, threshold: float = 0.7, kept: float = 0.1) -> Any:
