@@ -8,126 +8,175 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from paper_figures import (
-    arms_of,
+    BOTH,
+    Figures,
     by_class,
     channels,
+    gaps,
     generators,
     over_base,
-    over_control,
     pictures,
     places,
     recognised,
     several_scales,
+    together,
 )
 
 HERE = Path(__file__).parent
 NOT_YET = "not run at its full setting yet"
 
-# What the paper says, how to ask it here, what came out, and what we make of it.
-ROWS: tuple[tuple[str, str, str, Callable[[], list[str]], str], ...] = (
-    (
-        "Table 1, ours",
+
+class Claim(NamedTuple):
+    """What the paper says, how to ask it here, what came out, whether that agrees, and what we make of it."""
+
+    where: str
+    claim: str
+    command: str
+    figures: Callable[[], Figures]
+    agrees: str
+    remark: str
+
+    @property
+    def anchor(self) -> str:
+        """Of its section, as Sphinx and GitHub make it from the heading."""
+        return "".join(c for c in self.where.lower() if c.isalnum() or c in " -").replace(" ", "-")
+
+
+CLAIMS = (
+    Claim(
+        "Table 1: ours",
         "Synthetic features beside real images: +0.06 PixelAcc, +0.95 ClassAcc, +0.57 mIoU, +0.12 fwIoU over the released model",
         "studies/compare.py",
         over_base,
-        "The paper compares with a released model that was not trained further, so here the base.",
+        "in ClassAcc and mIoU",
+        "The paper compares with a released model that was not trained further, so here the base. Most of the gain is the class weights', which the "
+        "paper does not have.",
     ),
-    (
-        "(the control)",
-        "not in the paper: the same model trained further on real images alone",
+    Claim(
+        "Control",
+        "(not in the paper) The same model trained further on real images alone",
         "studies/compare.py",
-        over_control,
-        "The gain holds over the control; most of it is the class weights', which the paper does not have ([results](results.md)). At half the "
-        "resolution the weights alone gain as much.",
+        gaps("compare", "feataug"),
+        "-",
+        "The gain holds over the control; most of it is the class weights' ([results](results.md)). At half the resolution the weights alone gain as "
+        "much.",
     ),
-    (
-        "Table 1, without class weights",
-        "The paper has no class weights: +0.95 ClassAcc, +0.57 mIoU come from the features, and the masks that were mined",
+    Claim(
+        "Without class weights",
+        "The paper has no class weights: +0.95 ClassAcc, +0.57 mIoU (Table 1) come from the features, and the masks that were mined",
         "studies/settings.py",
-        arms_of("settings", "features alone, random, 0.3", "features alone, both, 0.3"),
+        gaps("settings", "features alone, random, 0.3", "features alone, both, 0.3", brief=["features alone, both, 0.3"]),
+        "yes",
         "Over the control, which the paper does not have, the features by themselves gain about as much as there, where masks are drawn by class "
         "and rare objects pasted in (*both*); evenly drawn masks (*random*) gain less. Class weights alone gain three times as much class accuracy "
         "and more.",
     ),
-    (
-        "Table 1, images",
-        "Synthetic images in place of features cost -3.18 to -0.13 mIoU; validation masks add 0.18 ClassAcc",
+    Claim(
+        "Table 1: images",
+        "Synthetic images in place of features cost -3.18 to -0.13 mIoU",
         "studies/table1.py",
-        lambda: arms_of("compare", "images")() + arms_of("table1", "masks T+V", "feataug")(),
+        together(gaps("table1", "images"), gaps("compare", "images")),
+        "on one of two data sets",
         "Images made by the same generator harm on IDD-Lite, as in the paper; on CamVid they neither harm nor help beyond noise. Their arm has no "
-        "class weights, feataug's has: Table 4 compares stages without. Validation masks add more than in the paper, in all seeds; Table 5 says why.",
+        "class weights, feataug's has: Table 4 compares stages without.",
     ),
-    (
+    Claim(
+        "Table 1: validation masks",
+        "Validation masks, without their images, beside the training set's (T+V) add 0.18 ClassAcc",
+        "studies/table1.py",
+        gaps("table1", "feataug", "masks T+V"),
+        "yes",
+        "They add more than in the paper, in all seeds; Table 5 says why.",
+    ),
+    Claim(
         "Table 2",
         "ADE20K: -0.04 PixelAcc, +2.08 ClassAcc, +0.34 mIoU; at several scales +2.43 and +0.57",
         "studies/table2.py",
         several_scales,
+        "yes",
         "As in the paper, the gain is larger at several scales.",
     ),
-    (
+    Claim(
         "Table 3",
         "Masks encoded from the images' resolution: features recognised with 74.33 mIoU, 63.40 without; +0.55 mIoU against -0.52",
         "studies/table3.py",
         generators,
-        "Not so here: after 2,400 images each, small masks are recognised better, and both teach the decoder alike. The encoder of masks has more to "
+        "no",
+        "After 2,400 images each, small masks are recognised better, and both teach the decoder alike. The encoder of masks has more to "
         "learn before it is any use, and at stride 16 of small images there is little within a cell for it to tell.",
     ),
-    (
+    Claim(
         "Table 4",
         "Later stages have lower entropy, tell classes apart better and are recognised better; the middle one gains most",
         "studies/table4.py",
         places,
+        "in recognition",
         "Here entropy is lowest for the images and overlap for the images and the first stage: both point another way than the paper's. "
         "Late stages are recognised best, the images and the first stage least, in which it agrees. Without class weights features of blocks.1 and "
         "of blocks.3 to blocks.6 gain more class accuracy in the mean than images do, those of blocks.0 less; in mIoU blocks.1, .3 and .6 "
         "gain more. Nearly all intervals hold zero: which stage gains most, three seeds do not tell, and what the rule of `feataug.stages` names "
         "(blocks.2) gained no more than images.",
     ),
-    ("Sec. 4.4", "PSPNet-score 74.33 of 86.15 (0.86), on training masks", "studies/compare.py --until generator", recognised, ""),
-    (
+    Claim(
+        "Sec. 4.4",
+        "PSPNet-score 74.33 of 86.15 (0.86)",
+        "studies/compare.py --until generator",
+        recognised,
+        "yes",
+        "Of the validation masks, which no generator has seen; the paper's is of training masks.",
+    ),
+    Claim(
         "Table 5",
         "Additional masks, 3 : 1: +0.18 to +0.26 ClassAcc more, mIoU between -0.27 and +0.03",
         "studies/table5.py",
-        arms_of("table5"),
+        gaps("table5", measures=BOTH),
+        "not beyond noise",
         "Validation masks gain 0.4 ClassAcc and 0.5 mIoU over feataug, in all seeds, with a quarter of the images 1.0 and 1.0: they are the labels "
         "that are measured on. True masks of the images that this quarter leaves out, pseudo labels, rendered and composed masks gain 0.1 to 0.3 "
         "there, within noise.",
     ),
-    (
-        "Fig. 3, 4",
+    Claim(
+        "Fig. 3 and 4",
         "Smoother and more accurate predictions",
         "studies/fig3.py",
         pictures,
-        "Pixel accuracy falls in most images: class accuracy, which gains, is no measure of a single image. Best and worst are shown alike.",
+        "no",
+        "Pixel accuracy falls in most images: class accuracy, which gains, is no measure of a single image. Best and worst are shown alike, in "
+        "pictures beside the run.",
     ),
-    (
+    Claim(
         "Fig. 5",
         "Classes with less training data gain most",
         "studies/fig5.py",
         by_class,
-        "So it points, but of 11 classes a rank correlation is beyond chance from 0.62 on; one rare class, the fence, loses.",
+        "it points so",
+        "Of 11 classes a rank correlation is beyond chance from 0.62 on; one rare class, the fence, loses.",
     ),
-    (
+    Claim(
         "Fig. 6",
         "The encoder of masks gives sharper channels and boundaries",
         "studies/fig6.py",
         channels,
+        "no",
         "As Table 3: the other way round.",
     ),
-    (
+    Claim(
         "Fig. 7",
         "More synthetic features, more ClassAcc; past 30 % less of the rest",
         "studies/fig7.py",
-        arms_of("fig7"),
+        gaps("fig7"),
+        "no",
         "No trend beyond noise between 0.1 and 0.5.",
     ),
-    (
+    Claim(
         "Fig. 8",
         "Hard negative mining gains over random masks",
         "studies/fig8.py",
-        arms_of("fig8", "feataug", "random", "mined", "learned"),
+        gaps("fig8", "feataug", "random", "mined", "learned"),
+        "no",
         "No difference beyond noise, with class weights in all arms; nor was there one in the screening, without.",
     ),
 )
@@ -151,14 +200,15 @@ python studies/everything.py --data CamVid --dataset camvid --half --in-memory -
 python studies/everything.py --data CamVid --dataset camvid --in-memory --workers 3 --jobs 12 --device cuda
 ```
 
-Differences are against the control, in points, with 95 % intervals over paired seeds.
+Differences are against the control, in points; two figures are ClassAcc / mIoU; the sections below have all measures, with 95 % intervals
+over paired seeds. *Half* is `--half`.
 
 The paper's own data sets have not been run: 20 GB of images were not at hand. What is measured here is a small model
 (`tf_efficientnet_lite0`, ImageNet weights) on CamVid and IDD-Lite, on two CPU cores. At half its resolution CamVid has no poles and hardly a
 sign that can be learned: those figures tell arms apart, not how good a model can be.
 
-| where | the paper | command | here | |
-|---|---|---|---|---|
+| where, command | the paper | here | agrees? |
+|---|---|---|---|
 """
 
 SETTINGS = """
@@ -173,11 +223,16 @@ and classes are weighted by their deficit: each chosen on CamVid's validation im
 
 
 def page() -> str:
-    lines = []
-    for where, claim, command, figures, remark in ROWS:
-        found = "<br>".join(figures()) or NOT_YET
-        lines.append(f"| {where} | {claim} | `{command}` | {found} | {remark} |")
-    return HEAD + "\n".join(lines) + "\n" + SETTINGS
+    overview, sections = [], []
+    for claim in CLAIMS:
+        figures = claim.figures()
+        brief = "<br>".join(figures.brief) or NOT_YET
+        overview.append(
+            f"| [{claim.where}](#{claim.anchor})<br>`{claim.command}` | {claim.claim} | {brief} | {claim.agrees if figures.rows else '-'} |"
+        )
+        sections += ["", f"### {claim.where}", "", f"{claim.claim}. `python {claim.command}`", "", *(figures.table() or [NOT_YET])]
+        sections += ["", claim.remark]
+    return HEAD + "\n".join([*overview, "", "## Every claim's figures", *sections]) + "\n" + SETTINGS
 
 
 if __name__ == "__main__":

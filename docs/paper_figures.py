@@ -1,37 +1,48 @@
-"""What the studies left, as the lines of docs/paper.md: each function takes the JSON files of a study, and returns a line a figure."""
+"""What the studies left, for docs/paper.md: each function reads the JSON files of a study, and returns a table and, in brief, what it comes to."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from feataug.report import TITLES, interval
+from feataug.report import MEASURES, TITLES, interval
 
 RESULTS = Path(__file__).parents[1] / "studies" / "results"
+# At the images' own resolution first.
 DATA = {
     "camvid": "CamVid",
-    "camvid-half": "CamVid at half its resolution",
     "idd": "IDD-Lite",
-    "idd-half": "IDD-Lite at half its resolution",
     "cityscapes": "Cityscapes",
     "ade20k": "ADE20K",
+    "camvid-half": "CamVid, half",
+    "idd-half": "IDD-Lite, half",
 }
 # Where few images are labelled.
-FEW = {"camvid-half-0.25": "a quarter of CamVid at half its resolution"}
+FEW = {"camvid-half-0.25": "a quarter of CamVid, half"}
 TITLED = DATA | FEW
+BOTH = ("class_acc", "miou")
+
+
+class Figures(NamedTuple):
+    """A table, and the few figures of it that stand for it: one line a data set."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    brief: Sequence[str]
+
+    def table(self) -> list[str]:
+        """In Markdown."""
+        lines = [self.head, ["---"] * len(self.head), *self.rows] if self.rows else []
+        return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def results(name: str) -> dict[str, dict[str, Any]]:
-    """What a study left, by data set: but for the comparison, at half the images' resolution only where there is nothing at their own."""
+    """What a study left, by data set."""
     titles = DATA if name == "compare" else TITLED
     files = {data: RESULTS / f"{name}-{data}.json" for data in titles}
-    found = {data: json.loads(file.read_text()) for data, file in files.items() if file.exists()}
-    if name != "compare":
-        for data in [data for data in found if f"{data}-half" in found]:
-            found.pop(f"{data}-half")
-    return found
+    return {data: json.loads(file.read_text()) for data, file in files.items() if file.exists()}
 
 
 def compared(r: dict[str, Any]) -> dict[str, Any] | None:
@@ -40,100 +51,145 @@ def compared(r: dict[str, Any]) -> dict[str, Any] | None:
     return found if "differences" in found else None
 
 
-def short(gap: dict[str, Any], measures: tuple[str, ...] = ("class_acc", "miou")) -> str:
-    return ", ".join(f"{TITLES[m]} {interval(gap[m])}" for m in measures)
+def of(data: str, r: dict[str, Any] | None) -> str:
+    """The data set and, where arms have been compared, on how many seeds."""
+    return TITLED[data] + (f" ({len(r['seeds'])} seeds)" if r and len(r["seeds"]) > 1 else " (1 seed)" if r else "")
 
 
-def over_base() -> list[str]:
-    lines = []
+def pair(gap: dict[str, Any]) -> str:
+    """Means in class accuracy and mIoU."""
+    return " / ".join(f"{gap[m]['mean']:+.2f}" for m in BOTH)
+
+
+def over_base() -> Figures:
+    rows, brief = [], []
     for data, r in results("compare").items():
         if compared(r):
-            gaps = {m: r["arms"]["feataug"][m] - r["base"][m] for m in TITLES}
-            lines.append(f"{TITLED[data]}: " + ", ".join(f"{TITLES[m]} {gap:+.2f}" for m, gap in gaps.items()) + " over the base")
-    return lines
+            gaps = {m: r["arms"]["feataug"][m] - r["base"][m] for m in MEASURES}
+            rows.append([TITLED[data], str(len(r["seeds"])), *(f"{gap:+.2f}" for gap in gaps.values())])
+            brief.append(f"{of(data, r)}: {gaps['class_acc']:+.2f} / {gaps['miou']:+.2f}")
+    return Figures(["data", "seeds", *TITLES.values()], rows, brief)
 
 
-def over_control() -> list[str]:
-    return [
-        f"{TITLED[data]}: {short(r['difference'], tuple(TITLES))} over the control ({len(r['seeds'])} seeds)"
-        for data, r in results("compare").items()
-        if compared(r)
-    ]
+def gaps(study: str, *names: str, brief: Sequence[str] = (), measures: Sequence[str] = tuple(MEASURES)) -> Callable[[], Figures]:
+    """Differences from the control of a study's arms, all or those named; in brief those of ``brief``, or all."""
+
+    def figures() -> Figures:
+        rows, lines = [], []
+        for data, r in results(study).items():
+            found = compared(r) or {"differences": {}, "seeds": []}
+            known = found["differences"]
+            arms = [name for name in (names or known) if name in known]
+            rows += [[TITLED[data], arm, str(len(found["seeds"])), *(interval(known[arm][m]) for m in measures)] for arm in arms]
+            short = [f"{arm} {pair(known[arm])}" for arm in arms if arm in (brief or arms)]
+            lines += [f"{of(data, found)}: {', '.join(short)}"] if short else []
+        return Figures(["data", "arm", "seeds", *(TITLES[m] for m in measures)], rows, lines)
+
+    return figures
 
 
-def recognised() -> list[str]:
-    lines = []
+def together(*parts: Callable[[], Figures]) -> Callable[[], Figures]:
+    """Figures of several studies in one table, data set by data set; their heads are the same."""
+
+    def figures() -> Figures:
+        found = [part() for part in parts]
+        order = list(TITLED.values())
+        rows = sorted((row for x in found for row in x.rows), key=lambda row: order.index(row[0]))
+        return Figures(
+            found[0].head,
+            rows,
+            sorted((line for x in found for line in x.brief), key=lambda line: order.index(line.split(" (")[0])),
+        )
+
+    return figures
+
+
+def recognised() -> Figures:
+    rows, brief = [], []
     for data, r in results("compare").items():
         score = r["recognition"]
-        lines.append(f"{TITLED[data]}: {score['synthetic']:.2f} of {score['real']:.2f} ({score['ratio']:.2f}), on masks never seen")
-    return lines
+        rows.append([TITLED[data], *(f"{score[k]:.2f}" for k in ("real", "synthetic", "ratio", "diversity"))])
+        brief.append(f"{TITLED[data]}: {score['ratio']:.2f}")
+    return Figures(["data", "real features, mIoU", "synthetic features, mIoU", "ratio", "diversity ratio"], rows, brief)
 
 
-def arms_of(study: str, *names: str) -> Callable[[], list[str]]:
-    """Differences from the control of a study's arms."""
-
-    def lines() -> list[str]:
-        found = []
-        for data, r in results(study).items():
-            gaps = (compared(r) or {"differences": {}})["differences"]
-            found += [f"{TITLED[data]}, {name}: {short(gaps[name])}" for name in (names or gaps) if name in gaps]
-        return found
-
-    return lines
-
-
-def several_scales() -> list[str]:
-    lines = []
+def several_scales() -> Figures:
+    rows, brief = [], []
     for data, r in results("table2").items():
         if "several_scales" in r:
+            n = str(len(r["comparison"]["seeds"]))
             one, many = (x["differences"]["feataug"] for x in (r["comparison"], r["several_scales"]))
-            lines += [f"{TITLED[data]}, one scale: {short(one)}", f"{TITLED[data]}, six scales and mirrored: {short(many)}"]
-    return lines
+            for scales, gap in (("one", one), ("six, mirrored", many)):
+                rows.append([TITLED[data], scales, n, *(interval(gap[m]) for m in MEASURES)])
+            brief.append(f"{of(data, r['comparison'])}: one scale {pair(one)}, six {pair(many)}")
+    return Figures(["data", "scales", "seeds", *TITLES.values()], rows, brief)
 
 
-def generators() -> list[str]:
-    lines = []
+def generators() -> Figures:
+    rows, brief = [], []
     for data, r in results("table3").items():
+        found = compared(r)
+        short = []
         for name, entry in r["generators"].items():
-            score = entry["recognition"]["val"]
-            lines.append(f"{TITLED[data]}, {name}: recognised {score['synthetic']:.2f} of {score['real']:.2f}")
-    return lines + arms_of("table3", "encoded masks", "small masks")()
+            score, gain = entry["recognition"]["val"], (found or {"differences": {}})["differences"].get(name)
+            figures = [interval(gain[m]) if gain else "-" for m in BOTH]
+            seeds = str(len(found["seeds"])) if found else "-"
+            recognised = [f"{score['synthetic']:.2f} of {score['real']:.2f}", f"{score['diversity']:.2f}"]
+            rows.append([TITLED[data], name, f"{entry['images']:,}", *recognised, seeds, *figures])
+            short.append(f"{name} {score['ratio']:.2f} of real" + (f", {pair(gain)}" if gain else ""))
+        brief.append(f"{of(data, found)}: " + "; ".join(short))
+    return Figures(
+        ["data", "generator", "images", "recognised", "diversity ratio", "seeds", *(TITLES[m] for m in BOTH)], rows, brief
+    )
 
 
-def places() -> list[str]:
-    lines = []
+def places() -> Figures:
+    rows, brief = [], []
     for data, r in results("table4").items():
-        quick = " (`--quick`: generators of a few hundred images)" if r["study"].get("quick") else ""
-        lines.append(f"{TITLED[data]}{quick}: layer, entropy, overlap, synthetic over real mIoU")
+        quick = " (`--quick`)" if r["study"].get("quick") else ""
         for stage in r["stages"]:
             ratio = f"{stage['recognition']['ratio']:.2f}" if stage.get("recognition") else "-"
-            gain = f"; {short(stage['gain'])}" if "gain" in stage else ""
-            lines.append(f"`{stage['at']}`: {stage['entropy']:.2f}, {stage['hist_iou']:.2f}, {ratio}{gain}")
-    return lines
+            gain = [interval(stage["gain"][m]) if "gain" in stage else "-" for m in BOTH]
+            found = [f"{stage['entropy']:.2f}", f"{stage['hist_iou']:.2f}", ratio]
+            rows.append([TITLED[data] + quick, f"`{stage['at']}`", *found, str(len(r.get("seeds", []))), *gain])
+        first, last = r["stages"][0], r["stages"][-1]
+        brief.append(
+            f"{TITLED[data]}{quick}: images {first['recognition']['ratio']:.2f} of real, {last['name']} {last['recognition']['ratio']:.2f}"
+        )
+    return Figures(
+        ["data", "cut after", "entropy", "overlap", "synthetic over real mIoU", "seeds", *(TITLES[m] for m in BOTH)], rows, brief
+    )
 
 
-def by_class() -> list[str]:
-    lines = []
+def by_class() -> Figures:
+    rows, brief = [], []
     for data, r in results("fig5").items():
         found = r["rank_correlation_of_share_and_gain"]
         better = sum(c["difference"]["acc"]["mean"] > 0 for c in r["classes"].values() if c["difference"].get("acc"))
-        lines.append(
-            f"{TITLED[data]}: {better} of {len(r['classes'])} classes gain accuracy; rank correlation of a class's share of the pixels and its gain: "
-            f"accuracy {found['acc']:+.2f}, IoU {found['iou']:+.2f}"
-        )
-    return lines
-
-
-def pictures() -> list[str]:
-    return [
-        f"{TITLED[data]}: {r['better']} images better, {r['worse']} worse in pixel accuracy (one seed); pictures are kept beside the run"
-        for data, r in results("fig3").items()
+        rows.append([TITLED[data], f"{better} of {len(r['classes'])}", f"{found['acc']:+.2f}", f"{found['iou']:+.2f}"])
+        brief.append(f"{TITLED[data]}: rank correlation {found['acc']:+.2f}")
+    head = [
+        "data",
+        "classes that gain accuracy",
+        "rank correlation of a class's share of pixels and its gain in accuracy",
+        "in IoU",
     ]
+    return Figures(head, rows, brief)
 
 
-def channels() -> list[str]:
-    return [
-        f"{TITLED[data]}: "
-        + ", ".join(f"recognised in {name}: {100 * share:.1f} % of the pixels" for name, share in r["recognised_by"].items())
-        for data, r in results("fig6").items()
+def pictures() -> Figures:
+    found = results("fig3")
+    rows = [[TITLED[data], str(r["better"]), str(r["worse"])] for data, r in found.items()]
+    brief = [f"{TITLED[data]}: {r['better']} images better, {r['worse']} worse" for data, r in found.items()]
+    return Figures(["data", "images with better pixel accuracy (one seed)", "with worse"], rows, brief)
+
+
+def channels() -> Figures:
+    found = results("fig6")
+    rows = [[TITLED[data], *(f"{100 * share:.1f} %" for share in r["recognised_by"].values())] for data, r in found.items()]
+    kinds = list(next(iter(found.values()))["recognised_by"]) if found else []
+    brief = [
+        f"{TITLED[data]}: " + ", ".join(f"{kind} {100 * x:.1f} %" for kind, x in r["recognised_by"].items())
+        for data, r in found.items()
     ]
+    return Figures(["data", *(f"pixels recognised in {kind}" for kind in kinds)], rows, brief)

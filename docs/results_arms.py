@@ -117,8 +117,7 @@ def fractions(results: list[tuple[str, dict]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, r in results:
-        data, _, rest = name.partition("-")
-        title = {"camvid": "CamVid", "idd": "IDD-Lite"}.get(data, data) + (", half resolution" if rest.startswith("half") else "")
+        title = _titled(name)
         gaps = r["differences"]
         alone = (
             f"{interval(gaps['class weights']['class_acc'])}, {interval(gaps['class weights']['miou'])}"
@@ -163,6 +162,13 @@ STUDIES = {
 }
 
 
+def _titled(data: str) -> str:
+    """A data set in words, by what stands in its file's name."""
+    name, *rest = data.split("-")
+    words = {"half": "half resolution", "0.25": "a quarter of the images", "0.125": "an eighth of the images"}
+    return ", ".join([{"camvid": "CamVid", "idd": "IDD-Lite"}.get(name, name), *(words.get(x, x) for x in rest)])
+
+
 def studies() -> str:
     """Arms of the studies, all measures."""
     lines: list[str] = []
@@ -177,7 +183,7 @@ def studies() -> str:
             options += f" --fraction {s['fraction']:g}" if s.get("fraction", 1) < 1 else ""
             lines += [
                 "",
-                f"### {title}",
+                f"### {title} ({_titled(file.stem.removeprefix(name + '-'))})",
                 "",
                 f"`python studies/{name}.py --data DIR --dataset {s['data']}{options}`: {s['images']} training images, "
                 f"crops of {rows} x {columns}, {len(seeds)} paired seeds; minus the control, in points.",

@@ -59,8 +59,9 @@ def test_the_figures_in_the_readme_are_those_of_the_files():
 def test_the_page_on_the_paper_is_drawn_from_the_committed_figures():
     drawn = load(ROOT / "docs" / "draw_paper.py")
     assert (ROOT / "docs" / "paper.md").read_text() == drawn.page()
-    for _, _, command, *_ in drawn.ROWS:
-        assert (ROOT / command.split()[0]).exists()
+    for claim in drawn.CLAIMS:
+        assert (ROOT / claim.command.split()[0]).exists()
+        assert f"](#{claim.anchor})" in drawn.page()
 
 
 def test_a_verdict_needs_an_interval_that_excludes_zero():
