@@ -53,6 +53,8 @@ def lane(study: Comparison, seed: int, name: str, arms: Mapping[str, Any]) -> No
     """Arms of one seed, one after the other, apart from those that other processes train; each is put beside them when it is done."""
     own, beside = study.output / "lanes" / f"{seed}-{name}", study.output / "arms"
     for arm in arms or [None]:
+        if (beside / f"seed-{seed}" / f"{arm}.json").exists():
+            continue  # another study's lane had it, too
         for file in ("base.json", f"seed-{seed}/control.json", f"seed-{seed}/feataug.json"):
             if (beside / file).exists() and not (own / file).exists():
                 (own / file).parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +66,8 @@ def lane(study: Comparison, seed: int, name: str, arms: Mapping[str, Any]) -> No
             target = beside / entry.relative_to(own)
             if not target.exists():
                 shutil.move(entry, target)
-    shutil.rmtree(own)
+    if own.exists():
+        shutil.rmtree(own)
 
 
 class Everything:
@@ -172,15 +175,16 @@ class Everything:
                 Job(f"stage {name}", lambda k=key, n=name: study.stage(k, lambda: study.recognised(n)), ["base", "generator"])
             )
         for seed in [] if self.args.quick else self.few:
-            needed = ["base", f"batches {seed}", *(f"stage {name}" for name in study.places)]
-            found.append(Job(f"cuts {seed}", lambda seed=seed: self.gains(seed), needed))
+            for name in ("control", *study.places):
+                key, needed = study.arm_key(name, seed), [] if name == "control" else [f"stage {name}"]
+                found.append(
+                    Job(
+                        f"cut {name} {seed}",
+                        lambda k=key, n=name, s=seed: study.stage(k, lambda: study.further_trained(n, s)),
+                        ["base", f"batches {seed}", *needed],
+                    )
+                )
         return found
-
-    def gains(self, seed: int) -> None:
-        """Table 4's arms of one seed."""
-        study = self.stages()
-        for name in ("control", *study.places):
-            study.stage(study.arm_key(name, seed), lambda name=name: study.further_trained(name, seed))
 
     def tell(self, name: str) -> None:
         """Run a study, which finds what it needs, on the seeds that have all of it."""

@@ -86,6 +86,7 @@ def test_a_lane_makes_each_arm_once_and_puts_it_beside_the_others(tmp_path):
     lane(study, 0, "main", {})
     lane(study, 0, "rivals", {"a": None, "b": None})
     lane(study, 1, "main", {})
+    lane(study, 0, "figure", {"a": fails, "b": fails})  # made by another lane in the meantime
     assert study.made == [(0, "control"), (0, "feataug"), (0, "a"), (0, "b"), (1, "control"), (1, "feataug")]
     found = sorted(str(path.relative_to(tmp_path)) for path in (tmp_path / "arms").rglob("*.json"))
     assert found == ["arms/base.json", *(f"arms/seed-0/{n}.json" for n in ("a", "b", "control", "feataug")),
