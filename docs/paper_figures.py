@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from results_generator import seeds
+
 from feataug.report import MEASURES, TITLES, interval
 
 RESULTS = Path(__file__).parents[1] / "studies" / "results"
@@ -53,7 +55,7 @@ def compared(r: dict[str, Any]) -> dict[str, Any] | None:
 
 def of(data: str, r: dict[str, Any] | None) -> str:
     """The data set and, where arms have been compared, on how many seeds."""
-    return TITLED[data] + (f" ({len(r['seeds'])} seeds)" if r and len(r["seeds"]) > 1 else " (1 seed)" if r else "")
+    return TITLED[data] + (f" ({seeds(r['seeds'])})" if r else "")
 
 
 def pair(gap: dict[str, Any]) -> str:

@@ -186,7 +186,7 @@ def studies() -> str:
                 f"### {title} ({_titled(file.stem.removeprefix(name + '-'))})",
                 "",
                 f"`python studies/{name}.py --data DIR --dataset {s['data']}{options}`: {s['images']} training images, "
-                f"crops of {rows} x {columns}, {len(seeds)} paired seeds; minus the control, in points.",
+                f"crops of {rows} x {columns}, {'one seed' if len(seeds) == 1 else f'{len(seeds)} paired seeds'}; minus the control, in points.",
                 "",
                 "| arm | " + " | ".join(TITLES.values()) + " |",
                 "|---|" + "---|" * len(TITLES),

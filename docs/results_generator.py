@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
+
 from feataug.report import interval
+
+
+def seeds(found: Sized) -> str:
+    """How many there are, in words."""
+    return f"{len(found)} seed{'s' if len(found) != 1 else ''}"
 
 
 def generators(r: dict, half: bool = False) -> str:
@@ -51,7 +58,7 @@ def table4(r: dict) -> str:
         option += " --places " + " ".join(row["name"] for row in rows)
     lines = [
         "",
-        "## CamVid: where to cut" + (", a first look" if s["quick"] else ""),
+        "## CamVid: where to cut" + (", a first look" if s["quick"] else ", at half the resolution" if half else ""),
         "",
         f"`python studies/table4.py --data CamVid --dataset {s['data']}{option}`, the paper's Table 4: {s['model']}; crops of {height} x {width} at "
         f"about {'half ' if half else ''}the images' own resolution. Entropy and overlap from {r['images']} training patches, one place in "
@@ -59,7 +66,7 @@ def table4(r: dict) -> str:
         f"{s['generator']['num_images']:,} images each; recognition on "
         f"{measured if s['quick'] else 'whole images of ' + s['eval_split']}, where real features give {real:.2f}."
         + (
-            f" ClassAcc and mIoU: the model trained with each stage's features, minus the control, {len(r['seeds'])} seeds."
+            f" ClassAcc and mIoU: the model trained with each stage's features, minus the control, {seeds(r['seeds'])}."
             if gained
             else ""
         ),
@@ -84,6 +91,8 @@ def table4(r: dict) -> str:
             "Minutes depend on what else the machine did.",
             "",
         ]
+    if half:
+        return "\n".join(lines[:-1])
     lines += [
         "The paper's, on Cityscapes with PSPNet (its bins and logarithm are not given: compare the order, not the figures):",
         "",
