@@ -112,9 +112,9 @@ CLAIMS = (
         "studies/table3.py",
         generators,
         "no",
-        "After 2,400 images each, small masks are recognised better, by less at CamVid's own resolution than at half of it, and both teach the "
-        "decoder about alike. The encoder of masks has more to learn before it is any use, and at stride 16 of small images there is little "
-        "within a cell for it to tell.",
+        "After 2,400 images each, small masks are recognised better, by less at CamVid's own resolution than at half of it. At half of it both "
+        "teach the decoder alike (three seeds); at its own small masks gain 0.4 mIoU more, as much ClassAcc (one seed). The encoder of masks has "
+        "more to learn before it is any use, and at stride 16 of small images there is little within a cell for it to tell.",
     ),
     Claim(
         "Table 4",
