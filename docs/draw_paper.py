@@ -83,7 +83,7 @@ CLAIMS = (
         "Synthetic images in place of features cost -3.18 to -0.13 mIoU",
         "studies/table1.py",
         together(gaps("table1", "images"), gaps("compare", "images")),
-        "yes, but for CamVid, half",
+        "yes, but for CamVid, half resolution",
         "Images made by the same generator harm on IDD-Lite (intervals below zero) and, in one seed, on CamVid at its own resolution, as in the "
         "paper; at half of it they neither harm nor help beyond noise. Their arm has no class weights, feataug's has: Table 4 compares stages "
         "without.",

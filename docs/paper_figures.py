@@ -7,23 +7,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from results_generator import seeds
+from results_words import seeds, titled
 
 from feataug.report import MEASURES, TITLES, interval
 
 RESULTS = Path(__file__).parents[1] / "studies" / "results"
 # At the images' own resolution first.
-DATA = {
-    "camvid": "CamVid",
-    "idd": "IDD-Lite",
-    "cityscapes": "Cityscapes",
-    "ade20k": "ADE20K",
-    "camvid-half": "CamVid, half",
-    "idd-half": "IDD-Lite, half",
-}
+DATA = ("camvid", "idd", "cityscapes", "ade20k", "camvid-half", "idd-half")
 # Where few images are labelled.
-FEW = {"camvid-half-0.25": "a quarter of CamVid, half"}
-TITLED = DATA | FEW
+FEW = ("camvid-half-0.25",)
+TITLED = {data: titled(data) for data in (*DATA, *FEW)}
 BOTH = ("class_acc", "miou")
 
 
@@ -42,8 +35,8 @@ class Figures(NamedTuple):
 
 def results(name: str) -> dict[str, dict[str, Any]]:
     """What a study left, by data set."""
-    titles = DATA if name == "compare" else TITLED
-    files = {data: RESULTS / f"{name}-{data}.json" for data in titles}
+    known = DATA if name == "compare" else TITLED
+    files = {data: RESULTS / f"{name}-{data}.json" for data in known}
     return {data: json.loads(file.read_text()) for data, file in files.items() if file.exists()}
 
 

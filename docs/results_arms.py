@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from results_words import seeds, titled
+
 from feataug.evaluation import differences
 from feataug.report import TITLES, interval
 
@@ -117,7 +119,6 @@ def fractions(results: list[tuple[str, dict]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, r in results:
-        title = _titled(name)
         gaps = r["differences"]
         alone = (
             f"{interval(gaps['class weights']['class_acc'])}, {interval(gaps['class weights']['miou'])}"
@@ -125,7 +126,7 @@ def fractions(results: list[tuple[str, dict]]) -> str:
             else "-"
         )
         lines.append(
-            f"| {title} | {r['settings']['images']} | {len(r['seeds'])} | {r['base']['miou']:.2f} | {r['recognition']['ratio']:.2f} | "
+            f"| {titled(name)} | {r['settings']['images']} | {len(r['seeds'])} | {r['base']['miou']:.2f} | {r['recognition']['ratio']:.2f} | "
             f"{interval(gaps['feataug']['class_acc'])} | {interval(gaps['feataug']['miou'])} | {alone} |"
         )
     return "\n".join(lines)
@@ -162,13 +163,6 @@ STUDIES = {
 }
 
 
-def _titled(data: str) -> str:
-    """A data set in words, by what stands in its file's name."""
-    name, *rest = data.split("-")
-    words = {"half": "half resolution", "0.25": "a quarter of the images", "0.125": "an eighth of the images"}
-    return ", ".join([{"camvid": "CamVid", "idd": "IDD-Lite"}.get(name, name), *(words.get(x, x) for x in rest)])
-
-
 def studies() -> str:
     """Arms of the studies, all measures."""
     lines: list[str] = []
@@ -177,16 +171,16 @@ def studies() -> str:
             r = json.loads(file.read_text())
             if "comparison" not in r:
                 continue
-            s, seeds = r["settings"], r["comparison"]["seeds"]
+            s = r["settings"]
             rows, columns = s["size"]
             options = " --half" if s.get("half") else ""
             options += f" --fraction {s['fraction']:g}" if s.get("fraction", 1) < 1 else ""
             lines += [
                 "",
-                f"### {title} ({_titled(file.stem.removeprefix(name + '-'))})",
+                f"### {title} ({titled(file.stem.removeprefix(name + '-'))})",
                 "",
                 f"`python studies/{name}.py --data DIR --dataset {s['data']}{options}`: {s['images']} training images, "
-                f"crops of {rows} x {columns}, {'one seed' if len(seeds) == 1 else f'{len(seeds)} paired seeds'}; minus the control, in points.",
+                f"crops of {rows} x {columns}, {seeds(r['comparison']['seeds'])}; minus the control of the same seed, in points.",
                 "",
                 "| arm | " + " | ".join(TITLES.values()) + " |",
                 "|---|" + "---|" * len(TITLES),

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from results_words import seeds
 
 from feataug.report import interval
-
-
-def seeds(found: Sized) -> str:
-    """How many there are, in words."""
-    return f"{len(found)} seed{'s' if len(found) != 1 else ''}"
 
 
 def generators(r: dict, half: bool = False) -> str:
