@@ -214,7 +214,7 @@ python studies/everything.py --data CamVid --dataset camvid --in-memory --worker
 ```
 
 Differences are against the control, in points; two figures are ClassAcc / mIoU; the sections below have all measures, with 95 % intervals
-over paired seeds. *Half* is `--half`. Where there is one seed, at the images' own resolution, there is no interval: what can
+over paired seeds. *Half resolution* is `--half`. Where there is one seed, at the images' own resolution, there is no interval: what can
 be read of it are signs and sizes well beyond the {spread} by which feataug's gain differs from seed to seed there
 (standard deviation over `studies/compare.py`'s five).
 
