@@ -197,6 +197,7 @@ def page() -> str:
     parts += [studies()]
     for name, draw in (
         ("generator-camvid", generators), ("generator-camvid-half", partial(generators, half=True)), ("table4-camvid", table4),
+        ("table4-camvid-again", partial(table4, again=True)),
         ("table4-camvid-half", table4), ("screen-camvid", screened),
     ):  # fmt: skip
         file = RESULTS / f"{name}.json"

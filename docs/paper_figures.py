@@ -14,9 +14,9 @@ from feataug.report import MEASURES, TITLES, interval
 RESULTS = Path(__file__).parents[1] / "studies" / "results"
 # At the images' own resolution first.
 DATA = ("camvid", "idd", "cityscapes", "ade20k", "camvid-half", "idd-half")
-# Where few images are labelled.
-FEW = ("camvid-half-0.25",)
-TITLED = {data: titled(data) for data in (*DATA, *FEW)}
+# Where few images are labelled, and where a study was repeated from its base model on.
+MORE = ("camvid-half-0.25", "camvid-again")
+TITLED = {data: titled(data) for data in (*DATA, *MORE)}
 BOTH = ("class_acc", "miou")
 
 

@@ -41,8 +41,8 @@ PAPER = {
 }
 
 
-def table4(r: dict) -> str:
-    """Where to cut: statistics, recognition and, where it was measured, gain at several stages."""
+def table4(r: dict, again: bool = False) -> str:
+    """Where to cut: statistics, recognition and, where it was measured, gain at several stages; ``again``: of another base model."""
     s, rows = r["study"], r["stages"]
     height, width = s["size"]
     real, measured = rows[0]["recognition"]["real"], f"{s['measured']} crops of {s['eval_split']}"
@@ -53,7 +53,7 @@ def table4(r: dict) -> str:
         option += " --places " + " ".join(row["name"] for row in rows)
     lines = [
         "",
-        "## CamVid: where to cut" + (", a first look" if s["quick"] else ", at half the resolution" if half else ""),
+        "## CamVid: where to cut" + (", a first look" if s["quick"] else ", at half the resolution" if half else ", another base model" if again else ""),
         "",
         f"`python studies/table4.py --data CamVid --dataset {s['data']}{option}`, the paper's Table 4: {s['model']}; crops of {height} x {width} at "
         f"about {'half ' if half else ''}the images' own resolution. Entropy and overlap from {r['images']} training patches, one place in "
@@ -86,7 +86,7 @@ def table4(r: dict) -> str:
             "Minutes depend on what else the machine did.",
             "",
         ]
-    if half:
+    if half or again:
         return "\n".join(lines[:-1])
     lines += [
         "The paper's, on Cityscapes with PSPNet (its bins and logarithm are not given: compare the order, not the figures):",
