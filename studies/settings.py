@@ -1,11 +1,13 @@
 """feataug's own settings: where masks come from, how many, how much classes are weighted. Encoder trained, paired seeds.
 
-    python studies/settings.py --data DIR --dataset camvid [--quick]
+    python studies/settings.py --data DIR --dataset camvid [--quick] [--only "features alone, both, 0.3" ...]
 
-``features alone`` has neither class weights nor the composed masks: what the paper's method does by itself, with the filter. The arms of
-``class weights ...`` have no synthetic features: what the weights do by themselves at that power.
+``features alone`` has no class weights: what the paper's method does by itself, with the filter, on evenly drawn masks (``random``) or on masks drawn
+by class with rare objects pasted in (``both``). The arms of ``class weights ...`` have no synthetic features: what the weights do by themselves
+at that power.
 """
 
+import argparse
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,20 +24,29 @@ ALONE: dict[str, dict[str, Any]] = {
     "features alone, both, 0.3": {"masks": "both", "ratio": 0.3, "power": 0.0, "filter": 1.25},
 }
 POWERS = (1.0, 1.25)
+WEIGHTS = {f"class weights, power {power:g}": power for power in POWERS}
+
+
+def _only(parser: argparse.ArgumentParser) -> None:
+    known = list(SETTINGS | ALONE | WEIGHTS)
+    parser.add_argument(
+        "--only", nargs="+", choices=known, default=known, metavar="ARM", help=f"some of the arms: {'; '.join(known)}"
+    )
 
 
 def prepare(argv: Sequence[str] | None = None) -> Variants:
-    return prepared("settings", __doc__, argv=argv)
+    return prepared("settings", __doc__, extra=_only, argv=argv)
 
 
 def arms(study: Variants) -> dict[str, Any]:
     found = {name: study.variant(**settings) for name, settings in (SETTINGS | ALONE).items()}
-    return found | {f"class weights, power {power:g}": rivals.class_weights(study, power) for power in POWERS}
+    found |= {name: rivals.class_weights(study, power) for name, power in WEIGHTS.items()}
+    return {name: found[name] for name in found if name in study.args.only}
 
 
 def run(study: Variants) -> None:
     result = study.compare(arms(study))
-    study.write({"comparison": result, "arms": SETTINGS | ALONE})
+    study.write({"comparison": result, "arms": {name: x for name, x in (SETTINGS | ALONE).items() if name in study.args.only}})
     told(study, result)
 
 
