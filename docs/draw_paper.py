@@ -73,10 +73,11 @@ CLAIMS = (
         "The paper has no class weights: +0.95 ClassAcc, +0.57 mIoU (Table 1) come from the features, and the masks that were mined",
         "studies/settings.py",
         gaps("settings", "features alone, random, 0.3", "features alone, both, 0.3", brief=["features alone, both, 0.3"]),
-        "yes",
-        "Over the control, which the paper does not have, the features by themselves gain about as much as there, where masks are drawn by class "
-        "and rare objects pasted in (*both*); evenly drawn masks (*random*) gain less. Class weights alone gain three times as much class "
-        "accuracy and more.",
+        "in ClassAcc; in mIoU at half the resolution",
+        "Over the control, which the paper does not have, the features by themselves gain as much class accuracy as there, where masks are drawn "
+        "by class and rare objects pasted in (*both*); evenly drawn masks (*random*) gain less. At half the resolution they gain the paper's mIoU, "
+        "too, and lose no pixel accuracy; at CamVid's own they gain none and lose some (one seed). Class weights alone gain three times as much "
+        "class accuracy and more.",
     ),
     Claim(
         "Table 1: images",

@@ -86,10 +86,11 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     lines += [f"{name:<{width}}" + "".join(f"{row[m]:>10.2f}" for m in MEASURES) for name, row in rows.items()]
     names = list(next(iter(rows.values()))["per_class"])
     first = max(map(len, names)) + 2
-    lines += ["", f"{'IoU':<{first}}" + "".join(f"{name:>10}" for name in rows)]
+    widths = [max(10, len(name) + 2) for name in rows]
+    lines += ["", f"{'IoU':<{first}}" + "".join(f"{name:>{width}}" for name, width in zip(rows, widths, strict=True))]
     for name in names:
-        cells = (row["per_class"][name]["iou"] for row in rows.values())
-        lines.append(f"{name:<{first}}" + "".join("         -" if cell is None else f"{cell:>10.2f}" for cell in cells))
+        cells = ("-" if (cell := row["per_class"][name]["iou"]) is None else f"{cell:.2f}" for row in rows.values())
+        lines.append(f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
     return "\n".join(lines)
 
 
@@ -101,11 +102,13 @@ def interval(gap: Mapping[str, Any]) -> str:
 def comparison_table(result: Mapping[str, Any]) -> str:
     """What ``compare`` returns, as text: every arm's measures, IoU per class, and the differences with their intervals."""
     lines = [table({"base": result["base"]} | result["arms"]), ""]
+    seeds = len(result["seeds"])
+    over = f"95 % intervals over {seeds} seeds" if seeds > 1 else "one seed"
     found = {f"{arm} minus control": gaps for arm, gaps in result["differences"].items()}
     found |= {"feataug minus class weights": result["beyond_weights"]} if "beyond_weights" in result else {}
     for title, gaps in found.items():
         cells = ", ".join(f"{TITLES[name]} {interval(gaps[name])}" for name in MEASURES)
-        lines.append(f"{title}, 95 % intervals over {len(result['seeds'])} seeds: {cells}")
+        lines.append(f"{title}, {over}: {cells}")
     return "\n".join([*lines, result["verdict"]])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 
 import pytest
@@ -17,7 +18,7 @@ from feataug.errors import CheckpointError, ConfigError
 from feataug.evaluation import verdict
 from feataug.metrics import MEASURES
 from feataug.plots import save_comparison
-from feataug.report import comparison_table
+from feataug.report import comparison_table, table
 
 pytestmark = pytest.mark.xdist_group("comparison")
 
@@ -108,6 +109,16 @@ def test_the_result_holds_what_it_promises(trained, tmp_path):
     assert save_comparison(tmp_path / "x.png", result).read_bytes().startswith(b"\x89PNG")
 
 
+def test_columns_are_apart_whatever_the_arms_are_called():
+    figures = dict.fromkeys(MEASURES, 50.0) | {"per_class": {"road": {"iou": 50.0}, "sky": {"iou": None}}}
+    lines = table({"base": figures, "class weights": figures, "features alone, both": figures}).splitlines()
+    head, road, sky = (next(line for line in lines if line.startswith(name)) for name in ("IoU", "road", "sky"))
+    assert re.split(r"\s{2,}", head) == ["IoU", "base", "class weights", "features alone, both"]
+    assert road.split() == ["road", "50.00", "50.00", "50.00"]
+    assert sky.split() == ["sky", "-", "-", "-"]
+    assert len(head) == len(road) == len(sky)
+
+
 def test_arms_are_paired(trained):
     seen: dict[str, list[torch.Tensor]] = {}
 
@@ -132,6 +143,7 @@ def test_ratio_zero_is_the_control(trained):
     result = compare(trained, seeds=(0,), ratio=0.0)
     assert all(result["difference"][name]["mean"] == 0 for name in MEASURES)
     assert result["verdict"] == "Nothing can be said from a single seed: run more of them."
+    assert "feataug minus control, one seed: PixelAcc +" in comparison_table(result)
 
 
 def test_it_says_no_to_a_generator_that_emits_noise(trained):
