@@ -53,7 +53,8 @@ def table4(r: dict, again: bool = False) -> str:
         option += " --places " + " ".join(row["name"] for row in rows)
     lines = [
         "",
-        "## CamVid: where to cut" + (", a first look" if s["quick"] else ", at half the resolution" if half else ", another base model" if again else ""),
+        "## CamVid: where to cut"
+        + (", a first look" if s["quick"] else ", at half the resolution" if half else ", another base model" if again else ""),
         "",
         f"`python studies/table4.py --data CamVid --dataset {s['data']}{option}`, the paper's Table 4: {s['model']}; crops of {height} x {width} at "
         f"about {'half ' if half else ''}the images' own resolution. Entropy and overlap from {r['images']} training patches, one place in "

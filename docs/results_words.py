@@ -6,7 +6,12 @@ from collections.abc import Sized
 
 NAMES = {"camvid": "CamVid", "idd": "IDD-Lite", "cityscapes": "Cityscapes", "ade20k": "ADE20K"}
 # After the data set's name, each after a hyphen.
-SETTINGS = {"half": "half resolution", "0.25": "a quarter of the images", "0.125": "an eighth of the images", "again": "another base"}
+SETTINGS = {
+    "half": "half resolution",
+    "0.25": "a quarter of the images",
+    "0.125": "an eighth of the images",
+    "again": "another base",
+}
 
 
 def titled(data: str) -> str:
