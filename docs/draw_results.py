@@ -156,8 +156,8 @@ What the tables above say, and what they leave open:
   noise, whichever masks they came from: a generator that was trained on the same images knows no more than the decoder does. Mining for hard masks,
   more of them, rare objects pasted in, or masks of rendered scenes changed nothing beyond noise at half the resolution, either. By themselves,
   without weights and filter, features gained 0.0 (blocks.0) to 0.8 points of class accuracy at half the resolution, by the stage (above), nearly
-  all of it within the intervals; at CamVid's own -0.4 to +0.4, and no mIoU at any stage (one seed
-  with each of two base models).
+  all of it within the intervals; at CamVid's own -0.4 to +0.4, and no mIoU at any stage (one seed with each of two
+  base models).
 - **Without class weights features are worth having, if masks are chosen.** With the filter, masks drawn by class, and rare objects pasted in, they
   gained 0.9 points of class accuracy and 0.5 of mIoU over the control by themselves, and lost no pixel accuracy (CamVid, half resolution, three
   seeds; intervals above zero), which is what the paper reports; with evenly drawn masks 0.6 and 0.3. On IDD-Lite, where nothing was chosen, 2.1 and
