@@ -147,16 +147,14 @@ def places() -> Figures:
             gain = [interval(stage["gain"][m]) if "gain" in stage else "-" for m in BOTH]
             found = [f"{stage['entropy']:.2f}", f"{stage['hist_iou']:.2f}", ratio]
             rows.append([TITLED[data] + quick, f"`{stage['at']}`", *found, str(len(r.get("seeds", []))), *gain])
-        # The images, the last stage, and the one that gains most class accuracy.
-        shown = [r["stages"][0], r["stages"][-1]]
-        if all("gain" in stage for stage in r["stages"]):
-            best = max(r["stages"][1:], key=lambda stage: stage["gain"]["class_acc"]["mean"])
-            shown[1:1] = [] if best is shown[-1] else [best]
+        # The images, the stage that gains most class accuracy, and the last.
+        gained = [stage for stage in r["stages"][1:] if "gain" in stage]
+        best = max(gained, key=lambda stage: stage["gain"]["class_acc"]["mean"], default=None)
+        shown = [stage for stage in r["stages"] if stage in (r["stages"][0], best, r["stages"][-1])]
         said = [
             f"{x['name']} {x['recognition']['ratio']:.2f} of real" + (f", {pair(x['gain'])}" if "gain" in x else "") for x in shown
         ]
-        counted = f" ({seeds(r['seeds'])})" if r.get("seeds") else ""
-        brief.append(f"{TITLED[data]}{quick}{counted}: {'; '.join(said)}")
+        brief.append(f"{of(data, r if r.get('seeds') else None)}{quick}: {'; '.join(said)}")
     return Figures(
         ["data", "cut after", "entropy", "overlap", "synthetic over real mIoU", "seeds", *(TITLES[m] for m in BOTH)], rows, brief
     )

@@ -100,7 +100,7 @@ def summary(results: dict[str, dict]) -> str:
 
 def compared() -> dict[str, dict]:
     """The data sets on which the arms have been run."""
-    found = {title: RESULTS / f"compare-{name}.json" for name, title in (("camvid", "CamVid"), ("idd", "IDD-Lite"))}
+    found = {titled(name): RESULTS / f"compare-{name}.json" for name in ("camvid", "idd")}
     read = {title: json.loads(file.read_text()) for title, file in found.items() if file.exists()}
     return {title: r for title, r in read.items() if "differences" in r}
 

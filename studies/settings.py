@@ -23,8 +23,7 @@ ALONE: dict[str, dict[str, Any]] = {
     "features alone, random, 0.3": {"masks": "random", "ratio": 0.3, "power": 0.0, "filter": 1.25},
     "features alone, both, 0.3": {"masks": "both", "ratio": 0.3, "power": 0.0, "filter": 1.25},
 }
-POWERS = (1.0, 1.25)
-WEIGHTS = {f"class weights, power {power:g}": power for power in POWERS}
+WEIGHTS = {f"class weights, power {power:g}": power for power in (1.0, 1.25)}
 
 
 def _only(parser: argparse.ArgumentParser) -> None:
@@ -38,15 +37,19 @@ def prepare(argv: Sequence[str] | None = None) -> Variants:
     return prepared("settings", __doc__, extra=_only, argv=argv)
 
 
+def settings_of(study: Variants) -> dict[str, dict[str, Any]]:
+    """Of those arms with synthetic features that are asked for."""
+    return {name: settings for name, settings in (SETTINGS | ALONE).items() if name in study.args.only}
+
+
 def arms(study: Variants) -> dict[str, Any]:
-    found = {name: study.variant(**settings) for name, settings in (SETTINGS | ALONE).items()}
-    found |= {name: rivals.class_weights(study, power) for name, power in WEIGHTS.items()}
-    return {name: found[name] for name in found if name in study.args.only}
+    found = {name: study.variant(**settings) for name, settings in settings_of(study).items()}
+    return found | {name: rivals.class_weights(study, power) for name, power in WEIGHTS.items() if name in study.args.only}
 
 
 def run(study: Variants) -> None:
     result = study.compare(arms(study))
-    study.write({"comparison": result, "arms": {name: x for name, x in (SETTINGS | ALONE).items() if name in study.args.only}})
+    study.write({"comparison": result, "arms": settings_of(study)})
     told(study, result)
 
 
