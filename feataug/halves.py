@@ -5,21 +5,25 @@ from __future__ import annotations
 import operator
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from feataug.checks import describe
+from feataug.comparing import same
+from feataug.containers import flatten, leaves_of
+from feataug.decode_plan import Passage, Plan, Planner, Template
 from feataug.errors import ShapeError, SplitError, message
+from feataug.example import Example
 from feataug.levels import Layout
-from feataug.port import Port, join
-from feataug.recording import Example, Stopped, eval_mode, patched, uncompiled
-from feataug.replay import Plan, Site, Template, collecting, fill, invoke, make_plan, replaying
+from feataug.port import Port, join, put_on, take_off
+from feataug.recording import Stopped, eval_mode, patched, uncompiled
+from feataug.replay import replaying
+from feataug.sites import Site, collecting, invoke
 from feataug.specs import FeatureSpec
 
 
@@ -30,22 +34,29 @@ class Halves:
         model: The whole model.
         sites: Where it is cut; their hooks are put on here.
         example: How it is called.
+        traced: How the example passed the sites.
         constants: Names and numbers of calls that no image has a part in, such as position embeddings: the decoder may make them again.
     """
 
     spec: FeatureSpec
 
-    def __init__(self, model: nn.Module, sites: list[Site], example: Example, constants: set[tuple[str, int]]) -> None:
+    def __init__(
+        self, model: nn.Module, sites: list[Site], example: Example, traced: Passage, constants: set[tuple[str, int]]
+    ) -> None:
         self.model, self.sites, self.example = model, sites, example
         self.layouts: dict[tuple[int, int], Layout] = {}
-        self._constants = constants
-        self._plans: dict[tuple[tuple[int, int], torch.device], Plan] = {}
-        self._mixed = False
+        # Names of required arguments that the decoder reads, so that nothing can stand in for them.
+        self.read_arguments: set[str] = set()
+        self._mixed = self._removed = False
         # Whether the decoder works in place on what crosses, by the modes of all modules.
         self._in_place: dict[tuple[bool, ...], bool] = {}
         self._modules = tuple(model.modules())
-        self._hooks = [self._register(site) for site in sites]
+        self._hooks = [(site.module, site.port) for site in sites]
+        for site in sites:
+            site.port.cut = weakref.ref(self)
+            put_on(site.module, site.port)
         weakref.finalize(self, _remove, self._hooks)
+        self.planner = Planner(model, sites, example, traced, constants)
 
     @property
     def label(self) -> str:
@@ -54,39 +65,30 @@ class Halves:
 
     def remove(self) -> None:
         """Take the hooks off the model; the cut cannot be used afterwards. Happens by itself when the cut is deleted."""
+        self._removed = True
         _remove(self._hooks)
 
     def call_example(self) -> Any:
         """Call the model as the example says."""
-        return self.call_with(self.example.images, tensors=True)
-
-    def take(self) -> list[Any]:
-        """What crosses at each site when the example is passed."""
-        return self._take(self.call_example)
+        return self.call_with(self.example.images, self.example.tensors)
 
     def plan(self, image_size: tuple[int, int], device: torch.device) -> Plan:
-        """What decoding meets before the cut. Shapes depend on the image size in ways only the model knows: each is measured once."""
-        key = (image_size, device)
-        if key not in self._plans:
-            shape = (int(self.example.images.shape[1]), *image_size)
-            run = lambda n: self.call_with(torch.zeros(n, *shape, device=device, dtype=self.example.images.dtype))  # noqa: E731
-            with torch.no_grad(), eval_mode(self.model):
-                self._plans[key] = make_plan(self.model, self.sites, run, lambda c: (c.name, c.index) in self._constants)
-        return self._plans[key]
+        """What decoding meets before the cut."""
+        return self.planner.plan(image_size, device)
 
-    def replay(self, crossing: list[Any], stand_ins: list[Any], images: Tensor) -> Any:
-        """Decode the example with anything in place of what the encoder made."""
+    def replay(self, crossing: list[Any], stand_ins: list[Any], images: Tensor, tensors: dict[str, Any]) -> Any:
+        """Decode with anything in place of what the encoder made."""
         plan = self.plan(self.example.size, images.device)
         with replaying(plan, self.sites, crossing, stand_ins):
-            return self.call_with(images, tensors=True)
+            return self.call_with(images, tensors)
 
     def callee(self) -> Callable[..., Any]:
         """The model, for calling."""
         return uncompiled(self.model)
 
-    def call_with(self, images: Tensor, *, tensors: bool = False) -> Any:
-        """Call the model with other images, and the example's further arguments."""
-        args, kwargs = self.example.arguments(images, (), self.example.tensors if tensors else {})
+    def call_with(self, images: Tensor, tensors: Mapping[str, Any]) -> Any:
+        """Call the model with other images, and further arguments."""
+        args, kwargs = self.example.arguments(images, (), tensors)
         return invoke(self.callee(), args, kwargs)
 
     def _take(self, run: Callable[[], Any]) -> list[Any]:
@@ -103,7 +105,7 @@ class Halves:
     def run_encoder(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
         """Levels from a call of the model (or of its ``forward``) that is left at the cut."""
         size = self.example.images_of(args, kwargs).shape[-2:]
-        leaves = [tree_leaves(value) for value in self._take(lambda: invoke(call, args, kwargs))]
+        leaves = [leaves_of(value) for value in self._take(lambda: invoke(call, args, kwargs))]
         return tuple(
             level
             for (site, leaf), layout in self.layouts.items()
@@ -121,8 +123,7 @@ class Halves:
         copied = self._in_place.get(modes, True)
         given = tuple(feature.clone() for feature in features) if copied else features
         crossing = self._crossing(plan, given, size)
-        stand_ins = [fill(step.output, batch, device) for step in plan.stubs()]
-        with replaying(plan, self.sites, crossing, stand_ins):
+        with replaying(plan, self.sites, crossing, plan.stand_ins(batch, device)):
             out = invoke(call, args, kwargs)
         if copied and not given[0].is_inference():
             self._in_place[modes] = any(copy._version for copy in given)
@@ -138,7 +139,7 @@ class Halves:
         crossing = []
         rest = list(features)
         for site, tree in enumerate(plan.crossing):
-            leaves, structure = tree_flatten(tree)
+            leaves, rebuild = flatten(tree)
             for number, leaf in enumerate(leaves):
                 layout = self.layouts.get((site, number))
                 if layout is None:
@@ -156,7 +157,7 @@ class Halves:
                         )
                     )
                 leaves[number] = layout.to_tensor(own)
-            crossing.append(tree_unflatten(leaves, structure))
+            crossing.append(rebuild(leaves))
         return crossing
 
     @contextmanager
@@ -165,21 +166,58 @@ class Halves:
 
         def append(value: Any) -> Any:
             ready()
-            leaves, structure = tree_flatten(value)
-            rest = list(synthetic)
-            for number, leaf in enumerate(leaves):
-                layout = self.layouts.get((0, number))
-                if layout is not None:
-                    own, rest = rest[: layout.count], rest[layout.count :]
-                    leaves[number] = join(leaf, layout.to_tensor(own))
-                elif isinstance(leaf, Tensor) and leaf.ndim:
-                    # Passed on and not read; some code may still want all samples of it.
-                    leaves[number] = leaf[torch.arange(len(leaf) + len(synthetic[0]), device=leaf.device) % len(leaf)]
             arrived.append(True)
-            return tree_unflatten(leaves, structure)
+            return self.appended(value, synthetic)
 
         with self.sites[0].port.doing(append, again=True):
             yield
+
+    def appended(self, value: Any, synthetic: Sequence[Tensor]) -> Any:
+        """What crosses at a single site, and ``synthetic`` samples after it."""
+        leaves, rebuild = flatten(value)
+        rest = list(synthetic)
+        for number, leaf in enumerate(leaves):
+            layout = self.layouts.get((0, number))
+            if layout is not None:
+                own, rest = rest[: layout.count], rest[layout.count :]
+                leaves[number] = join(leaf, layout.to_tensor(own))
+            elif isinstance(leaf, Tensor) and leaf.ndim:
+                # Passed on and not read; some code may still want all samples of it.
+                leaves[number] = leaf[torch.arange(len(leaf) + len(synthetic[0]), device=leaf.device) % len(leaf)]
+        return rebuild(leaves)
+
+    def mixes_in_one_pass(self) -> bool:
+        """Does the model run with more samples after the cut than before it? Not if it reads ``len(images)`` there."""
+        if len(self.sites) > 1:
+            return False
+        example, twin = self.example, self.planner.twin
+        one = int(example.images.shape[0])
+        try:
+            if twin is not None:
+                levels = [level for layout in self.layouts.values() for level in layout.specs("")]
+                synthetic = [twin.like(example.images, (1, level.channels, *level.size(example.size))) for level in levels]
+                mixed = twin.mixed_output(one, lambda value: self.appended(value, synthetic))
+                return mixed == twin.passage(one + 1, example.size).output
+            return self._mixes_truly()
+        except Exception:  # that it cannot
+            return False
+
+    @torch.no_grad()
+    def _mixes_truly(self) -> bool:
+        """The same, by what the model itself does."""
+        example = self.example
+        with eval_mode(self.model):
+            args, kwargs = example.arguments(example.images, (), {name: example.tensors[name] for name in example.required})
+            real = self.run_encoder(self.callee(), args, kwargs)
+            synthetic = tuple(level[:1] for level in real)
+            with self.in_one_pass(synthetic, [], lambda: None):
+                mixed = invoke(self.callee(), args, kwargs)
+            joined = tuple(join(a, b) for a, b in zip(real, synthetic, strict=True))
+            blank = self.blank(len(joined[0]), example.size, joined[0].device)
+            args, kwargs = example.arguments(blank, (), {name: example.tensors[name] for name in self.read_arguments})
+            kwargs |= example.stand_ins(example.missing((), kwargs), len(joined[0]), example.size, joined[0].device)
+            apart = self.run_decoder(self.callee(), joined, example.size, args, kwargs)
+        return same(mixed, apart, exact=False)
 
     @contextmanager
     def in_two_steps(self, synthetic: Sequence[Tensor], arrived: list[bool], ready: Callable[[], None]) -> Iterator[None]:
@@ -196,8 +234,10 @@ class Halves:
             ready()
             joined = tuple(join(a, b) for a, b in zip(real, synthetic, strict=True))
             blank = self.blank(len(joined[0]), size, images.device)
-            args = tuple(blank if item is images else item for item in args)
-            kwargs = {key: blank if item is images else item for key, item in kwargs.items()}
+            # Of further images, too, there are none for synthetic samples, and nobody reads them.
+            unread = [name for name in self.example.required if name not in self.read_arguments]
+            others = self.example.stand_ins(unread, len(joined[0]), size, images.device)
+            args, kwargs = self.example.replaced(args, kwargs, {id(images): blank}, others)
             out = self.run_decoder(original, joined, size, args, kwargs)
             arrived.append(True)
             return out
@@ -205,7 +245,7 @@ class Halves:
         if "torch._dynamo" in sys.modules:
             # Leaving a model half-way is nothing to compile; the layers that were compiled on their own stay so.
             forward = torch.compiler.disable(forward)
-        self.check_idle()
+        self.check_usable()
         self._mixed = True
         try:
             with patched({self.model: forward}):
@@ -213,23 +253,28 @@ class Halves:
         finally:
             self._mixed = False
 
-    def check_idle(self) -> None:
-        """Raise ``SplitError`` inside ``with cut.mixing(...)``."""
+    def check_usable(self) -> None:
+        """Put the hooks on again where something took them off (``torch.jit.script`` does).
+
+        Raises:
+            SplitError: the cut was removed; or it is in use, inside ``with cut.mixing(...)``.
+        """
+        if self._removed:
+            raise SplitError(
+                message(
+                    "feataug: the cut was removed.",
+                    given="encode, decode or mixing after cut.remove()",
+                    needed="a cut: split again",
+                )
+            )
+        for module, port in self._hooks:
+            put_on(module, port)
         if self._mixed:
             raise SplitError(
                 message(
                     "feataug: the cut is in use.", given="encode, decode or mixing inside `with cut.mixing`", needed="one at a time"
                 )
             )
-
-    def _register(self, site: Site) -> tuple[nn.Module, Port]:
-        site.port.cut = weakref.ref(self)
-        # First, so that hooks of others (transformers records hidden states by hooks) see what we put in.
-        if site.port.before:
-            site.module.register_forward_pre_hook(site.port, prepend=True, with_kwargs=True)
-        else:
-            site.module.register_forward_hook(site.port, prepend=True)
-        return site.module, site.port
 
     def level_name(self, site: int, leaf: int) -> str:
         """The name of a tensor that crosses, for the spec and for messages."""
@@ -240,11 +285,3 @@ class Halves:
 def _remove(hooks: list[tuple[nn.Module, Port]]) -> None:
     for module, port in hooks:
         take_off(module, partial(operator.is_, port))
-
-
-def take_off(module: nn.Module, ours: Callable[[Any], bool]) -> None:
-    """Take those hooks off a layer that are ``ours``."""
-    for registered in (module._forward_hooks, module._forward_pre_hooks):
-        for key in [key for key, hook in registered.items() if ours(hook)]:
-            del registered[key]
-            module._forward_pre_hooks_with_kwargs.pop(key, None)

@@ -1,141 +1,165 @@
-"""Is a cut complete, and what of it is read? Spoil what was made before it, and see whether the output changes."""
+"""Is a cut complete, and what of it is read? The traced dataflow tells; decoding with spoiled stand-ins has to agree."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch import Tensor, nn
 
+from feataug.capture import Capture, Taken
+from feataug.comparing import has_nan, same
+from feataug.containers import flatten, map_tensors
+from feataug.decode_plan import Passage, reached
 from feataug.errors import SplitError, message
+from feataug.example import Example
 from feataug.halves import Halves
-from feataug.levels import Layout
-from feataug.recording import eval_mode, training_paths
-from feataug.replay import fill, observe, reached
+from feataug.recording import Call, eval_mode, training_paths, uncompiled
+from feataug.sites import Site
+from feataug.slicing import Needs, decoder_needs
+from feataug.tracing import Dataflow, trace
 
-NAN = float("nan")
+# A tensor that crosses, by its site and its number there.
+Position = tuple[int, int]
 
 
-class Probe:
-    """The decoder as a function of everything that could reach it, in one mode of the model.
+@dataclass(eq=False)
+class Trace:
+    """One whole pass of a model on its example.
 
-    Args:
-        cut: The cut, whose example is used.
-        changed: Tells an output that something spoiled from a good one.
-        fills: What to spoil by; two, since a NaN can be swallowed (by a maximum, by a comparison).
+    Attributes:
+        calls, output, flow: As ``tracing.trace`` returns them.
+        capture: What passed the layers that were named.
+        training: Whether the pass went the ways of training.
     """
 
-    def __init__(self, cut: Halves, changed: Callable[[Any], bool], fills: tuple[float, ...]) -> None:
-        self.cut, self.changed, self.fills = cut, changed, fills
-        self.images = cut.example.images
-        self.plan = cut.plan(cut.example.size, self.images.device)
-        self.crossing = cut.take()
-        self._true: list[Any] | None = None
+    calls: list[Call]
+    output: Any
+    flow: Dataflow
+    capture: Capture
+    training: bool
 
-    def output(
-        self, value: float, *, stubs: set[int] | None = None, leaves: set[tuple[int, int]] | None = None, images: bool = True
-    ) -> Any:
-        """Decode with ``value`` in the stand-ins numbered ``stubs`` (all if ``None``), in those ``leaves`` that cross, in the images."""
-        steps = self.plan.stubs()
-        true = self.true_outputs() if stubs is not None else []
-        stand_ins = [
-            fill(step.output, len(self.images), self.images.device, value) if stubs is None or number in stubs else true[number]
-            for number, step in enumerate(steps)
+    @classmethod
+    def of(cls, model: nn.Module, example: Example, at: tuple[str, ...], *, training: bool) -> Trace:
+        """Run the model on its example."""
+        capture = Capture(model, at)
+        args, kwargs = example.arguments(example.images, (), example.tensors)
+        run = partial(uncompiled(model), *args, **kwargs)
+        with seeded(example.images.device):
+            calls, output, flow = trace(model, example.followed, run, training=training, during=capture.during)
+        return cls(calls, output, flow, capture, training)
+
+    def taken(self, sites: list[Site]) -> list[Taken] | None:
+        """What passed the sites; ``None`` if one of them was not reached."""
+        return self.capture.at_sites(sites)
+
+    def passage(self, sites: list[Site]) -> Passage:
+        """The pass as far as the last of the sites."""
+        return Passage.of(self.calls, sites, self.taken(sites) or [], self.output)
+
+    def constants(self) -> set[tuple[str, int]]:
+        """Names and numbers of the calls that return tensors, none of which depends on the images."""
+        return {(call.name, call.index) for call in self.calls if call.seen() and not self.flow.depends(call)}
+
+    def needs(self, sites: list[Site], constants: set[tuple[str, int]]) -> Needs:
+        """What decoding would read of what was there before the cut."""
+        taken = self.taken(sites) or []
+        ends = {(site.module, site.port.index): item.time for site, item in zip(sites, taken, strict=True) if not site.port.before}
+        replaced = [
+            (call, ends.get((call.module, call.index), call.end or math.inf))
+            for call, kind in reached(self.calls, sites, max(item.time for item in taken))
+            if kind == "site" or (kind == "stub" and (call.name, call.index) not in constants)
         ]
-        crossing = []
-        for site, tree in enumerate(self.crossing):
-            values, structure = tree_flatten(tree)
-            kept = [spoil(leaf, value) if leaves and (site, n) in leaves else _clone(leaf) for n, leaf in enumerate(values)]
-            crossing.append(tree_unflatten(kept, structure))
-        return self.cut.replay(crossing, stand_ins, torch.full_like(self.images, value) if images else self.images)
+        return decoder_needs(self.flow, replaced, taken)
 
-    def reads(self, **where: Any) -> bool:
-        """Does the output change when this is spoiled? An error while decoding counts as a change."""
+
+class Verifier:
+    """Decodes a trace's example with spoiled tensors, and compares with what the trace returned.
+
+    Args:
+        cut: The cut.
+        traced: A pass of its model.
+
+    A model that draws random numbers even in eval mode is asked for NaN alone: its output differs from one call to the next.
+    """
+
+    def __init__(self, cut: Halves, traced: Trace) -> None:
+        self.cut, self.traced = cut, traced
+        self.taken = traced.taken(cut.sites) or []
+        # NaN is swallowed by a maximum or a comparison; what cannot compute with it gets a number.
+        self.fills: tuple[float, ...] = (math.nan, 7.0)
+        self.exact = not traced.training
+        if traced.training and has_nan(traced.output):
+            self.fills = ()
+
+    def output(self, value: float, spoiled: Mapping[Position, Callable[[Tensor], Tensor]] | None = None) -> Any:
+        """Decode with ``value`` in all stand-ins and in the images, and with some of the tensors that cross changed."""
+        example = self.cut.example
+        crossing = []
+        for site, item in enumerate(self.taken):
+            leaves, rebuild = flatten(item.value)
+            changed = [
+                (spoiled or {}).get((site, n), Tensor.clone)(x) if isinstance(x, Tensor) else x for n, x in enumerate(leaves)
+            ]
+            crossing.append(rebuild(changed))
+        stand_ins = self.cut.plan(example.size, example.images.device).stand_ins(len(example.images), example.images.device)
+        stand_ins = [map_tensors(partial(spoil, value=value), item) for item in stand_ins]
+        tensors = dict(example.tensors) | {name: spoil(example.tensors[name], value) for name in example.image_like}
+        with seeded(example.images.device), self.mode(), torch.no_grad():
+            return self.cut.replay(crossing, stand_ins, spoil(example.images, value), tensors)
+
+    def changes(self, spoiled: Mapping[Position, Callable[[Tensor], Tensor]] | None = None) -> bool:
+        """Whether the output differs from the trace's; where decoding fails for every fill, it does."""
         for value in self.fills:
             try:
-                if self.changed(self.output(value, **where)):
-                    return True
-            except Exception:
-                return True
-        return False
-
-    def true_outputs(self) -> list[Any]:
-        """What the stubs stand in for."""
-        if self._true is None:
-            calls, _ = observe(self.cut.model, self.cut.sites, self.cut.call_example)
-            met = [call for call, _ in reached(calls, self.cut.sites)]
-            self._true = [call.output for call, step in zip(met, self.plan.steps, strict=True) if step.kind == "stub"]
-        return self._true
-
-    def leaking(self) -> list[str]:
-        """Names of the calls before the cut whose outputs are read after it."""
-        found = [step.name for n, step in enumerate(self.plan.stubs()) if self.reads(stubs={n}, images=False)]
-        return list(dict.fromkeys(found))
-
-
-@contextmanager
-def probing(cut: Halves, plain: Any, *, training: bool) -> Iterator[Probe | None]:
-    """A probe of the cut in eval mode, or along the paths that only training takes; ``None`` where those cannot be tried."""
-    if not training:
-        with eval_mode(cut.model), torch.no_grad():
-            yield Probe(cut, lambda out: not same(out, plain), (NAN, 7.0))
-        return
-    with training_paths(cut.model, cut.example.images), torch.no_grad():
-        try:
-            # It may draw, so NaN is looked for, and not equality.
-            probe = Probe(cut, has_nan, (NAN,)) if not has_nan(cut.call_example()) else None
-        except Exception:  # a forward that wants targets while it trains: nothing can be told here
-            probe = None
-        yield probe
-
-
-def find_leaks(cut: Halves, plain: Any) -> tuple[list[str], str] | None:
-    """The layers that are read round the cut (none named: the images are) and in which mode; ``None`` if the cut is complete."""
-    for training in (False, True):
-        with probing(cut, plain, training=training) as probe:
-            if probe is not None and probe.reads():
-                return probe.leaking(), ", in training" if training else ""
-    return None
-
-
-def find_live(cut: Halves, plain: Any, layouts: dict[tuple[int, int], Layout | None]) -> dict[tuple[int, int], str]:
-    """Which of the tensors that cross are read: ``"map"``, or ``"all"`` where class and register tokens are read, too."""
-    live: dict[tuple[int, int], str] = {}
-    for training in (False, True):
-        with probing(cut, plain, training=training) as probe:
-            if probe is None:
+                out = self.output(value, spoiled)
+            except Exception:  # some code wants numbers
                 continue
-            for key, layout in layouts.items():
-                if key not in live and probe.reads(leaves={key}):
-                    live[key] = "map"
-                if (
-                    layout is not None
-                    and layout.kind == "nlc"
-                    and layout.prefix
-                    and live.get(key) == "map"
-                    and _prefix_is_read(probe, key, layout.prefix)
-                ):
-                    live[key] = "all"
-    return live
+            return has_nan(out) if not self.exact else not same(out, self.traced.output)
+        return bool(self.fills)
+
+    def is_random(self) -> bool:
+        """Whether the model itself returns something else in another call; if so, NaN is all that is looked for from now on."""
+        example = self.cut.example
+        with seeded(example.images.device, seed=1), self.mode(), torch.no_grad():
+            again = self.cut.call_with(example.images, example.tensors)
+        random = not same(again, self.traced.output)
+        if random:
+            self.exact, self.fills = False, () if has_nan(again) else (math.nan,)
+        return random
+
+    def reads(self, leaf: Position, tokens: int | None = None) -> bool:
+        """Whether one of the tensors that cross is read, or the first ``tokens`` of it."""
+
+        def spoiled(tensor: Tensor, value: float) -> Tensor:
+            new = spoil(tensor, value)
+            return new if tokens is None else torch.cat([new[:, :tokens], tensor[:, tokens:]], 1)
+
+        # A number, too, since NaN may be swallowed, where a difference can be seen.
+        return any(self.changes({leaf: partial(spoiled, value=value)}) for value in (math.nan, 7.0)[: 1 + self.exact])
+
+    def mode(self) -> Any:
+        """The modes of the model's parts in which the trace was made."""
+        return training_paths(self.cut.model, self.cut.example.images) if self.traced.training else eval_mode(self.cut.model)
 
 
-def _prefix_is_read(probe: Probe, key: tuple[int, int], prefix: int) -> bool:
-    site, number = key
-    values, structure = tree_flatten(probe.crossing[site])
-    kept = values[number]
-    try:
-        for value in probe.fills:
-            spoiled = kept.clone()
-            spoiled[:, :prefix] = value
-            probe.crossing[site] = tree_unflatten([*values[:number], spoiled, *values[number + 1 :]], structure)
-            if probe.changed(probe.output(value)):
-                return True
-        return False
-    finally:
-        probe.crossing[site] = tree_unflatten(values, structure)
+def check_complete(cut: Halves, needs: Needs, verifier: Verifier) -> tuple[list[str], str] | None:
+    """The layers that are read round the cut (none named: the images are) and in which mode; ``None`` if the cut is complete."""
+    when = ", in training" if verifier.traced.training else ""
+    if not needs.complete:
+        return needs.leaks, when
+    if verifier.changes() and (not verifier.exact or not verifier.is_random() or verifier.changes()):
+        # What crosses goes by two names: a layer that works in place, and its input, which is read as well.
+        keys = {key for item in verifier.taken for key in item.keys}
+        until = max(item.time for item in verifier.taken)
+        met = [call for call, kind in reached(verifier.traced.calls, cut.sites, until) if kind == "stub"]
+        return list(dict.fromkeys(call.name for call in met if keys & {seen.key for seen in call.seen()})), when
+    return None
 
 
 def leak_error(label: str, names: list[str], when: str, complete: list[str]) -> SplitError:
@@ -158,34 +182,20 @@ def leak_error(label: str, names: list[str], when: str, complete: list[str]) -> 
     )
 
 
-def spoil(leaf: Any, value: float) -> Any:
-    """A tensor with other contents; anything else stays."""
-    if not isinstance(leaf, Tensor):
-        return leaf
-    if leaf.is_floating_point():
-        return torch.full_like(leaf, value)
-    return ~leaf if leaf.dtype == torch.bool else torch.zeros_like(leaf)
+@contextmanager
+def seeded(device: torch.device, seed: int = 0) -> Iterator[None]:
+    """Within, torch draws the same numbers every time; its generators are then as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        # Not torch.manual_seed, which seeds every GPU, and nobody puts those back.
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
-def has_nan(out: Any) -> bool:
-    """Is there a NaN in any tensor?"""
-    return any(isinstance(leaf, Tensor) and bool(leaf.isnan().any()) for leaf in tree_leaves(out))
-
-
-def same(out: Any, plain: Any, *, exact: bool = True) -> bool:
-    """Equal in all tensors of two outputs, NaN equal to NaN: bit for bit on CPU, nearly on a GPU, whose kernels may be others."""
-
-    def equal(x: Any, y: Any) -> bool:
-        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-            return True
-        if x.shape != y.shape or not torch.equal(x.isnan(), y.isnan()):
-            return False
-        x, y = x.nan_to_num(), y.nan_to_num()
-        return torch.equal(x, y) if exact and x.device.type == "cpu" else torch.allclose(x, y, rtol=1e-3, atol=1e-4)
-
-    a, b = tree_leaves(out), tree_leaves(plain)
-    return len(a) == len(b) and all(equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def _clone(leaf: Any) -> Any:
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+def spoil(tensor: Tensor, value: float) -> Tensor:
+    """A tensor with other contents."""
+    if tensor.is_floating_point():
+        return torch.full_like(tensor, value)
+    return ~tensor if tensor.dtype == torch.bool else torch.zeros_like(tensor)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from feataug.recording import Seen
 from feataug.specs import LevelSpec
 
 # Class, distillation and register tokens stand before the others; no published ViT has more.
 MAX_PREFIX = 16
+
+# Pixels by which images have to differ until every map does.
+WIDER = 64
+
+Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class Layout:
         channels, reduction: Of its map.
         prefix: Class and register tokens at the front.
         live: Are the prefix tokens read after the cut? Then they are a level of their own, ``(B, channels, 1, prefix)``.
+        offset: As in ``LevelSpec``.
     """
 
     kind: str
@@ -30,47 +37,75 @@ class Layout:
     reduction: int
     prefix: int = 0
     live: bool = True
+    offset: int | None = None
 
     @classmethod
-    def of(cls, tensor: Tensor, batch: int, image_size: tuple[int, int]) -> Layout | None:
-        """Recognise a tensor's layout by the images that it was made from; ``None`` if it is no feature map."""
+    def of(
+        cls, tensor: Tensor | Seen, batch: int, image_size: Size, shapes: Mapping[Size, Sequence[int]] | None = None
+    ) -> Layout | None:
+        """Recognise a tensor's layout by the images that it was made from; ``None`` if it is no feature map.
+
+        Args:
+            tensor: Made of ``batch`` images of ``image_size``.
+            batch, image_size: Of the images.
+            shapes: Shapes of the same tensor for images of other sizes. One size fits several strides, and tokens without a place.
+        """
         if not tensor.is_floating_point() or 0 in tensor.shape or tensor.ndim < 3 or len(tensor) != batch:
             return None
+        found = {image_size: tuple(tensor.shape)} | {size: tuple(shape) for size, shape in (shapes or {}).items()}
+        if any(len(shape) != tensor.ndim for shape in found.values()):
+            return None
         if tensor.ndim == 4:
-            found = []
-            for kind, (channels, rows, columns) in (("nchw", (1, 2, 3)), ("nhwc", (3, 1, 2))):
-                reduction = _reduction(image_size, (tensor.shape[rows], tensor.shape[columns]))
-                if reduction:
-                    found.append(cls(kind, tensor.shape[channels], reduction))
-            # Where both readings are possible, the stride that divides the image is the likelier one.
-            found.sort(key=lambda layout: any(side % layout.reduction for side in image_size))
-            if found:
-                return found[0]
-        if tensor.ndim == 3:
-            for prefix in range(MAX_PREFIX + 1):
-                reduction = _token_reduction(image_size, tensor.shape[1] - prefix)
-                if tensor.shape[1] - prefix == 1:
-                    # A map of one cell would be a stride as large as the image: these are tokens of no place.
-                    return cls("tokens", tensor.shape[2], 0, tensor.shape[1])
-                if reduction:
-                    return cls("nlc", tensor.shape[2], reduction, prefix)
-        return None
+            return cls._of_map(found, image_size)
+        return cls._of_tokens(found, image_size) if tensor.ndim == 3 else None
+
+    @classmethod
+    def _of_map(cls, found: Mapping[Size, Sequence[int]], image_size: Size) -> Layout | None:
+        if _stays(found, (1, 2, 3)):
+            return None  # of no place: pooled to a fixed grid
+        layouts = []
+        for kind, (channels, rows, columns) in (("nchw", (1, 2, 3)), ("nhwc", (3, 1, 2))):
+            sides = [pair for size, shape in found.items() for pair in zip(size, (shape[rows], shape[columns]), strict=True)]
+            stride = _stride(sides, image_size, single=len(found) == 1)
+            if stride is not None and len({shape[channels] for shape in found.values()}) == 1:
+                layouts.append(cls(kind, found[image_size][channels], stride[0], offset=stride[1]))
+        # Where both readings are possible, the stride that divides the image is the likelier one.
+        layouts.sort(key=lambda layout: any(side % layout.reduction for side in image_size))
+        return layouts[0] if layouts else None
+
+    @classmethod
+    def _of_tokens(cls, found: Mapping[Size, Sequence[int]], image_size: Size) -> Layout | None:
+        counts, channels = {size: shape[1] for size, shape in found.items()}, found[image_size][2]
+        if len({shape[2] for shape in found.values()}) > 1:
+            return None
+        count = counts[image_size]
+        if count == 1 or _stays(found, (1,)):
+            # Tokens of no place. Queries (of Mask2Former, say) are of no place either, and more than any class tokens.
+            return cls("tokens", channels, 0, count) if count <= MAX_PREFIX else None
+        # Rounding up is the rule; from a single size rounding down would explain nearly any number of tokens.
+        for downwards in (False, True)[: len(found)]:
+            # A map of one cell would be a stride as large as the image.
+            for prefix in range(min(MAX_PREFIX + 1, count - 1)):
+                stride = _token_stride({size: number - prefix for size, number in counts.items()}, image_size, downwards)
+                if stride is not None:
+                    return cls("nlc", channels, stride, prefix, offset=0 if downwards else None)
+        return cls("tokens", channels, 0, count) if len(found) == 1 and count <= MAX_PREFIX else None
 
     def specs(self, name: str) -> list[LevelSpec]:
         """One level for the map, one for prefix tokens that are read."""
         if self.kind == "tokens":
             return [LevelSpec(name, self.channels, 0, self.prefix)]
         prefix = [LevelSpec(f"{name}.prefix", self.channels, 0, self.prefix)] if self.prefix and self.live else []
-        return [LevelSpec(name, self.channels, self.reduction), *prefix]
+        return [LevelSpec(name, self.channels, self.reduction, offset=self.offset), *prefix]
 
-    def size(self, shape: Sequence[int], image_size: tuple[int, int]) -> tuple[int, int]:
+    def size(self, shape: Sequence[int], image_size: Size) -> Size:
         """Rows and columns of the map in a tensor of this shape."""
         if self.kind in ("nlc", "tokens"):
             return self.specs("")[0].size(image_size)
         rows, columns = (2, 3) if self.kind == "nchw" else (1, 2)
         return shape[rows], shape[columns]
 
-    def to_levels(self, tensor: Tensor, image_size: tuple[int, int]) -> list[Tensor]:
+    def to_levels(self, tensor: Tensor, image_size: Size) -> list[Tensor]:
         """Views of the tensor as the levels that ``specs`` lists."""
         if self.kind == "nchw":
             return [tensor]
@@ -78,8 +113,7 @@ class Layout:
             return [tensor.permute(0, 3, 1, 2)]
         if self.kind == "tokens":
             return [tensor.transpose(1, 2).unsqueeze(2)]
-        size = LevelSpec("", self.channels, self.reduction).size(image_size)
-        levels = [tensor[:, self.prefix :].transpose(1, 2).unflatten(2, size)]
+        levels = [tensor[:, self.prefix :].transpose(1, 2).unflatten(2, self.size((), image_size))]
         if self.count == 2:
             levels.append(tensor[:, : self.prefix].transpose(1, 2).unsqueeze(2))
         return levels
@@ -105,22 +139,72 @@ class Layout:
         return 1 + bool(self.kind == "nlc" and self.prefix and self.live)
 
 
-def _reduction(image_size: tuple[int, int], size: tuple[int, int]) -> int | None:
-    """The stride that gives ``size`` by rounding up, if there is one."""
-    guess = max(1, round(max(image_size) / max(size)))
-    near = range(max(1, guess // 2), 2 * guess + 2)
-    return _likeliest(image_size, [r for r in near if all(-(-a // r) == b for a, b in zip(image_size, size, strict=True))])
+def other_sizes(size: Size) -> tuple[list[Size], list[Size]]:
+    """Image sizes to measure at besides ``size``: some that few strides divide, and some, much wider, that all usual strides divide.
+
+    The first tell how sizes are rounded; many models take the second alone.
+    """
+    rows, columns = size
+    odd = [(rows - 1, columns + 1), (rows + 3, columns - 3)]
+    even = [(-(-rows // side) * side, (columns // side + 1) * side + WIDER) for side in (32, 56)]
+    return [item for item in odd if min(item) > 0], even
 
 
-def _token_reduction(image_size: tuple[int, int], tokens: int) -> int | None:
-    """The stride that gives so many tokens, if there is one."""
-    if tokens < 1:
+def _stays(found: Mapping[Size, Sequence[int]], dimensions: Sequence[int]) -> bool:
+    """Whether these dimensions are the same for images of very different sizes."""
+    widths = [columns for _, columns in found]
+    return max(widths) - min(widths) >= WIDER and len({tuple(shape[d] for d in dimensions) for shape in found.values()}) == 1
+
+
+def _stride(sides: Iterable[tuple[int, int]], image_size: Size, *, single: bool) -> tuple[int, int | None] | None:
+    """Stride and offset that give each second number of ``sides`` from the first, if there are any.
+
+    From a ``single`` image size no offsets are concluded but those that round up or down.
+    """
+    sides = sorted(set(sides))
+    longest, number = max(sides)
+    guess = max(1, round(longest / number))
+    offsets = {
+        stride: found for stride in range(max(1, guess // 2), 2 * guess + 2) if (found := _offsets(sides, stride)) is not None
+    }
+    if single:
+        offsets = {stride: (low, high) for stride, (low, high) in offsets.items() if high == stride - 1 or low <= 0 <= high}
+    return _chosen(offsets, image_size)
+
+
+def _token_stride(counts: Mapping[Size, int], image_size: Size, downwards: bool) -> int | None:
+    """The stride that gives so many tokens for images of each size, rounding up or ``downwards``, if there is one."""
+    if min(counts.values()) < 1:
         return None
+
+    def tokens(size: Size, stride: int) -> int:
+        offset = 0 if downwards else stride - 1
+        return (size[0] + offset) // stride * ((size[1] + offset) // stride)
+
     strides = range(1, max(image_size) + 1)
-    return _likeliest(image_size, [r for r in strides if -(-image_size[0] // r) * -(-image_size[1] // r) == tokens])
+    return _likeliest(image_size, [s for s in strides if all(tokens(size, s) == count for size, count in counts.items())])
 
 
-def _likeliest(image_size: tuple[int, int], strides: list[int]) -> int | None:
+def _offsets(sides: Sequence[tuple[int, int]], stride: int) -> tuple[int, int] | None:
+    """The least and the greatest offset by which ``(image + offset) // stride`` gives each map."""
+    low = max(cells * stride - pixels for pixels, cells in sides)
+    high = min(cells * stride - pixels for pixels, cells in sides) + stride - 1
+    # Beyond a stride either way there is no such network.
+    low, high = max(low, -stride), min(high, stride - 1)
+    return (low, high) if low <= high else None
+
+
+def _chosen(offsets: Mapping[int, tuple[int, int]], image_size: Size) -> tuple[int, int | None] | None:
+    """The likeliest stride, rounding up if that fits, else down, else by the offset that is nearest to it."""
+    upwards = [stride for stride, (_, high) in offsets.items() if high == stride - 1]
+    stride = _likeliest(image_size, upwards or list(offsets))
+    if stride is None:
+        return None
+    low, high = offsets[stride]
+    return stride, None if high == stride - 1 else min(max(low, 0), high)
+
+
+def _likeliest(image_size: Size, strides: list[int]) -> int | None:
     """Small maps fit several strides: powers of two and patch sizes that divide the image come first."""
 
     def rank(stride: int) -> tuple[int, int]:

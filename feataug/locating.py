@@ -1,18 +1,17 @@
-"""Find the cut in a recorded forward pass: the call, what crosses there, which parameters come before."""
+"""Find the layer of a cut in a traced forward pass."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
+from feataug.capture import is_activation
 from feataug.checks import describe
 from feataug.errors import SplitError, message
-from feataug.recording import Call, eval_mode
+from feataug.recording import Call, Seen
 
 SIDES = ("", "input", "pre_act")
 
@@ -46,6 +45,14 @@ def find_call(model: nn.Module, calls: list[Call], at: str) -> tuple[Call, bool]
         raise SplitError(message("split: no such side of a layer.", given=f'":{side}"', needed='nothing, ":input" or ":pre_act"'))
     module = model.get_submodule(layer)
     own = [call for call in calls if call.module is module]
+    if isinstance(module, torch.jit.ScriptModule):
+        raise SplitError(
+            message(
+                f'split: the layer "{layer}" is in TorchScript, which takes no hooks.',
+                given=type(module).__name__,
+                needed="a layer in Python, such as the one before it or around it",
+            )
+        )
     if not own:
         raise SplitError(
             message(
@@ -57,7 +64,7 @@ def find_call(model: nn.Module, calls: list[Call], at: str) -> tuple[Call, bool]
     call = own[-1]
     if side == "pre_act":
         # An in-place activation returns its input, so identity with the block's output is not enough: the last one is it.
-        found = [c for c in calls if (c is call or c.within(call)) and c.output is call.output and _is_activation(c.module)]
+        found = [c for c in calls if (c is call or c.within(call)) and _same_tensor(c, call) and is_activation(c.module)]
         if not found:
             raise SplitError(
                 message(
@@ -71,38 +78,6 @@ def find_call(model: nn.Module, calls: list[Call], at: str) -> tuple[Call, bool]
     return call, side == "input"
 
 
-def _is_activation(module: nn.Module) -> bool:
-    return "activation" in type(module).__module__
-
-
-def partition(
-    model: nn.Module,
-    time: float,
-    last_read: Callable[[Tensor], float | None],
-    again: set[nn.Module],
-    decode_constants: Callable[[], Any],
-) -> set[str]:
-    """Names of the encoder's parameters: those that are last read before ``time``, and that the decoder does not need once more.
-
-    Args:
-        model: The model.
-        time: Of the cut.
-        last_read: When a parameter is last read; ``None`` for never.
-        again: Modules that decoding calls although they come before the cut, and those around the cut.
-        decode_constants: Decodes features that carry no gradient; it tells which of their parameters the decoder reads.
-    """
-    owners = {
-        name: module for prefix, module in model.named_modules() for name, _ in module.named_parameters(prefix, recurse=False)
-    }
-    early = {name: p for name, p in model.named_parameters() if (read := last_read(p)) is not None and read < time}
-    unclear = {name: parameter for name, parameter in early.items() if owners[name] in again and parameter.requires_grad}
-    if unclear:
-        # A module around the cut with parameters of its own (a ViT's position embedding), or one whose output crosses unseen.
-        with eval_mode(model), torch.enable_grad():
-            out = [leaf for leaf in tree_leaves(decode_constants()) if isinstance(leaf, Tensor) and leaf.requires_grad]
-            total = sum((leaf.sum() for leaf in out), torch.zeros((), requires_grad=True))
-            read_again = torch.autograd.grad(total, list(unclear.values()), allow_unused=True)
-        for name, gradient in zip(unclear, read_again, strict=True):
-            if gradient is not None:
-                del early[name]
-    return set(early)
+def _same_tensor(one: Call, other: Call) -> bool:
+    """Whether two calls returned one tensor: a single one, of the same shape in the same storage."""
+    return isinstance(one.output, Seen) and one.output == other.output

@@ -1,4 +1,4 @@
-"""Where can a model be cut? One forward pass tells."""
+"""Where can a model be cut? One forward pass in eval mode and one in training tell."""
 
 from __future__ import annotations
 
@@ -7,14 +7,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+import torch
+from torch import nn
 
 from feataug.checks import check_number
-from feataug.levels import Layout
-from feataug.recording import Call, Example, uncompiled
+from feataug.containers import leaves_of
+from feataug.errors import SplitError, message
+from feataug.example import Example, explained
+from feataug.levels import Layout, Size, other_sizes
+from feataug.meta_twin import MetaTwin
+from feataug.recording import Call, Seen, eval_mode, uncompiled, watch
 from feataug.specs import FeatureSpec, LevelSpec, crossing
-from feataug.tracing import Dataflow, storage, trace
+from feataug.tracing import Dataflow, trace
+
+# Where there are more places, about so many are listed, unless all are asked for.
+SHOWN = 20
+
+# Of the leaves of what calls return, by their names and numbers.
+Shapes = dict[tuple[str, int], list[tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -51,7 +61,7 @@ class Place:
         return f"{at}: {crossing(self.spec)}; encoder has {parameters:.0%} of the parameters, {macs:.0%} of the multiply-adds"
 
 
-def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8) -> list[Place]:
+def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8, everything: bool = False) -> list[Place]:
     """List the places where a cut of the model is complete, from its input to its output.
 
     A place is a layer whose output holds every tensor that depends on the images and is read later; or, where skip connections go
@@ -61,6 +71,8 @@ def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8) -> list[
         model: Any module that takes images.
         example: As for ``split``.
         max_levels: Leave out places where more tensors cross.
+        everything: List all places. Otherwise, where there are many, about twenty are chosen: the model's own parts, and others spread over it
+            where few tensors cross.
 
     Returns:
         Places in the order of the forward pass, complete in eval mode and along the paths that only training takes. Where several
@@ -69,7 +81,7 @@ def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8) -> list[
         that class tokens listed here are not read).
 
     Raises:
-        SplitError: the example holds no images.
+        SplitError: the example holds no images, or the model does not take it.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
@@ -81,21 +93,48 @@ def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8) -> list[
         Ours.
     """
     check_number("cuts", "max_levels", max_levels, low=1, integer=True)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise SplitError(
+            message(
+                "cuts: the model is in TorchScript, which takes no hooks.", given=type(model).__name__, needed="a model in Python"
+            )
+        )
     case = Example.of(example, model)
 
     def call() -> Any:
         args, kwargs = case.arguments(case.images, (), case.tensors)
         return uncompiled(model)(*args, **kwargs)
 
-    calls, _, flow = trace(model, case.images, call)
-    places = _notable(_find(_Finder(model, calls, flow, case, max_levels)))
+    with explained("cuts", case):
+        calls, _, flow = trace(model, case.followed, call)
+    elsewhere = _measured_elsewhere(model, case, calls)
+    places = _notable(_find(_Finder(model, calls, flow, case, max_levels, elsewhere)))
     try:
-        calls, _, flow = trace(model, case.images, call, training=True)
+        calls, _, flow = trace(model, case.followed, call, training=True)
     except Exception:  # a forward that wants targets while it trains: nothing can be told here
-        return places
+        return places if everything else chosen(places)
     # An auxiliary head may read more than eval mode shows.
-    in_training = {place.at: place for place in _find(_Finder(model, calls, flow, case, max_levels))}
-    return [in_training[place.at] for place in places if place.at in in_training]
+    in_training = {place.at: place for place in _find(_Finder(model, calls, flow, case, max_levels, elsewhere))}
+    places = [in_training[place.at] for place in places if place.at in in_training]
+    return places if everything else chosen(places)
+
+
+def chosen(places: list[Place]) -> list[Place]:
+    """The places that one would take: the model's own parts (``"encoder"``), and one in each stretch of the model.
+
+    There are ``SHOWN`` stretches, of equal shares of the multiply-adds. In each it is the place where the fewest tensors cross, and of
+    several the last.
+    """
+    if len(places) <= SHOWN:
+        return places
+    best: dict[int, int] = {}
+    for number, place in enumerate(places):
+        share = place.encoder_macs / max(place.encoder_macs + place.decoder_macs, 1)
+        stretch = min(int(share * SHOWN), SHOWN - 1)
+        if stretch not in best or len(place.spec) <= len(places[best[stretch]].spec):
+            best[stretch] = number
+    parts = {n for n, place in enumerate(places) if isinstance(place.at, str) and "." not in place.at}
+    return [places[number] for number in sorted({*best.values(), *parts})]
 
 
 def _find(finder: _Finder) -> list[Place]:
@@ -129,17 +168,20 @@ def _notable(places: list[Place]) -> list[Place]:
 class _Finder:
     """What one trace says about each place."""
 
-    def __init__(self, model: nn.Module, calls: list[Call], flow: Dataflow, case: Example, max_levels: int) -> None:
-        self.flow, self.case, self.max_levels = flow, case, max_levels
+    def __init__(
+        self, model: nn.Module, calls: list[Call], flow: Dataflow, case: Example, max_levels: int, elsewhere: dict[Size, Shapes]
+    ) -> None:
+        self.flow, self.case, self.max_levels, self.elsewhere = flow, case, max_levels, elsewhere
         self.last = {call.module: call for call in calls}
         self.composite = {call.parent for call in calls}
-        self.parameters = [(p.numel(), flow.read.get(storage(p))) for p in dict.fromkeys(model.parameters())]
+        last_use = flow.last_use()
+        self.parameters = [(p.numel(), last_use.get(flow.key(p))) for p in dict.fromkeys(model.parameters())]
         self.total = (sum(count for count, _ in self.parameters), flow.macs())
+        self.times = flow.times
         self.holders: dict[int | None, list[Call]] = {}
         for call in self.in_order():
-            for leaf in tree_leaves(call.output):
-                if isinstance(leaf, Tensor):
-                    self.holders.setdefault(storage(leaf), []).append(call)
+            for seen in call.seen():
+                self.holders.setdefault(seen.key, []).append(call)
 
     def in_order(self) -> list[Call]:
         """The last call of each layer, in the order of their ends."""
@@ -150,8 +192,8 @@ class _Finder:
         if call.end is None:
             return
         live = self.flow.live(call.end)
-        own = {storage(leaf) for leaf in tree_leaves(call.output) if isinstance(leaf, Tensor)}
-        if not live & own or self.flow.images in live:
+        own = {seen.key for seen in call.seen()}
+        if not live & own or not live.isdisjoint(self.flow.inputs):
             return
         layers = {call}
         if live - own:
@@ -171,18 +213,57 @@ class _Finder:
         names = tuple(layer.name for layer in ordered)
         counts = (encoder, self.total[0] - encoder, macs, self.total[1] - macs)
         spec = FeatureSpec(tuple(level for level in levels if level is not None))
-        moment = bisect_left(self.flow.times, call.end)
+        moment = bisect_left(self.times, call.end)
         yield (moment, frozenset(live)), Place(names[0] if len(names) == 1 else names, spec, *counts)
 
     def _levels(self, call: Call, live: set[int | None]) -> Iterator[LevelSpec | None]:
         """Levels of a call's output; ``None`` for something that is read and is no feature map."""
-        leaves = tree_leaves(call.output)
-        read = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and storage(leaf) in live]
+        leaves = leaves_of(call.output)
+        read = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Seen) and leaf.key in live]
+        batch = len(self.case.images)
         for number in read:
-            layout = Layout.of(leaves[number], len(self.case.images), self.case.size)
+            shapes = {
+                size: (batch, *calls[call.name, call.index][number][1:])
+                for size, calls in self.elsewhere.items()
+                if (call.name, call.index) in calls
+            }
+            layout = Layout.of(leaves[number], batch, self.case.size, shapes)
             name = call.name if len(read) == 1 else f"{call.name}[{number}]"
             whole = leaves[number].shape[-2:] == (1, 1) and leaves[number].ndim == 4
             if layout is None or whole:  # what was pooled over the whole image is no map
                 yield None
             else:
                 yield from layout.specs(name)
+
+
+def _measured_elsewhere(model: nn.Module, case: Example, calls: list[Call]) -> dict[Size, Shapes]:
+    """Shapes of the leaves of what each call returns for one image of other sizes, where that costs next to nothing."""
+
+    def shapes(twin: MetaTwin, batch: int, size: Size) -> Shapes:
+        images = twin.like(case.images, (batch, case.images.shape[1], *size))
+        args, kwargs = case.arguments(images, (), case.stand_ins(case.tensors, batch, size, images.device))
+        with twin.active(), eval_mode(model):
+            found, _ = watch(twin.model, lambda: uncompiled(twin.model)(*args, **kwargs))
+        return _shapes(found)
+
+    try:
+        twin = MetaTwin(model)
+        if shapes(twin, len(case.images), case.size) != _shapes(calls):
+            return {}
+    except Exception:  # whatever a model may do with numbers that are not there
+        return {}
+    measured: dict[Size, Shapes] = {}
+    for sizes in other_sizes(case.size):
+        for size in sizes:
+            try:
+                measured[size] = shapes(twin, 1, size)
+            except Exception:
+                continue
+            break
+    return measured
+
+
+def _shapes(calls: list[Call]) -> Shapes:
+    return {
+        (call.name, call.index): [leaf.shape if isinstance(leaf, Seen) else () for leaf in leaves_of(call.output)] for call in calls
+    }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import operator
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -29,8 +32,14 @@ class Port:
         # Set by the cut, so that a mixer which is given the model finds the cut; weak, since the cut owns the port.
         self.cut: weakref.ref[Any] | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"index": self.index, "before": self.before, "action": None, "again": None, "left": 0, "cut": None}
+    def __deepcopy__(self, memo: dict[int, Any]) -> Port:
+        # Idle: a copy of a model is free of the cut.
+        return Port(self.index, self.before)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A pickled model holds a hook that does nothing, and can be loaded where this library is not installed: `__exit__` of the standard
+        # library's null context takes any arguments and returns None.
+        return getattr, (contextlib.nullcontext(), "__exit__")
 
     @contextmanager
     def doing(self, action: Callable[[Any], Any], index: int | None = None, *, again: bool = False) -> Iterator[None]:
@@ -64,6 +73,56 @@ class Port:
             if self.left != -1:
                 return None
         return action((args, third)) if self.before else action(third)
+
+
+class _ForScript:
+    """Takes the hook of a cut off a layer when ``torch.jit.script`` asks the layer to prepare itself: TorchScript compiles all hooks.
+
+    The cut puts it on again when it is used.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __call__(self) -> nn.Module:
+        take_off(self.module, lambda hook: isinstance(hook, Port))
+        return self.module
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _ForScript:
+        return _ForScript(memo[id(self.module)])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As for the hook: the standard library alone, and here, too, something that returns the layer.
+        return functools.partial, (operator.itemgetter(0), (self.module,))
+
+
+# Asked for by torch.jit.script; torch's own name.
+_PREPARE = "__prepare_scriptable__"
+
+
+def put_on(module: nn.Module, port: Port) -> None:
+    """Register the hook, if it is not there already."""
+    hooks = module._forward_pre_hooks if port.before else module._forward_hooks
+    if any(hook is port for hook in hooks.values()):
+        return
+    # First, so that hooks of others (transformers records hidden states by hooks) see what we put in.
+    if port.before:
+        module.register_forward_pre_hook(port, prepend=True, with_kwargs=True)
+    else:
+        module.register_forward_hook(port, prepend=True)
+    if not hasattr(module, _PREPARE):
+        module.__dict__[_PREPARE] = _ForScript(module)
+
+
+def take_off(module: nn.Module, ours: Callable[[Any], bool]) -> None:
+    """Take those hooks off a layer that are ``ours``."""
+    for registered in (module._forward_hooks, module._forward_pre_hooks):
+        for key in [key for key, hook in registered.items() if ours(hook)]:
+            del registered[key]
+            module._forward_pre_hooks_with_kwargs.pop(key, None)
+    left = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    if isinstance(module.__dict__.get(_PREPARE), _ForScript) and not any(isinstance(hook, Port) for hook in left):
+        del module.__dict__[_PREPARE]
 
 
 def join(real: Tensor, synthetic: Tensor) -> Tensor:

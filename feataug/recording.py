@@ -3,25 +3,58 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from feataug.checks import check_images, describe
-from feataug.errors import SplitError, message
+from feataug.containers import Leaf, leaves_of, map_tensors
 
 
 class Stopped(BaseException):
     """Leaves a forward pass at the cut. No ``Exception``, so that a user's ``except Exception`` lets it by."""
 
 
+@dataclass(frozen=True)
+class Seen(Leaf):
+    """What is remembered of a tensor: its shape and where its numbers lay, but not the numbers, so that a trace takes no memory.
+
+    Args:
+        shape, dtype: The tensor's.
+        key: Number of its storage in a ``Dataflow``; ``None`` if nobody asked.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    key: int | None = None
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Seen:
+        """Look at a tensor."""
+        return cls(tuple(tensor.shape), tensor.dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.shape)
+
+    def is_floating_point(self) -> bool:
+        """Whether the numbers are floating point numbers."""
+        return self.dtype.is_floating_point
+
+
 @dataclass(eq=False)
 class Call:
-    """One call of a module; ``end`` stays ``None`` if the pass was left before it returned."""
+    """One call of a module; ``end`` stays ``None`` if the pass was left before it returned.
+
+    ``output`` is what the module returned, with a ``Seen`` for each tensor.
+    """
 
     name: str
     module: nn.Module
@@ -38,64 +71,9 @@ class Call:
             above = above.parent
         return above is not None
 
-
-@dataclass(frozen=True)
-class Example:
-    """How the user calls the model: which argument holds the images, and what else is passed.
-
-    Args:
-        images: ``(B, C, H, W)``.
-        key: Name of the argument that holds them; ``None`` for the first positional one.
-        settings: Further arguments that are no tensors (``mode="tensor"``); repeated in every call.
-        tensors: Further tensors (``labels``); only passed where the example itself is.
-    """
-
-    images: Tensor
-    key: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    tensors: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, value: Any, model: nn.Module) -> Example:
-        """Read what the user gave as ``example``: images, a dictionary of arguments, or nothing."""
-        if value is None:
-            like = next(model.parameters(), torch.zeros(()))
-            return cls(torch.zeros(1, 3, 128, 128, device=like.device, dtype=like.dtype))
-        if isinstance(value, Tensor) and value.ndim == 4:
-            return cls(check_images("split: the example", value, model))
-        if isinstance(value, Mapping):
-            found = [key for key, item in value.items() if isinstance(item, Tensor) and item.ndim == 4 and item.is_floating_point()]
-            if found:
-                rest = {key: item for key, item in value.items() if key != found[0]}
-                tensors = {key: item for key, item in rest.items() if isinstance(item, Tensor)}
-                return cls(value[found[0]], found[0], {key: rest[key] for key in rest if key not in tensors}, tensors)
-        raise SplitError(
-            message(
-                "split: the example holds no images.",
-                given=describe(value),
-                needed="images (B, C, H, W), or a dictionary of the model's arguments with such images among them",
-            )
-        )
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Rows and columns."""
-        return int(self.images.shape[-2]), int(self.images.shape[-1])
-
-    def arguments(self, images: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments of a call of the model with other images."""
-        if self.key is None:
-            return (images, *args), {**self.settings, **kwargs}
-        return args, {**self.settings, self.key: images, **kwargs}
-
-    def images_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        """The images among the arguments of somebody's call."""
-        found = [item for item in (*args, *kwargs.values()) if isinstance(item, Tensor) and item.ndim == 4]
-        if not found:
-            raise SplitError(
-                message("cut: the model is called without images.", given=describe(args), needed="a tensor (B, C, H, W)")
-            )
-        return found[0]
+    def seen(self) -> list[Seen]:
+        """The tensors that the module returned."""
+        return [leaf for leaf in leaves_of(self.output) if isinstance(leaf, Seen)]
 
 
 def uncompiled(model: nn.Module) -> Callable[..., Any]:
@@ -103,8 +81,16 @@ def uncompiled(model: nn.Module) -> Callable[..., Any]:
     return model._call_impl if model._compiled_call_impl is not None else model
 
 
-def watch(model: nn.Module, run: Callable[[], Any], clock: Iterator[int] | None = None) -> tuple[list[Call], Any]:
-    """``run()`` the model and list its calls in the order of their beginnings, with the output (``None`` if stopped)."""
+def watch(
+    model: nn.Module,
+    run: Callable[[], Any],
+    clock: Iterator[int] | None = None,
+    look: Callable[[Tensor], Seen] = Seen.of,
+) -> tuple[list[Call], Any]:
+    """``run()`` the model and list its calls in the order of their beginnings, with the output (``None`` if stopped).
+
+    Parts in TorchScript take no hooks: they are run as if their operations stood in the module around them.
+    """
     calls: list[Call] = []
     stack: list[Call] = []
     counts: dict[nn.Module, int] = {}
@@ -122,12 +108,13 @@ def watch(model: nn.Module, run: Callable[[], Any], clock: Iterator[int] | None 
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         call = stack.pop()
-        call.end, call.output = next(clock), output
+        call.end, call.output = next(clock), map_tensors(look, output)
 
     handles = []
     for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(before(name)))
-        handles.append(module.register_forward_hook(after))
+        if not isinstance(module, torch.jit.ScriptModule):
+            handles.append(module.register_forward_pre_hook(before(name)))
+            handles.append(module.register_forward_hook(after))
     output = None
     try:
         output = run()

@@ -18,9 +18,11 @@ class LevelSpec:
     Args:
         name: Where it is made, for messages: the layer's name in the model.
         channels: Size of its dimension 1.
-        reduction: Its stride: an image of ``H`` rows gives ``ceil(H / reduction)`` rows (timm's ``FeatureInfo`` term).
+        reduction: Its stride (timm's ``FeatureInfo`` term): an image of ``H`` rows gives ``ceil(H / reduction)`` rows.
         tokens: Number of class and register tokens, where these are the level: ``(B, channels, 1, tokens)``, no map; ``reduction``
             is then 0.
+        offset: Where sizes are not rounded up: an image of ``H`` rows gives ``(H + offset) // reduction`` rows. 0 rounds down, as pooling
+            and patches without padding do; ``None`` rounds up.
 
     Raises:
         ConfigError: a number is out of range.
@@ -33,6 +35,7 @@ class LevelSpec:
     channels: int
     reduction: int
     tokens: int = 0
+    offset: int | None = None
 
     def __post_init__(self) -> None:
         lowest = {"channels": 1, "reduction": 0 if isinstance(self.tokens, int) and self.tokens else 1, "tokens": 0}
@@ -42,6 +45,10 @@ class LevelSpec:
                 raise ConfigError(
                     message(f"LevelSpec: {field} is out of range.", given=repr(value), needed=f"an integer of at least {low}")
                 )
+        if self.offset is not None and (not isinstance(self.offset, int) or isinstance(self.offset, bool) or self.tokens):
+            raise ConfigError(
+                message("LevelSpec: offset is out of range.", given=repr(self.offset), needed="an integer, or None; of a map")
+            )
         if self.tokens and self.reduction:
             raise ConfigError(
                 message(
@@ -53,13 +60,20 @@ class LevelSpec:
 
     def __repr__(self) -> str:
         tokens = f", tokens={self.tokens}" if self.tokens else ""
-        return f"LevelSpec(name={self.name!r}, channels={self.channels}, reduction={self.reduction}{tokens})"
+        offset = "" if self.offset is None else f", offset={self.offset}"
+        return f"LevelSpec(name={self.name!r}, channels={self.channels}, reduction={self.reduction}{tokens}{offset})"
 
     def size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of this tensor for an image of ``image_size`` (rows, columns); strides round up."""
+        """Rows and columns of this tensor for an image of ``image_size`` (rows, columns).
+
+        Example:
+            >>> LevelSpec("layer3", 256, 16).size((60, 84)), LevelSpec("pool3", 256, 16, offset=0).size((60, 84))
+            ((4, 6), (3, 5))
+        """
         if self.tokens:
             return 1, self.tokens
-        return -(-image_size[0] // self.reduction), -(-image_size[1] // self.reduction)
+        offset = self.reduction - 1 if self.offset is None else self.offset
+        return (image_size[0] + offset) // self.reduction, (image_size[1] + offset) // self.reduction
 
 
 def crossing(levels: Iterable[LevelSpec]) -> str:
@@ -132,7 +146,10 @@ class FeatureSpec:
 
     @property
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
-        """Channels, stride and tokens of every level: what must agree between two specs, whatever the layers' names."""
+        """Channels, stride and tokens of every level: what must agree between two specs, whatever the layers' names.
+
+        Offsets need not: they matter only to images whose sides the stride does not divide, and there a wrong size is an error.
+        """
         return tuple((level.channels, level.reduction, level.tokens) for level in self.levels)
 
     @property
@@ -141,8 +158,8 @@ class FeatureSpec:
         return min((level.reduction for level in self.levels if not level.tokens), default=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries and lists, for JSON."""
-        return {"levels": [asdict(level) for level in self.levels]}
+        """Plain dictionaries and lists, for JSON; an offset only where there is one."""
+        return {"levels": [{k: v for k, v in asdict(level).items() if k != "offset" or v is not None} for level in self.levels]}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> FeatureSpec:

@@ -5,26 +5,31 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import math
+import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
-from feataug.checks import check_dtype_of, check_features, check_images, check_size, describe
+from feataug.checks import check_dtype_of, check_features, check_images, check_size
 from feataug.errors import SplitError, message
-from feataug.halves import Halves, take_off
-from feataug.leaks import find_leaks, find_live, leak_error, same
-from feataug.levels import Layout
-from feataug.locating import find_call, layer_names, partition
-from feataug.port import Port, join
-from feataug.recording import Call, Example, eval_mode, uncompiled
-from feataug.replay import Site
+from feataug.example import Example, explained
+from feataug.halves import Halves
+from feataug.leaks import Trace, Verifier, check_complete, leak_error
+from feataug.level_reading import read_levels
+from feataug.locating import find_call, layer_names
+from feataug.port import Port, take_off
+from feataug.recording import Call
+from feataug.sites import Site
+from feataug.slicing import Needs
 from feataug.specs import FeatureSpec
-from feataug.tracing import storage, trace
+
+# Seconds that something may take without a word.
+_PATIENCE = 5.0
 
 
 def split(
@@ -123,28 +128,50 @@ class Cut(Halves):
     def __init__(self, model: nn.Module, at: str | Sequence[str], example: Any, *, advise: bool = True) -> None:
         self.at = layer_names(at)
         self._given = example
+        if isinstance(model, torch.jit.ScriptModule):
+            raise SplitError(
+                message(
+                    "split: the model is in TorchScript, which takes no hooks.",
+                    given=type(model).__name__,
+                    needed="a model in Python",
+                )
+            )
         case = Example.of(example, model)
-        args, kwargs = case.arguments(case.images, (), case.tensors)
-        calls, plain, flow = trace(model, case.images, lambda: uncompiled(model)(*args, **kwargs))
-        places = [find_call(model, calls, name) for name in self.at]
+        began = time.monotonic()
+        with explained("split", case):
+            traced = Trace.of(model, case, self.at, training=False)
+        seconds = time.monotonic() - began
+        places = [find_call(model, traced.calls, name) for name in self.at]
         sites = [Site(name, call.module, Port(call.index, before)) for name, (call, before) in zip(self.at, places, strict=True)]
-        constants = {(call.name, call.index) for call in calls if tree_leaves(call.output) and not flow.depends(call.output)}
-        super().__init__(model, sites, case, constants)
+        taken = traced.taken(sites)
+        assert taken is not None
+        until = max(item.time for item in taken)
+        for site, item in zip(sites, taken, strict=True):
+            site.copies = traced.flow.writes(item.keys, item.time, until)
+        constants = traced.constants()
+        super().__init__(model, sites, case, traced.passage(sites), constants)
         try:
-            if leak := find_leaks(self, plain):
-                complete = self._complete_cuts(leak[0], calls) if advise else []
-                raise leak_error(self.label, *leak, complete)
-            with torch.no_grad(), eval_mode(model):
-                self.layouts = self._read_levels(plain)
+            checked: list[tuple[Needs, Verifier]] = []
+            for training in (False, True):
+                trace = self._in_training() if training else traced
+                if trace is None:
+                    continue
+                needs, verifier = trace.needs(sites, constants), Verifier(self, trace)
+                if leak := check_complete(self, needs, verifier):
+                    complete = self._complete_cuts(leak[0], traced.calls, seconds) if advise else []
+                    raise leak_error(self.label, *leak, complete)
+                checked.append((needs, verifier))
+                self.read_arguments |= {name for name in case.required if trace.flow.key(case.tensors[name]) in needs.given}
+            self.layouts = read_levels(self, taken, checked)
             self.spec = FeatureSpec(
                 tuple(level for (site, leaf), layout in self.layouts.items() for level in layout.specs(self.level_name(site, leaf)))
             )
-            time = max(call.start if before else call.end or 0 for call, before in places)
-            with eval_mode(model):
-                self._encoder_names = partition(
-                    model, time, lambda parameter: flow.read.get(storage(parameter)), self._made_again(), self._decode_constants
-                )
-                self.one_pass = self._is_one_pass()
+            named = list(model.named_parameters())
+            again = {name for needs, v in checked for name, p in named if v.traced.flow.key(p) in needs.given}
+            last_use = traced.flow.last_use()
+            used = {name for name, p in named if last_use.get(traced.flow.key(p), math.inf) < until}
+            self._encoder_names = used - again
+            self.one_pass = self.mixes_in_one_pass()
         except BaseException:
             self.remove()
             raise
@@ -166,8 +193,9 @@ class Cut(Halves):
 
         Raises:
             DtypeError, ShapeError: these are no images, or of another type than the model's weights.
+            SplitError: the cut is in use, or was removed.
         """
-        self.check_idle()
+        self.check_usable()
         if torch.is_floating_point(self.example.images):
             check_images("cut.encode", images, self.model)
         return self.run_encoder(self.callee(), *self.example.arguments(images, args, kwargs))
@@ -182,12 +210,23 @@ class Cut(Halves):
 
         Raises:
             ShapeError: the features do not fit the cut.
+            SplitError: the decoder reads an argument that is not given; or the cut is in use, or was removed.
         """
-        self.check_idle()
+        self.check_usable()
         features = check_features("cut.decode", features, self.spec)
         size = check_size("cut.decode", "image_size", image_size)
         check_dtype_of("cut.decode", "features", features[0], self.model)
         images = self.blank(len(features[0]), size, features[0].device)
+        missing = self.example.missing(args, kwargs)
+        if wanted := sorted(self.read_arguments & set(missing)):
+            raise SplitError(
+                message(
+                    "cut.decode: the decoder reads further arguments of the model.",
+                    given="features alone",
+                    needed=f"cut.decode(features, image_size, {', '.join(f'{name}=...' for name in wanted)})",
+                )
+            )
+        kwargs = kwargs | self.example.stand_ins(missing, len(features[0]), size, features[0].device)
         return self.run_decoder(self.callee(), features, size, *self.example.arguments(images, args, kwargs))
 
     @contextmanager
@@ -241,43 +280,18 @@ class Cut(Halves):
             take_off(module, lambda hook: isinstance(hook, Port))
         return Cut(model, self.at, self._given)
 
-    def _read_levels(self, plain: Any) -> dict[tuple[int, int], Layout]:
-        """The tensors that cross and are read, by site and number, with their layouts."""
-        images = self.example.images
-        crossing = [tree_leaves(value) for value in self.take()]
-        found = {
-            (site, number): Layout.of(leaf, len(images), self.example.size)
-            for site, leaves in enumerate(crossing)
-            for number, leaf in enumerate(leaves)
-            if isinstance(leaf, Tensor)
-        }
-        live = find_live(self, plain, found)
-        layouts: dict[tuple[int, int], Layout] = {}
-        for key, layout in found.items():
-            if key not in live:
-                continue
-            if layout is None:
-                raise SplitError(
-                    message(
-                        f"split: what crosses at {self.label} is no feature map.",
-                        given=f"{describe(crossing[key[0]][key[1]])}, for images of {self.example.size[0]} x {self.example.size[1]}",
-                        needed="(B, channels, h, w), (B, h, w, channels) or tokens (B, h w, channels), float, of ceil(image / stride)",
-                        advice="If this is one, pass example= images of a size that the stride divides.",
-                    )
-                )
-            layouts[key] = replace(layout, live=live[key] == "all")
-        if not layouts:
-            raise SplitError(
-                message(
-                    f"split: nothing that crosses at {self.label} is read after it.",
-                    given=", ".join(describe(leaf) for leaf in tree_leaves(crossing)[:3]) or "no tensor",
-                    needed="a layer whose output the model's output depends on",
-                )
-            )
-        return layouts
+    def _in_training(self) -> Trace | None:
+        """A pass along the ways of training; ``None`` where the model wants targets for it, or goes another way than through the cut."""
+        try:
+            trace = Trace.of(self.model, self.example, self.at, training=True)
+        except Exception:  # nothing can be told here
+            return None
+        return trace if trace.taken(self.sites) is not None else None
 
-    def _complete_cuts(self, guilty: list[str], calls: list[Call]) -> list[str]:
+    def _complete_cuts(self, guilty: list[str], calls: list[Call], seconds: float) -> list[str]:
         """Complete cuts near a leaking one, tried out, as they would be written."""
+        if 8 * seconds > _PATIENCE:
+            print(f"split: the cut at {self.label} leaks; looking for complete ones near it ...", file=sys.stderr, flush=True)
         order = {call.name: call.start for call in reversed(calls)}
         together = sorted({*self.at, *guilty}, key=lambda name: order.get(name.partition(":")[0], 0))
         around = [".".join(parts[:n]) for parts in [self.at[0].partition(":")[0].split(".")] for n in range(len(parts) - 1, 0, -1)]
@@ -293,30 +307,3 @@ class Cut(Halves):
                 results.append(json.dumps(read if len(read) > 1 else read[0]))
                 break
         return list(dict.fromkeys(results))
-
-    def _made_again(self) -> set[nn.Module]:
-        """Modules that decoding does not replace as a whole although they, or parts of them, come before the cut."""
-        replaced = [step.module for step in self.plan(self.example.size, self.example.images.device).steps if step.kind != "run"]
-        return set(self.model.modules()) - {inner for module in replaced for inner in module.modules()}
-
-    @torch.no_grad()
-    def _is_one_pass(self) -> bool:
-        """Does the model run with more samples after the cut than before it? Not if it reads ``len(images)`` there."""
-        if len(self.sites) > 1:
-            return False
-        try:
-            args, kwargs = self.example.arguments(self.example.images, (), {})
-            real = self.run_encoder(self.callee(), args, kwargs)
-            synthetic = tuple(level[:1] for level in real)
-            with self.in_one_pass(synthetic, [], lambda: None):
-                mixed = self.call_with(self.example.images)
-            joined = [join(a, b) for a, b in zip(real, synthetic, strict=True)]
-            return same(mixed, self.decode(joined, self.example.size), exact=False)
-        except Exception:
-            return False
-
-    def _decode_constants(self) -> Any:
-        """Decode features without history, so that gradients cannot reach the encoder through what crosses."""
-        args, kwargs = self.example.arguments(self.example.images, (), self.example.tensors)
-        features = [feature.detach() for feature in self.run_encoder(self.callee(), args, kwargs)]
-        return self.decode(features, self.example.size, **self.example.tensors)

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from feataug.errors import SplitError, message
+from feataug.example import Example
 from feataug.places import Place, cuts
-from feataug.recording import Example, eval_mode, uncompiled, watch
+from feataug.recording import eval_mode, uncompiled, watch
 from feataug.splitting import Cut
 
 
@@ -31,7 +32,7 @@ def candidates(model: nn.Module, example: Any = None, count: int = 6) -> list[st
     Raises:
         SplitError: there is none.
     """
-    places = thinned(cuts(model, example), count)
+    places = thinned(cuts(model, example, everything=True), count)
     first = _before_all(model, example)
     found: list[str | tuple[str, ...]] = [] if first is None else [first]
     if not places and not found:

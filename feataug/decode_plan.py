@@ -1,0 +1,268 @@
+"""What decoding meets before the cut: which calls are replaced, and by tensors of which shapes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from feataug.capture import Capture, Clock, Taken
+from feataug.containers import Leaf, flatten, leaves_of, map_tensors, tensors_of
+from feataug.errors import SplitError, message
+from feataug.example import Example
+from feataug.meta_twin import MetaTwin
+from feataug.port import Port, put_on, take_off
+from feataug.recording import Call, Seen, eval_mode, uncompiled, watch
+from feataug.sites import Site, invoke, observe
+
+
+@dataclass(frozen=True)
+class Template(Leaf):
+    """A tensor's shape as a function of the batch size: ``base + step * (batch - 1)``. The leading dimension need not be the batch."""
+
+    base: tuple[int, ...]
+    step: tuple[int, ...]
+    dtype: torch.dtype
+
+    def shape(self, batch: int) -> list[int]:
+        """For so many samples."""
+        return [base + step * (batch - 1) for base, step in zip(self.base, self.step, strict=True)]
+
+    def stand_in(self, batch: int, device: torch.device) -> Tensor:
+        """What the encoder's calls return while decoding: NaN (of integers zeros), so that nothing can be read unnoticed."""
+        value = math.nan if self.dtype.is_floating_point or self.dtype.is_complex else 0
+        return torch.full(self.shape(batch), value, dtype=self.dtype, device=device)
+
+    def zeros(self, batch: int, device: torch.device) -> Tensor:
+        """Zeros that take no memory; they cannot be written to."""
+        return torch.zeros((), dtype=self.dtype, device=device).expand(self.shape(batch))
+
+
+@dataclass(eq=False)
+class Step:
+    """A call that decoding meets before the cut: stood in for (``"stub"``), replaced by what crosses (``"site"``), or made (``"run"``)."""
+
+    name: str
+    module: nn.Module
+    kind: str
+    output: Any = None
+    site: int = -1
+
+
+@dataclass(eq=False)
+class Plan:
+    """What decoding meets before the cut, for one image size.
+
+    Attributes:
+        steps: In the order of their calls.
+        crossing: What crosses at each site, with templates for tensors.
+        skipped: For each site, how often its layer is called before it is reached.
+    """
+
+    steps: list[Step]
+    crossing: list[Any]
+    skipped: list[int]
+
+    def stand_ins(self, batch: int, device: torch.device) -> list[Any]:
+        """What the replaced calls return, in their order."""
+        return [fill(step.output, batch, device) for step in self.steps if step.kind == "stub"]
+
+
+def fill(tree: Any, batch: int, device: torch.device) -> Any:
+    """A value with stand-ins for its templates."""
+    leaves, rebuild = flatten(tree)
+    return rebuild([leaf.stand_in(batch, device) if isinstance(leaf, Template) else leaf for leaf in leaves])
+
+
+def reached(calls: Sequence[Call], sites: Sequence[Site], until: float = math.inf) -> Iterator[tuple[Call, str]]:
+    """The calls that decoding meets before the cut: outermost ones that are over ``until`` then, and those that the cut lies within."""
+    calls = [call for call in calls if call.start < until]
+    entered = {call for call in calls if call.end is None or call.end > until}
+    ends = {call for call in calls for site in sites if site.is_at(call) and not site.port.before}
+    for call in calls:
+        if any(site.is_at(call) for site in sites):
+            entered.add(call) if call not in ends else None
+            while call.parent is not None:
+                call = call.parent
+                entered.add(call)
+    entered -= ends
+    met = set()
+    for call in calls:
+        if call.parent is None or call.parent in met:
+            if call in entered:
+                met.add(call)
+            yield call, "site" if call in ends else "run" if call in entered else "stub"
+
+
+@dataclass(eq=False)
+class Passage:
+    """One pass of the model.
+
+    Attributes:
+        met: The calls that decoding would meet, as ``reached`` lists them.
+        crossing: What crosses at each site, with a ``Seen`` for each tensor.
+        output: Shapes and types of what the model returned; ``None`` where it was left at the cut.
+    """
+
+    met: list[tuple[Call, str]]
+    crossing: list[Any]
+    output: list[Any] | None = None
+
+    @classmethod
+    def of(cls, calls: Sequence[Call], sites: Sequence[Site], taken: Sequence[Taken], output: Any) -> Passage:
+        """A pass to the end, in which ``taken`` passed the sites."""
+        met = list(reached(calls, sites, max(item.time for item in taken)))
+        return cls(met, [item.seen for item in taken], [_look(Seen.of(tensor)) for tensor in tensors_of(output)])
+
+    def looks(self) -> list[Any]:
+        """What must agree between the passes of two models if one is to speak for the other."""
+        returned = [
+            (call.name, kind, [_look(leaf) for leaf in leaves_of(call.output)]) for call, kind in self.met if kind == "stub"
+        ]
+        return [*returned, [[_look(leaf) for leaf in leaves_of(value)] for value in self.crossing]]
+
+
+class Planner:
+    """Measures what decoding meets before the cut, for any image size.
+
+    Where the model's ``MetaTwin`` makes of the example what the model itself made of it, the twin is asked: it takes no memory and hardly
+    any time. Otherwise the model's encoder is run, on one image and on two.
+
+    Args:
+        model: The whole model.
+        sites: Where it is cut.
+        example: How it is called.
+        traced: How the model itself passed the example.
+        constants: Names and numbers of calls that no image has a part in, such as position embeddings: decoding makes them again.
+    """
+
+    def __init__(
+        self, model: nn.Module, sites: Sequence[Site], example: Example, traced: Passage, constants: set[tuple[str, int]]
+    ) -> None:
+        self.model, self.sites, self.example, self.constants = model, sites, example, constants
+        self._traced = traced
+        self._plans: dict[tuple[tuple[int, int], torch.device], Plan] = {}
+        self.twin = self._trusted_twin()
+
+    def plan(self, image_size: tuple[int, int], device: torch.device) -> Plan:
+        """The plan for one image size, which is measured once: shapes depend on it in ways that only the model knows."""
+        key = (image_size, device)
+        if key not in self._plans:
+            one, two = (self.passage(batch, image_size, device) for batch in (1, 2))
+            self._plans[key] = self._compared(one, two)
+        return self._plans[key]
+
+    def passage(self, batch: int, image_size: tuple[int, int], device: torch.device) -> Passage:
+        """How so many images of that size pass, with a ``Seen`` for each tensor."""
+        if batch == len(self.example.images) and image_size == self.example.size:
+            return self._traced
+        if self.twin is not None:
+            return self.twin.passage(batch, image_size)
+        images = torch.zeros(batch, self.example.images.shape[1], *image_size, device=device, dtype=self.example.images.dtype)
+        args, kwargs = self.example.arguments(images, (), self.example.stand_ins(self.example.required, batch, image_size, device))
+        with torch.no_grad(), eval_mode(self.model):
+            calls, crossing = observe(self.model, self.sites, lambda: invoke(uncompiled(self.model), args, kwargs))
+        return Passage(list(reached(calls, self.sites)), [map_tensors(Seen.of, value) for value in crossing])
+
+    def _trusted_twin(self) -> SitedTwin | None:
+        try:
+            twin = SitedTwin(self.model, self.sites, self.example)
+            seen = twin.passage(len(self.example.images), self.example.size)
+        except Exception:  # whatever a model may do with numbers that are not there
+            return None
+        return twin if seen.looks() == self._traced.looks() else None
+
+    def _compared(self, one: Passage, two: Passage) -> Plan:
+        if [call.name for call, _ in one.met] != [call.name for call, _ in two.met]:
+            raise SplitError(
+                message(
+                    "split: the model calls other layers for another batch size.", given="1 and 2 images", needed="the same calls"
+                )
+            )
+        steps: list[Step] = []
+        skipped = [0] * len(self.sites)
+        original = {} if self.twin is None else self.twin.original
+        for (call, kind), (other, _) in zip(one.met, two.met, strict=True):
+            module = original.get(call.module, call.module)
+            at = next(
+                (number for number, site in enumerate(self.sites) if site.module is module and site.port.index == call.index), -1
+            )
+            if at >= 0 and self.sites[at].port.before:
+                skipped[at] = sum(step.module is module for step in steps)
+            if kind == "stub" and (call.name, call.index) in self.constants:
+                kind = "run"
+            steps.append(Step(call.name, module, kind, _templates(call.output, other.output) if kind == "stub" else None, at))
+        met = [step.site for step in steps]
+        for number, site in enumerate(self.sites):
+            if site.port.before and number not in met:
+                skipped[number] = sum(step.module is site.module for step in steps)
+        return Plan(steps, [_templates(a, b) for a, b in zip(one.crossing, two.crossing, strict=True)], skipped)
+
+
+class SitedTwin(MetaTwin):
+    """A model's twin, cut where the model is cut.
+
+    Args:
+        model: The model.
+        sites: Where it is cut.
+        example: How it is called.
+    """
+
+    def __init__(self, model: nn.Module, sites: Sequence[Site], example: Example) -> None:
+        super().__init__(model)
+        self.example = example
+        self._passages: dict[tuple[int, tuple[int, int]], Passage] = {}
+        for module in self.original:
+            take_off(module, lambda hook: isinstance(hook, Port))
+        self.sites = [Site(site.name, self.of[site.module], Port(site.port.index, site.port.before)) for site in sites]
+        for site in self.sites:
+            put_on(site.module, site.port)
+
+    def passage(self, batch: int, image_size: tuple[int, int]) -> Passage:
+        """How so many images of that size pass, to the end."""
+        if (batch, image_size) in self._passages:
+            return self._passages[batch, image_size]
+        capture, clock = Capture(self.model, [site.name for site in self.sites]), Clock()
+        with capture.during(clock):
+            calls, output = watch(self.model, lambda: self._call(batch, image_size), clock.clock)
+        taken = capture.at_sites(self.sites)
+        if taken is None:
+            raise ValueError("another way than through the cut")
+        found = Passage.of(calls, self.sites, taken, output)
+        if image_size == self.example.size:
+            self._passages[batch, image_size] = found
+        return found
+
+    def mixed_output(self, batch: int, append: Callable[[Any], Any]) -> list[Any]:
+        """Shapes and types of what the model returns for so many images of the example's size, if ``append`` is applied at the cut."""
+        with self.sites[0].port.doing(append):
+            return [_look(Seen.of(tensor)) for tensor in tensors_of(self._call(batch, self.example.size))]
+
+    def _call(self, batch: int, image_size: tuple[int, int]) -> Any:
+        images = self.like(self.example.images, (batch, self.example.images.shape[1], *image_size))
+        args, kwargs = self.example.arguments(
+            images, (), self.example.stand_ins(self.example.required, batch, image_size, images.device)
+        )
+        with self.active(), eval_mode(self.model):
+            return invoke(uncompiled(self.model), args, kwargs)
+
+
+def _look(leaf: Any) -> Any:
+    return (leaf.shape, leaf.dtype) if isinstance(leaf, Seen) else type(leaf)
+
+
+def _templates(first: Any, second: Any) -> Any:
+    """The same value with a ``Template`` for each tensor, from passes with one sample and with two."""
+    leaves, rebuild = flatten(first)
+    others = leaves_of(second)
+
+    def one(a: Any, b: Any) -> Any:
+        if not isinstance(a, Seen):
+            return a
+        return Template(a.shape, tuple(y - x for x, y in zip(a.shape, b.shape, strict=True)), a.dtype)
+
+    return rebuild([one(a, b) for a, b in zip(leaves, others, strict=True)])
