@@ -57,13 +57,9 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     return rebuild([function(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
 
 
-def is_sealed(value: Any) -> bool:
-    """Whether a value may hold tensors that cannot be found: a leaf of an unknown kind, such as an object with slots or a generator."""
-    return any(not isinstance(leaf, (Tensor, *_CLOSED)) and not _is_plain_data(leaf) for leaf in leaves_of(value))
-
-
-def _is_plain_data(leaf: Any) -> bool:
-    return type(leaf).__module__.partition(".")[0] == "numpy"
+def sealed(value: Any) -> list[str]:
+    """The types of the leaves that may hold, or were made of, tensors that cannot be found: iterators, NumPy's arrays, callable objects."""
+    return list(dict.fromkeys(type(leaf).__name__ for leaf in leaves_of(value) if not isinstance(leaf, (Tensor, *_CLOSED))))
 
 
 def _open(value: Any, leaves: list[Any], above: frozenset[int]) -> Callable[[Any], Any]:
@@ -114,8 +110,11 @@ def _open_items(
 
 def _with_items(value: Any, items: dict[Any, Any]) -> Any:
     made = copy.copy(value)
-    for key, item in items.items():
-        made[key] = item
+    try:
+        for key, item in items.items():
+            made[key] = item
+    except TypeError:
+        return items  # a mapping that cannot be written to
     return made
 
 

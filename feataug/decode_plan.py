@@ -164,7 +164,7 @@ class Planner:
             return self.twin.passage(batch, image_size)
         images = torch.zeros(batch, self.example.images.shape[1], *image_size, device=device, dtype=self.example.images.dtype)
         args, kwargs = self.example.arguments(images, (), self.example.stand_ins(self.example.required, batch, image_size, device))
-        with torch.no_grad(), eval_mode(self.model):
+        with torch.no_grad(), eval_mode(self.model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             calls, crossing = observe(self.model, self.sites, lambda: invoke(uncompiled(self.model), args, kwargs))
         return Passage(list(reached(calls, self.sites)), [map_tensors(Seen.of, value) for value in crossing])
 

@@ -128,9 +128,7 @@ class Example:
             {name: by_identity.get(id(item), by_name.get(name, item)) for name, item in kwargs.items()},
         )
 
-    def stand_ins(
-        self, names: Iterable[str], batch: int, size: tuple[int, int], device: torch.device
-    ) -> dict[str, Tensor]:
+    def stand_ins(self, names: Iterable[str], batch: int, size: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
         """Zeros in place of further tensors, for other numbers of samples and other image sizes; they take no memory."""
         made = {}
         for name in names:

@@ -182,7 +182,8 @@ class FeatureGenerator(
                 encoder's.
 
         Returns:
-            One ``(samples * B, channels, ceil(H / reduction), ceil(W / reduction))`` tensor per level of the spec.
+            One ``(samples * B, channels, ceil(H / reduction), ceil(W / reduction))`` tensor per level of the spec (``LevelSpec.size``,
+            where a level is rounded otherwise).
 
         Raises:
             DtypeError, ShapeError: masks are no integer ``(B, H, W)``; ``z`` has another shape.
@@ -218,11 +219,7 @@ class FeatureGenerator(
         made = self.unet(code.repeat(samples, 1, 1, 1), z.to(code.dtype), shares)
         maps, tokens = iter(made), iter(made[sum(not level.tokens for level in self.spec) :])
         levels = [next(tokens if level.tokens else maps) for level in self.spec]
-        levels = [
-            # Only where reductions are no powers of two of each other.
-            x if x.shape[-2:] == level.size(size) else F.interpolate(x, level.size(size), mode="bilinear", align_corners=False)
-            for x, level in zip(levels, self.spec, strict=True)
-        ]
+        levels = [_fitted(x, level.size(size), level.offset is not None) for x, level in zip(levels, self.spec, strict=True)]
         return tuple(levels) if standardized else self.destandardize(levels)
 
     def draw_z(self, count: int, rng: torch.Generator | None = None) -> Tensor:
@@ -263,6 +260,16 @@ class FeatureGenerator(
     def _unit(self, name: str, level: int) -> Tensor:
         value: Tensor = getattr(self, f"{name}_{level}")
         return value[:, None, :] if value.ndim == 2 else value[:, None, None]
+
+
+def _fitted(maps: Tensor, size: tuple[int, int], cut: bool) -> Tensor:
+    """Maps in the size of a level: ``cut`` at the far edges where the encoder, too, leaves out what fills no cell."""
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    if cut and all(0 <= have - want <= 1 for have, want in zip(maps.shape[-2:], size, strict=True)):
+        return maps[..., : size[0], : size[1]].contiguous(memory_format=torch.channels_last)
+    # Only where reductions are no powers of two of each other.
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def _widths(maps: Sequence[LevelSpec], finest: int, depth: int, first: int | None) -> list[int]:

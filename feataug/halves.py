@@ -206,7 +206,8 @@ class Halves:
     def _mixes_truly(self) -> bool:
         """The same, by what the model itself does."""
         example = self.example
-        with eval_mode(self.model):
+        devices = [example.images.device] if example.images.is_cuda else []
+        with eval_mode(self.model), torch.random.fork_rng(devices=devices):
             args, kwargs = example.arguments(example.images, (), {name: example.tensors[name] for name in example.required})
             real = self.run_encoder(self.callee(), args, kwargs)
             synthetic = tuple(level[:1] for level in real)

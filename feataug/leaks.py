@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from feataug.capture import Capture, Taken
 from feataug.comparing import has_nan, same
-from feataug.containers import flatten, map_tensors
+from feataug.containers import flatten, map_tensors, sealed
 from feataug.decode_plan import Passage, reached
 from feataug.errors import SplitError, message
 from feataug.example import Example
@@ -23,6 +24,10 @@ from feataug.recording import Call, eval_mode, training_paths, uncompiled
 from feataug.sites import Site
 from feataug.slicing import Needs, decoder_needs
 from feataug.tracing import Dataflow, trace
+
+# What may be read round a cut besides the outputs of layers.
+IMAGES = "the images themselves"
+UNTRACED = "a number of Python's, or an array of NumPy's"
 
 # A tensor that crosses, by its site and its number there.
 Position = tuple[int, int]
@@ -36,6 +41,7 @@ class Trace:
         calls, output, flow: As ``tracing.trace`` returns them.
         capture: What passed the layers that were named.
         training: Whether the pass went the ways of training.
+        seconds: How long it took.
     """
 
     calls: list[Call]
@@ -43,6 +49,7 @@ class Trace:
     flow: Dataflow
     capture: Capture
     training: bool
+    seconds: float
 
     @classmethod
     def of(cls, model: nn.Module, example: Example, at: tuple[str, ...], *, training: bool) -> Trace:
@@ -50,9 +57,19 @@ class Trace:
         capture = Capture(model, at)
         args, kwargs = example.arguments(example.images, (), example.tensors)
         run = partial(uncompiled(model), *args, **kwargs)
+        began = time.monotonic()
         with seeded(example.images.device):
             calls, output, flow = trace(model, example.followed, run, training=training, during=capture.during)
-        return cls(calls, output, flow, capture, training)
+        if flow.outputs is None or not flow.outputs:
+            raise SplitError(
+                message(
+                    "split: the model's output cannot be looked into.",
+                    given=", ".join(sealed(output)) or f"{type(output).__name__} without any tensor",
+                    needed="tensors, in lists, dictionaries, dataclasses, or objects with attributes",
+                    advice="Split the part of the model that returns tensors.",
+                )
+            )
+        return cls(calls, output, flow, capture, training, time.monotonic() - began)
 
     def taken(self, sites: list[Site]) -> list[Taken] | None:
         """What passed the sites; ``None`` if one of them was not reached."""
@@ -149,16 +166,17 @@ class Verifier:
 
 
 def check_complete(cut: Halves, needs: Needs, verifier: Verifier) -> tuple[list[str], str] | None:
-    """The layers that are read round the cut (none named: the images are) and in which mode; ``None`` if the cut is complete."""
+    """The layers that are read round the cut, and in which mode; ``None`` if the cut is complete."""
     when = ", in training" if verifier.traced.training else ""
     if not needs.complete:
-        return needs.leaks, when
+        return needs.leaks or [IMAGES], when
     if verifier.changes() and (not verifier.exact or not verifier.is_random() or verifier.changes()):
         # What crosses goes by two names: a layer that works in place, and its input, which is read as well.
         keys = {key for item in verifier.taken for key in item.keys}
         until = max(item.time for item in verifier.taken)
         met = [call for call, kind in reached(verifier.traced.calls, cut.sites, until) if kind == "stub"]
-        return list(dict.fromkeys(call.name for call in met if keys & {seen.key for seen in call.seen()})), when
+        names = list(dict.fromkeys(call.name for call in met if keys & {seen.key for seen in call.seen()}))
+        return names or [UNTRACED], when
     return None
 
 
@@ -168,14 +186,15 @@ def leak_error(label: str, names: list[str], when: str, complete: list[str]) -> 
         advice = "A skip connection goes round this layer. Complete cuts: " + "\n".join(
             ("" if number == 0 else " " * 16 + "or ") + f"split(model, at={at})" for number, at in enumerate(complete)
         )
-    elif names:
+    elif IMAGES not in names:
         advice = "A skip connection goes round this layer. feataug.cuts(model, images) lists the places where a cut is complete."
     else:
         advice = "No layer can stand for the images: cut a model whose decoder does not read them."
     return SplitError(
         message(
             f"split: the cut at {label} leaks.",
-            given=f"read after the cut{when}, made before it: " + (", ".join(repr(n) for n in names) or "the images themselves"),
+            given=f"read after the cut{when}, made before it: "
+            + ", ".join(name if name in (IMAGES, UNTRACED) else repr(name) for name in names),
             needed="everything that the decoder reads crosses the cut",
             advice=advice,
         )

@@ -11,9 +11,12 @@ from feataug.containers import leaves_of
 from feataug.errors import SplitError, message
 from feataug.halves import Halves
 from feataug.leaks import Position, Verifier
-from feataug.levels import Layout, other_sizes
+from feataug.levels import Layout, Size, cheap_sizes, finer_sizes, other_sizes
 from feataug.recording import Seen
 from feataug.slicing import Needs
+
+# The leaves of what crosses at each site, for one image of some size.
+Elsewhere = dict[Size, list[list[Any]]]
 
 
 def read_levels(cut: Halves, taken: list[Taken], checked: list[tuple[Needs, Verifier]]) -> dict[Position, Layout]:
@@ -27,69 +30,78 @@ def read_levels(cut: Halves, taken: list[Taken], checked: list[tuple[Needs, Veri
     Raises:
         SplitError: one of them is no feature map, or none is read.
     """
-    images = cut.example.images
     crossing = {
         (site, number): leaf
         for site, item in enumerate(taken)
         for number, leaf in enumerate(leaves_of(item.seen))
         if isinstance(leaf, Seen)
     }
-    elsewhere = measured_elsewhere(cut)
-    found = {
-        (site, number): Layout.of(
-            leaf,
-            len(images),
-            cut.example.size,
-            # As if it were as many images as in the example.
-            {size: (len(images), *shapes[site][number].shape[1:]) for size, shapes in elsewhere.items()} if leaf.ndim else None,
-        )
-        for (site, number), leaf in crossing.items()
-    }
+    if cut.planner.twin is not None:
+        elsewhere = measured(cut, other_sizes(cut.example.size))
+    else:
+        elsewhere = measured(cut, cheap_sizes(cut.example.size), enough=1)
+    found = {position: _layout(cut, position, leaf, elsewhere) for position, leaf in crossing.items()}
+    rounded = [layout for layout in found.values() if layout is not None and layout.offset is not None]
+    if rounded and cut.planner.twin is not None:
+        elsewhere |= measured(cut, finer_sizes(cut.example.size, rounded))
+        found = {position: _layout(cut, position, leaf, elsewhere) for position, leaf in crossing.items()}
     live = live_leaves(checked, found)
     layouts: dict[Position, Layout] = {}
-    for key, layout in found.items():
-        if key not in live:
+    for position, layout in found.items():
+        if position not in live:
             continue
         if layout is None:
-            shapes = "".join(f", {list(elsewhere[s][key[0]][key[1]].shape)} for {s[0]} x {s[1]}" for s in elsewhere)
-            rows, columns = cut.example.size
-            raise SplitError(
-                message(
-                    f"split: what crosses at {cut.label} is no feature map.",
-                    given=f"{list(crossing[key].shape)} {str(crossing[key].dtype).removeprefix('torch.')} for images of "
-                    f"{rows} x {columns}{shapes}",
-                    needed="(B, channels, h, w), (B, h, w, channels) or tokens (B, h w, channels), float, that grows with the image",
-                    advice="If this is one, pass example= images of a size that the stride divides.",
-                )
-            )
-        layouts[key] = replace(layout, live=live[key] == "all")
+            raise _no_map(cut, crossing[position], _shapes(position, elsewhere))
+        layouts[position] = replace(layout, live=live[position] == "all")
     if not layouts:
         raise SplitError(
             message(
                 f"split: nothing that crosses at {cut.label} is read after it.",
                 given=", ".join(f"{list(leaf.shape)}" for leaf in [*crossing.values()][:3])
-                or "no tensor in what the layer returns, " + ", ".join(type(item.value).__name__ for item in taken),
+                or "no tensor, but " + ", ".join(type(item.value).__name__ for item in taken),
                 needed="a layer whose output the model's output depends on",
             )
         )
     return layouts
 
 
-def measured_elsewhere(cut: Halves) -> dict[tuple[int, int], list[list[Any]]]:
-    """The leaves of what crosses for images of other sizes, which the model may refuse."""
-    found: dict[tuple[int, int], list[list[Any]]] = {}
-    for sizes in other_sizes(cut.example.size):
-        for size in sizes:
-            try:
-                seen = cut.planner.passage(1, size, cut.example.images.device)
-            except Exception:
-                continue
-            found[size] = [leaves_of(value) for value in seen.crossing]
-            if cut.planner.twin is None:
-                return found  # each costs a pass of the encoder
-            if min(size) % 2 == 0:
-                break
+def measured(cut: Halves, sizes: list[Size], enough: int | None = None) -> Elsewhere:
+    """What crosses for images of other sizes, of which the model may refuse some, until there are ``enough``."""
+    found: Elsewhere = {}
+    for size in sizes:
+        if len(found) == enough:
+            break
+        try:
+            found[size] = [leaves_of(value) for value in cut.planner.passage(1, size, cut.example.images.device).crossing]
+        except Exception:  # whatever it may say to such images
+            continue
     return found
+
+
+def _layout(cut: Halves, position: Position, leaf: Seen, elsewhere: Elsewhere) -> Layout | None:
+    # As if there were as many images as in the example.
+    shapes = {size: (len(cut.example.images), *shape[1:]) for size, shape in _shapes(position, elsewhere).items()}
+    return Layout.of(leaf, len(cut.example.images), cut.example.size, shapes)
+
+
+def _shapes(position: Position, elsewhere: Elsewhere) -> dict[Size, tuple[int, ...]]:
+    """Shapes of one tensor for other sizes; where it does not cross there is none."""
+    site, number = position
+    found = {size: leaves[site][number] for size, leaves in elsewhere.items() if number < len(leaves[site])}
+    return {size: leaf.shape for size, leaf in found.items() if isinstance(leaf, Seen)}
+
+
+def _no_map(cut: Halves, leaf: Seen, shapes: dict[Size, tuple[int, ...]]) -> SplitError:
+    rows, columns = cut.example.size
+    others = "".join(f", {list(shape)} for {size[0]} x {size[1]}" for size, shape in [*shapes.items()][-1:])
+    return SplitError(
+        message(
+            f"split: what crosses at {cut.label} is no feature map.",
+            given=f"{list(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')} for images of {rows} x {columns}{others}",
+            needed="(B, channels, h, w), (B, h, w, channels) or tokens (B, h w, channels), float, with h and w in proportion to the image",
+            advice="If this is one, pass example= images of a size that the stride divides.",
+        )
+    )
 
 
 def live_leaves(verifiers: list[tuple[Needs, Verifier]], layouts: Mapping[Position, Layout | None]) -> dict[Position, str]:

@@ -139,15 +139,40 @@ class Layout:
         return 1 + bool(self.kind == "nlc" and self.prefix and self.live)
 
 
-def other_sizes(size: Size) -> tuple[list[Size], list[Size]]:
+def other_sizes(size: Size) -> list[Size]:
     """Image sizes to measure at besides ``size``: some that few strides divide, and some, much wider, that all usual strides divide.
 
     The first tell how sizes are rounded; many models take the second alone.
     """
     rows, columns = size
-    odd = [(rows - 1, columns + 1), (rows + 3, columns - 3)]
+    odd = [(rows - 1, columns + 1), (rows + 3, columns - 3), (rows + 35, 4 * columns + 51)]
     even = [(-(-rows // side) * side, (columns // side + 1) * side + WIDER) for side in (32, 56)]
-    return [item for item in odd if min(item) > 0], even
+    return [item for item in odd if min(item) > 0] + even
+
+
+def finer_sizes(size: Size, layouts: Iterable[Layout]) -> list[Size]:
+    """Further sizes, where sides are not rounded up: at which of them does a map get another cell?"""
+    rows, columns = size
+    found = [
+        (rows + 2, columns - 2),
+        (rows + 5, columns - 5),
+        (rows + 9, columns - 7),
+        (rows + 11, columns + 22),
+        (rows + 14, columns + 25),
+    ]
+    odd = max((layout.reduction for layout in layouts if layout.offset), default=0)
+    # Rounded neither up nor down: every remainder of a side is tried.
+    found += [(rows + step, columns + odd // 2 + step) for step in range((odd + 1) // 2)]
+    return [item for item in found if min(item) > 0]
+
+
+def cheap_sizes(size: Size) -> list[Size]:
+    """Sizes to measure at where each costs a pass of the encoder: the first that the model takes has to do."""
+    rows, columns = max(1, 5 * size[0] // 8), max(1, 7 * size[1] // 8)
+    return [
+        (rows + 1, max(1, columns - 3)),
+        *((max(side, rows // side * side), max(side, columns // side * side)) for side in (32, 56)),
+    ]
 
 
 def _stays(found: Mapping[Size, Sequence[int]], dimensions: Sequence[int]) -> bool:
@@ -189,15 +214,16 @@ def _offsets(sides: Sequence[tuple[int, int]], stride: int) -> tuple[int, int] |
     """The least and the greatest offset by which ``(image + offset) // stride`` gives each map."""
     low = max(cells * stride - pixels for pixels, cells in sides)
     high = min(cells * stride - pixels for pixels, cells in sides) + stride - 1
-    # Beyond a stride either way there is no such network.
-    low, high = max(low, -stride), min(high, stride - 1)
+    # Convolutions without padding lose a few pixels; none gains any.
+    low, high = max(low, -2 * stride), min(high, stride - 1)
     return (low, high) if low <= high else None
 
 
 def _chosen(offsets: Mapping[int, tuple[int, int]], image_size: Size) -> tuple[int, int | None] | None:
     """The likeliest stride, rounding up if that fits, else down, else by the offset that is nearest to it."""
     upwards = [stride for stride, (_, high) in offsets.items() if high == stride - 1]
-    stride = _likeliest(image_size, upwards or list(offsets))
+    downwards = [stride for stride, (low, high) in offsets.items() if low <= 0 <= high]
+    stride = _likeliest(image_size, upwards or downwards or list(offsets))
     if stride is None:
         return None
     low, high = offsets[stride]

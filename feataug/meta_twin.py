@@ -48,7 +48,8 @@ class MetaTwin:
         """Within, new tensors are made on the meta device, and no gradient is recorded; the twin is in the modes of the model."""
         for module, twin in self.of.items():
             twin.training = module.training
-        with torch.no_grad(), torch.device("meta"):
+        # What a model draws, it would draw from the generators that everybody has.
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("meta"):
             yield
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -253,13 +254,9 @@ def _measured_elsewhere(model: nn.Module, case: Example, calls: list[Call]) -> d
     except Exception:  # whatever a model may do with numbers that are not there
         return {}
     measured: dict[Size, Shapes] = {}
-    for sizes in other_sizes(case.size):
-        for size in sizes:
-            try:
-                measured[size] = shapes(twin, 1, size)
-            except Exception:
-                continue
-            break
+    for size in other_sizes(case.size):
+        with suppress(Exception):  # whatever it may say to such images
+            measured[size] = shapes(twin, 1, size)
     return measured
 
 

@@ -7,7 +7,6 @@ import inspect
 import json
 import math
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,11 +18,10 @@ from feataug.checks import check_dtype_of, check_features, check_images, check_s
 from feataug.errors import SplitError, message
 from feataug.example import Example, explained
 from feataug.halves import Halves
-from feataug.leaks import Trace, Verifier, check_complete, leak_error
+from feataug.leaks import IMAGES, UNTRACED, Trace, Verifier, check_complete, leak_error
 from feataug.level_reading import read_levels
 from feataug.locating import find_call, layer_names
 from feataug.port import Port, take_off
-from feataug.recording import Call
 from feataug.sites import Site
 from feataug.slicing import Needs
 from feataug.specs import FeatureSpec
@@ -137,10 +135,8 @@ class Cut(Halves):
                 )
             )
         case = Example.of(example, model)
-        began = time.monotonic()
         with explained("split", case):
             traced = Trace.of(model, case, self.at, training=False)
-        seconds = time.monotonic() - began
         places = [find_call(model, traced.calls, name) for name in self.at]
         sites = [Site(name, call.module, Port(call.index, before)) for name, (call, before) in zip(self.at, places, strict=True)]
         taken = traced.taken(sites)
@@ -158,7 +154,7 @@ class Cut(Halves):
                     continue
                 needs, verifier = trace.needs(sites, constants), Verifier(self, trace)
                 if leak := check_complete(self, needs, verifier):
-                    complete = self._complete_cuts(leak[0], traced.calls, seconds) if advise else []
+                    complete = self._complete_cuts(leak[0], traced) if advise else []
                     raise leak_error(self.label, *leak, complete)
                 checked.append((needs, verifier))
                 self.read_arguments |= {name for name in case.required if trace.flow.key(case.tensors[name]) in needs.given}
@@ -288,10 +284,11 @@ class Cut(Halves):
             return None
         return trace if trace.taken(self.sites) is not None else None
 
-    def _complete_cuts(self, guilty: list[str], calls: list[Call], seconds: float) -> list[str]:
+    def _complete_cuts(self, leaking: list[str], traced: Trace) -> list[str]:
         """Complete cuts near a leaking one, tried out, as they would be written."""
-        if 8 * seconds > _PATIENCE:
+        if 8 * traced.seconds > _PATIENCE:
             print(f"split: the cut at {self.label} leaks; looking for complete ones near it ...", file=sys.stderr, flush=True)
+        calls, guilty = traced.calls, [name for name in leaking if name not in (IMAGES, UNTRACED)]
         order = {call.name: call.start for call in reversed(calls)}
         together = sorted({*self.at, *guilty}, key=lambda name: order.get(name.partition(":")[0], 0))
         around = [".".join(parts[:n]) for parts in [self.at[0].partition(":")[0].split(".")] for n in range(len(parts) - 1, 0, -1)]

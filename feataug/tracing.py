@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from feataug.containers import is_sealed, tensors_of
+from feataug.containers import sealed, tensors_of
 from feataug.recording import Call, Seen, eval_mode, training_paths, watch
 
 # Overwrite their first argument without looking at it.
@@ -141,7 +141,7 @@ class Dataflow(TorchDispatchMode):
 
     def finish(self, output: Any) -> None:
         """The pass is over, and has returned ``output``; ``outputs`` is ``None`` where this may hold tensors that cannot be found."""
-        self.outputs = None if is_sealed(output) else {self.key(tensor) for tensor in tensors_of(output)}
+        self.outputs = None if sealed(output) else {self.key(tensor) for tensor in tensors_of(output)}
 
     @property
     def read(self) -> dict[int | None, float]:
