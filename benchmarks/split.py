@@ -2,20 +2,34 @@
 
 On models of ResNet-50's size, in eval mode and without gradients: the decoder through the cut against the same layers called directly, and
 ``decode(encode(images))`` against the plain model. Sides take turns; ``ratio`` is the median over rounds of ours over the other
-(1.03 is an overhead of 3 %). One JSON line per claim, kept in ``benchmarks/results/split-DEVICE.json``.
+(1.03 is an overhead of 3 %).
+
+Then, on large models with random weights, one thread and one image, each in a process of its own: the time of ``split`` and of an error
+with its advice over that of a forward pass (``split_forwards``, at most 5; ``advice_forwards``, at most 12), and the peak of the process's
+memory while it splits over that of a forward pass (``trace_memory``, at most 1.5). ``--only cost`` measures these alone.
+
+One JSON line per claim, kept in ``benchmarks/results/split-DEVICE.json``.
 """
 
 from __future__ import annotations
 
 import json
+import statistics
+import subprocess
+import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import torch.nn.functional as F
-from common import keep, name_of, parser, race
+from common import RESULTS, keep, name_of, parser, process_bytes, race
+from torch import nn
 
 from feataug import split
+from feataug.errors import SplitError
 from feataug.models import PSPNet
 from feataug.training.run import keep_freed_memory
 
@@ -68,16 +82,114 @@ def measure(make: Callable[[], tuple[Any, str, Any]], shape: list[int], seconds:
     return results
 
 
+class Pyramid(nn.Module):
+    """A timm encoder and a head that sums all levels, as panoptic FPN does."""
+
+    def __init__(self, encoder: str) -> None:
+        super().__init__()
+        self.encoder = timm.create_model(encoder, features_only=True)
+        channels = self.encoder.feature_info.channels()
+        self.lateral = nn.ModuleList(nn.Conv2d(count, 128, 1) for count in channels)
+        self.head = nn.Conv2d(128, 19, 3, padding=1)
+
+    def forward(self, images: Any) -> Any:
+        levels = self.encoder(images)
+        maps = [x.permute(0, 3, 1, 2) if x.shape[-1] == c.in_channels else x for x, c in zip(levels, self.lateral, strict=True)]
+        size = maps[0].shape[-2:]
+        total = sum(F.interpolate(c(x), size, mode="bilinear") for x, c in zip(maps, self.lateral, strict=True))
+        return F.interpolate(self.head(total), images.shape[-2:], mode="bilinear")
+
+
+def mask2former() -> Any:
+    import transformers
+
+    stages = [f"stage{n}" for n in range(1, 5)]
+    swin = transformers.SwinConfig(
+        image_size=384, embed_dim=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], window_size=7, out_features=stages
+    )
+    return transformers.Mask2FormerForUniversalSegmentation(transformers.Mask2FormerConfig(backbone_config=swin))
+
+
+# The model, the side of its images, a complete cut, and one that leaks.
+LARGE: dict[str, tuple[Callable[[], Any], int, str, str]] = {
+    "swin_base": (lambda: Pyramid("swin_base_patch4_window7_224"), 224, "encoder", "encoder.layers_1"),
+    "convnext_large": (lambda: Pyramid("convnext_large"), 224, "encoder", "encoder.stages_1"),
+    "mask2former_swin_t": (
+        mask2former, 384, "model.pixel_level_module.encoder", "model.pixel_level_module.encoder.hidden_states_norms.stage2",
+    ),
+}  # fmt: skip
+
+
+def peak(run: Callable[[], Any]) -> int:
+    """The highest that the process's memory rises while ``run`` runs."""
+    Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the peak so far
+    run()
+    return process_bytes("VmHWM")
+
+
+@torch.no_grad()
+def cost(name: str) -> list[dict[str, Any]]:
+    """The claims on a large model."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    make, side, at, leaking = LARGE[name]
+    model, images = make().eval(), torch.zeros(1, 3, side, side)
+    # What only the first split of a process does: modules are imported.
+    split(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 2, 1)), "1")
+
+    def advice() -> None:
+        try:
+            split(model, leaking, example=images)
+        except SplitError as error:
+            assert "Complete cuts" in str(error), error
+            return
+        raise AssertionError(f"{leaking} leaks no more")
+
+    def seconds(run: Callable[[], Any]) -> float:
+        began = time.perf_counter()
+        run()
+        return time.perf_counter() - began
+
+    model(images)
+    results = []
+    for claim, run, bound in (("split_forwards", lambda: split(model, at, example=images), 5), ("advice_forwards", advice, 12)):
+        pairs = [(seconds(run), statistics.mean(seconds(lambda: model(images)) for _ in range(3))) for _ in range(3)]
+        figures = {"ours": statistics.median(a for a, _ in pairs), "other": statistics.median(b for _, b in pairs)}
+        figures["ratio"] = statistics.median(a / b for a, b in pairs)
+        results.append({"claim": claim} | {key: round(value, 3) for key, value in figures.items()} | {"bound": bound})
+    plain, ours = peak(lambda: model(images)), peak(lambda: split(model, at, example=images))
+    results.append({"claim": "trace_memory", "ours": ours, "other": plain, "ratio": round(ours / plain, 3), "bound": 1.5})
+    return [line | {"model": name, "device": name_of("cpu"), "shape": list(images.shape)} for line in results]
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--size", type=int, default=256)
     options.add_argument("--batch", type=int, default=2)
+    options.add_argument("--only", choices=("halves", "cost"), help="measure these claims, and keep the others as they are")
+    options.add_argument("--large", choices=tuple(LARGE), help="the cost of this model alone, printed and not kept")
     options.set_defaults(seconds=30)
     args = options.parse_args()
     keep_freed_memory()
-    shape = [args.batch, 3, args.size, args.size]
-    results = [line for make in (pspnet, fpn, middle) for line in measure(make, shape, args.seconds, args.device)]
-    keep("split", args.device, results)
+    if args.large:
+        print(json.dumps(cost(args.large)))
+        return
+    file = RESULTS / f"split-{args.device}.json"
+    kept = json.loads(file.read_text()) if args.only and file.exists() else []
+    is_cost = [line["claim"] in ("split_forwards", "advice_forwards", "trace_memory") for line in kept]
+    halves = [line for line, flag in zip(kept, is_cost, strict=True) if not flag]
+    costs = [line for line, flag in zip(kept, is_cost, strict=True) if flag]
+    if args.only != "cost":
+        shape = [args.batch, 3, args.size, args.size]
+        halves = [line for make in (pspnet, fpn, middle) for line in measure(make, shape, args.seconds, args.device)]
+    if args.only != "halves" and args.device == "cpu":
+        costs = []
+        for name in LARGE:
+            command = [sys.executable, __file__, "--large", name]
+            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            costs += json.loads(run.stdout.splitlines()[-1])
+            print(*map(json.dumps, costs[-3:]), sep="\n", flush=True)
+    keep("split", args.device, halves + costs)
 
 
 if __name__ == "__main__":

@@ -181,5 +181,9 @@ def _parameters(model: nn.Module) -> tuple[tuple[str, ...], set[str]]:
 
 def _channels(model: nn.Module) -> int:
     """Of the images, as the model's first convolution takes them; 3 where there is none."""
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-    return first.in_channels if first is not None and first.in_channels < 32 else 3
+    for module in model.modules():
+        weight = getattr(module, "weight", None)  # a convolution in TorchScript has one, too
+        if isinstance(weight, Tensor) and weight.ndim == 4:
+            channels = module.in_channels if isinstance(module, nn.Conv2d) else int(weight.shape[1])
+            return channels if channels < 32 else 3
+    return 3

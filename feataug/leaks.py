@@ -101,12 +101,13 @@ class Verifier:
     Args:
         cut: The cut.
         traced: A pass of its model.
+        needs: What the decoder reads there, by the dataflow.
 
     A model that draws random numbers even in eval mode is asked for NaN alone: its output differs from one call to the next.
     """
 
-    def __init__(self, cut: Halves, traced: Trace) -> None:
-        self.cut, self.traced = cut, traced
+    def __init__(self, cut: Halves, traced: Trace, needs: Needs) -> None:
+        self.cut, self.traced, self.needs = cut, traced, needs
         self.taken = traced.taken(cut.sites) or []
         # NaN is swallowed by a maximum or a comparison; what cannot compute with it gets a number.
         self.fills: tuple[float, ...] = (math.nan, 7.0)
@@ -126,7 +127,8 @@ class Verifier:
             crossing.append(rebuild(changed))
         stand_ins = self.cut.plan(example.size, example.images.device).stand_ins(len(example.images), example.images.device)
         stand_ins = [map_tensors(partial(spoil, value=value), item) for item in stand_ins]
-        tensors = dict(example.tensors) | {name: spoil(example.tensors[name], value) for name in example.image_like}
+        unread = [name for name in example.image_like if self.traced.flow.key(example.tensors[name]) not in self.needs.given]
+        tensors = dict(example.tensors) | {name: spoil(example.tensors[name], value) for name in unread}
         with seeded(example.images.device), self.mode(), torch.no_grad():
             return self.cut.replay(crossing, stand_ins, spoil(example.images, value), tensors)
 
@@ -165,11 +167,11 @@ class Verifier:
         return training_paths(self.cut.model, self.cut.example.images) if self.traced.training else eval_mode(self.cut.model)
 
 
-def check_complete(cut: Halves, needs: Needs, verifier: Verifier) -> tuple[list[str], str] | None:
+def check_complete(cut: Halves, verifier: Verifier) -> tuple[list[str], str] | None:
     """The layers that are read round the cut, and in which mode; ``None`` if the cut is complete."""
     when = ", in training" if verifier.traced.training else ""
-    if not needs.complete:
-        return needs.leaks or [IMAGES], when
+    if not verifier.needs.complete:
+        return verifier.needs.leaks or [IMAGES], when
     if verifier.changes() and (not verifier.exact or not verifier.is_random() or verifier.changes()):
         # What crosses goes by two names: a layer that works in place, and its input, which is read as well.
         keys = {key for item in verifier.taken for key in item.keys}

@@ -13,19 +13,18 @@ from feataug.halves import Halves
 from feataug.leaks import Position, Verifier
 from feataug.levels import Layout, Size, cheap_sizes, finer_sizes, other_sizes
 from feataug.recording import Seen
-from feataug.slicing import Needs
 
 # The leaves of what crosses at each site, for one image of some size.
 Elsewhere = dict[Size, list[list[Any]]]
 
 
-def read_levels(cut: Halves, taken: list[Taken], checked: list[tuple[Needs, Verifier]]) -> dict[Position, Layout]:
+def read_levels(cut: Halves, taken: list[Taken], checked: list[Verifier]) -> dict[Position, Layout]:
     """The tensors that cross and are read, with their layouts.
 
     Args:
         cut: The cut.
         taken: What crossed in a trace of the example.
-        checked: What the decoder needs, by each trace, and the trace's verifier.
+        checked: A verifier for each trace.
 
     Raises:
         SplitError: one of them is no feature map, or none is read.
@@ -104,10 +103,10 @@ def _no_map(cut: Halves, leaf: Seen, shapes: dict[Size, tuple[int, ...]]) -> Spl
     )
 
 
-def live_leaves(verifiers: list[tuple[Needs, Verifier]], layouts: Mapping[Position, Layout | None]) -> dict[Position, str]:
+def live_leaves(verifiers: list[Verifier], layouts: Mapping[Position, Layout | None]) -> dict[Position, str]:
     """Which of the tensors that cross are read: ``"map"``, or ``"all"`` where class and register tokens are read, too."""
     live: dict[Position, str] = {}
-    for needs, verifier in verifiers:
+    for verifier in verifiers:
         seen = {
             (site, number): leaf.key
             for site, item in enumerate(verifier.taken)
@@ -116,7 +115,11 @@ def live_leaves(verifiers: list[tuple[Needs, Verifier]], layouts: Mapping[Positi
         }
         shared = [key for key in seen.values() if list(seen.values()).count(key) > 1]
         for leaf, layout in layouts.items():
-            if leaf not in live and seen.get(leaf) in needs.crossing and (seen[leaf] not in shared or verifier.reads(leaf)):
+            if (
+                leaf not in live
+                and seen.get(leaf) in verifier.needs.crossing
+                and (seen[leaf] not in shared or verifier.reads(leaf))
+            ):
                 live[leaf] = "map"
             prefixed = layout is not None and layout.kind == "nlc" and layout.prefix
             if prefixed and layout is not None and live.get(leaf) == "map" and verifier.reads(leaf, layout.prefix):

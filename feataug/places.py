@@ -134,7 +134,7 @@ def chosen(places: list[Place]) -> list[Place]:
         stretch = min(int(share * SHOWN), SHOWN - 1)
         if stretch not in best or len(place.spec) <= len(places[best[stretch]].spec):
             best[stretch] = number
-    parts = {n for n, place in enumerate(places) if isinstance(place.at, str) and "." not in place.at}
+    parts = {n for n, place in enumerate(places) if isinstance(place.at, str) and place.at.isidentifier()}
     return [places[number] for number in sorted({*best.values(), *parts})]
 
 

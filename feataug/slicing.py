@@ -17,7 +17,7 @@ class Needs:
 
     Attributes:
         leaks: Names of the replaced calls that made a tensor which is read round the cut, in the order of the pass.
-        images: Whether the images are read themselves, or others that go with them.
+        images: Whether the images are read themselves.
         crossing: Storages of tensors that cross and are read.
         given: All other storages that are read and made by no operation: parameters, buffers, further arguments.
     """
@@ -72,6 +72,6 @@ def decoder_needs(flow: Dataflow, replaced: Sequence[tuple[Call, float]], taken:
     for item in reversed(arrivals):
         arrive(item)
     needs.leaks = list(dict.fromkeys(name for _, name in sorted(leaks.items())))
-    needs.images = not needed.isdisjoint(flow.inputs)
-    needs.given = needed - set(flow.inputs)
+    needs.images = flow.images in needed
+    needs.given = needed - {flow.images}
     return needs

@@ -23,7 +23,6 @@ from feataug.level_reading import read_levels
 from feataug.locating import find_call, layer_names
 from feataug.port import Port, take_off
 from feataug.sites import Site
-from feataug.slicing import Needs
 from feataug.specs import FeatureSpec
 
 # Seconds that something may take without a word.
@@ -147,23 +146,25 @@ class Cut(Halves):
         constants = traced.constants()
         super().__init__(model, sites, case, traced.passage(sites), constants)
         try:
-            checked: list[tuple[Needs, Verifier]] = []
+            checked: list[Verifier] = []
             for training in (False, True):
                 trace = self._in_training() if training else traced
                 if trace is None:
                     continue
-                needs, verifier = trace.needs(sites, constants), Verifier(self, trace)
-                if leak := check_complete(self, needs, verifier):
+                verifier = Verifier(self, trace, trace.needs(sites, constants))
+                if leak := check_complete(self, verifier):
                     complete = self._complete_cuts(leak[0], traced) if advise else []
                     raise leak_error(self.label, *leak, complete)
-                checked.append((needs, verifier))
-                self.read_arguments |= {name for name in case.required if trace.flow.key(case.tensors[name]) in needs.given}
+                checked.append(verifier)
+                self.read_arguments |= {
+                    name for name in case.required if trace.flow.key(case.tensors[name]) in verifier.needs.given
+                }
             self.layouts = read_levels(self, taken, checked)
             self.spec = FeatureSpec(
                 tuple(level for (site, leaf), layout in self.layouts.items() for level in layout.specs(self.level_name(site, leaf)))
             )
             named = list(model.named_parameters())
-            again = {name for needs, v in checked for name, p in named if v.traced.flow.key(p) in needs.given}
+            again = {name for v in checked for name, p in named if v.traced.flow.key(p) in v.needs.given}
             last_use = traced.flow.last_use()
             used = {name for name, p in named if last_use.get(traced.flow.key(p), math.inf) < until}
             self._encoder_names = used - again

@@ -153,9 +153,7 @@ def test_a_model_of_one_size_is_measured_at_that():
     # Images of the user's that it does not take are the user's affair: the model's own error, with a note.
     with pytest.raises(ValueError, match="224 x 224 alone") as raised:
         split(FixedSize(), "encoder", example=torch.rand(1, 3, 96, 96))
-    assert raised.value.__notes__ == [
-        "split: raised by the model when it was called with the example (images of 3 x 96 x 96)."
-    ]
+    assert raised.value.__notes__ == ["split: raised by the model when it was called with the example (images of 3 x 96 x 96)."]
 
 
 def test_shapes_at_other_sizes_tell_layouts_apart():
@@ -216,7 +214,12 @@ def test_a_pooling_u_net_goes_all_the_way(tmp_path):
     torch.manual_seed(0)
     model, size = UNet(), (60, 84)
     cut = split(model, ["first", "down.0", "down.1", "down.2"])
-    assert [(level.reduction, level.size(size)) for level in cut.spec] == [(1, (60, 84)), (2, (30, 42)), (4, (15, 21)), (8, (7, 10))]
+    assert [(level.reduction, level.size(size)) for level in cut.spec] == [
+        (1, (60, 84)),
+        (2, (30, 42)),
+        (4, (15, 21)),
+        (8, (7, 10)),
+    ]
     generator = feataug.FeatureGenerator(3, cut.spec, mask_widths=(8,), width=8, depth=1)
     loader = [(torch.rand(2, 3, *size), torch.randint(3, (2, *size)))]
     config = feataug.GeneratorConfig(num_images=4, critic_width=4)
