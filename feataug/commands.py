@@ -36,7 +36,8 @@ def inspect(args: argparse.Namespace) -> None:
     if (file := code_file(args.model)) is not None:
         # Several files can have the name; the standard output holds the table alone.
         print(f"{args.model}: {type(model).__name__} from {file}", file=sys.stderr)
-    native = getattr(model, "default_cfg", {}).get("input_size", (args.channels, 256, 256))
+    known = getattr(model, "default_cfg", None)  # timm's; a user's own model may have something else of that name
+    native = (known if isinstance(known, dict) else {}).get("input_size", (args.channels, 256, 256))
     rows, columns = args.size or native[1:]
     try:
         places = cuts(model, torch.zeros(1, args.channels, rows, columns), max_levels=args.max_levels)

@@ -433,6 +433,15 @@ def test_folders(here, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("value", ["None", "'resnet'", "object()"])
+def test_an_attribute_that_only_timm_gives_a_meaning(value, here, capsys):
+    (here / "mymodel.py").write_text(
+        BUILD + f"net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1))\nnet.default_cfg = {value}\n"
+    )
+    assert main(["inspect", "mymodel:net"]) == 0
+    assert "at 256 x 256" in capsys.readouterr().out
+
+
 def console(*argv: object, folder: Path) -> subprocess.CompletedProcess[str]:
     """As the console script runs it: -P, since Python does not put the current folder on the path of such a script."""
     code = "import sys; from feataug.cli import main; sys.exit(main())"
