@@ -23,14 +23,21 @@ def demo(args: argparse.Namespace) -> None:
 
 def inspect(args: argparse.Namespace) -> None:
     """``feataug inspect``."""
+    import sys
+
     import torch
 
+    from feataug.factories import code_file
     from feataug.models import named_model
     from feataug.places import cuts
     from feataug.report import places_table, write_result
 
     model = named_model(args.model)
-    native = getattr(model, "default_cfg", {}).get("input_size", (args.channels, 256, 256))
+    if (file := code_file(args.model)) is not None:
+        # Several files can have the name; the standard output holds the table alone.
+        print(f"{args.model}: {type(model).__name__} from {file}", file=sys.stderr)
+    known = getattr(model, "default_cfg", None)  # timm's; a user's own model may have something else of that name
+    native = (known if isinstance(known, dict) else {}).get("input_size", (args.channels, 256, 256))
     rows, columns = args.size or native[1:]
     try:
         places = cuts(model, torch.zeros(1, args.channels, rows, columns), max_levels=args.max_levels)

@@ -11,6 +11,7 @@ EXAMPLES = {
         "feataug inspect timm/resnet50 --size 512x512",
         "feataug inspect runs/base",
         "feataug inspect mypackage.models:build",
+        "feataug inspect ./mymodel.py:build --size 256x512",
     ),
     "stages": (
         "feataug stages --dataset scenes --size 96 128 --model runs/base --generator-images 400",

@@ -110,7 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "model",
         metavar="MODEL",
-        help="timm/NAME; a folder saved by `feataug finetune`; or MODULE:FUNCTION, which is called and returns it",
+        help="timm/NAME; a folder saved by `feataug finetune`; or MODULE:FUNCTION or FILE.py:FUNCTION, which is called and returns it",
     )
     command.add_argument(
         "--size", type=size, metavar="ROWSxCOLUMNS", help="size of the images (the model's own in timm, or 256x256)"

@@ -180,9 +180,9 @@ def test_inspect_lists_places_and_writes_them(tmp_path, capsys):
         ("timm/resnt50", "ConfigError: named_model: timm has no such model.\n  given:   'timm/resnt50'\n"),
         (
             "nothing.here:build",
-            "ConfigError: named_model: it cannot be imported.\n  given:   'nothing.here:build': No module named 'nothing'\n",
+            "ConfigError: named_model: there is no such module.\n  given:   'nothing.here:build': No module named 'nothing'\n",
         ),
-        ("json:dumps_all", "ConfigError: named_model: it cannot be imported.\n"),
+        ("json:dumps_all", "ConfigError: named_model: there is no such function.\n"),
         ("json", "ConfigError: named_model: no model has this name.\n  given:   'json'\n"),
     ],
 )

@@ -360,6 +360,8 @@ def test_a_pipe_that_is_closed_leaves_no_traceback(options):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 def test_the_exit_codes(tmp_path, monkeypatch, capsys):
+    # A command that was stopped notes so in its --output, by default runs/demo, if that is there.
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(COMMANDS, "demo", lambda args: (_ for _ in ()).throw(KeyboardInterrupt()))
     assert main(["demo"]) == 130
     monkeypatch.setitem(COMMANDS, "demo", lambda args: sys.exit(128 + signal.SIGTERM))

@@ -1,7 +1,6 @@
 """The official folders of ADE20K in miniature, and a real sample, where one is at hand."""
 
-from pathlib import Path
-
+import guards
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,7 +9,7 @@ from feataug.data import ADE20K
 from feataug.data.ade20k import CLASSES
 from feataug.errors import ConfigError, DataError, MissingDataError
 
-SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "ade20k-sample"
+SAMPLE = guards.real("ade20k-sample")
 
 
 def save(file, pixels):
@@ -72,7 +71,7 @@ def test_ade20k_names_of_the_file(tmp_path):
         ]
 
 
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"a sample of ADE20K is not at {SAMPLE}")
+@guards.needs_real("ade20k-sample")
 def test_the_real_ade20k():
     data = ADE20K(SAMPLE, "val")
     assert [tuple(mask.shape) for _, mask in data] == [(512, 683), (364, 500), (300, 400)]

@@ -1,7 +1,7 @@
 """The official folders of Cityscapes in miniature, against the official table of labels; and a real sample, where one is at hand."""
 
-from pathlib import Path
 
+import guards
 import numpy as np
 import pytest
 import torch
@@ -13,7 +13,7 @@ from feataug.data import Cityscapes, MaskFolder
 from feataug.data.cityscapes import IDS
 from feataug.errors import ConfigError, DataError, MissingDataError
 
-SAMPLE = Path(__file__).parents[3] / "shared" / "data" / "cityscapes-sample"
+SAMPLE = guards.real("cityscapes-sample")
 OFFICIAL = torchvision.datasets.Cityscapes.classes
 
 
@@ -156,7 +156,7 @@ def test_cityscapes_unknown_label(tmp_path):
     )
 
 
-@pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"a sample of Cityscapes is not at {SAMPLE}")
+@guards.needs_real("cityscapes-sample")
 def test_the_real_cityscapes():
     data = Cityscapes(SAMPLE)
     assert (len(data), data.labels) == (3, "ids")

@@ -1,5 +1,5 @@
-from pathlib import Path
 
+import guards
 import pytest
 import torch
 from torchvision import tv_tensors
@@ -9,7 +9,7 @@ from feataug.data import CamVid, MaskedImages
 from feataug.data.labels import default_palette
 from feataug.errors import ConfigError, DataError, MissingDataError
 
-CAMVID = Path(__file__).parents[3] / "shared" / "data" / "camvid"
+CAMVID = guards.real("camvid")
 
 
 def image(size=(6, 8), seed=0):
@@ -210,7 +210,7 @@ def test_camvid_refuses(tmp_path):
     )
 
 
-@pytest.mark.skipif(not CAMVID.is_dir(), reason=f"CamVid is not at {CAMVID}")
+@guards.needs_real("camvid")
 @pytest.mark.parametrize(("split", "count"), [("train", 367), ("val", 101)])
 def test_the_real_camvid(split, count):
     data = CamVid(CAMVID, split)

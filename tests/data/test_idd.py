@@ -1,5 +1,4 @@
-from pathlib import Path
-
+import guards
 import pytest
 import torch
 from torchvision.io import write_jpeg, write_png
@@ -7,7 +6,7 @@ from torchvision.io import write_jpeg, write_png
 from feataug.data import IDDLite, MaskedImages
 from feataug.errors import ConfigError, MissingDataError
 
-DATA = Path(__file__).parents[3] / "shared" / "data" / "idd-lite"
+DATA = guards.real("idd-lite")
 
 
 def write(root, split, drive, name, label):
@@ -57,7 +56,7 @@ def test_endings_pair_cityscapes_names(tmp_path):
     assert [file.name for file in data.mask_files] == ["ulm_gtFine_labelIds.png"]
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason=f"IDD-Lite is not at {DATA}")
+@guards.needs_real("idd-lite")
 def test_the_real_folders():
     assert [len(IDDLite(DATA, split)) for split in ("train", "val")] == [1403, 204]
     image, mask = IDDLite(DATA, "val")[7]
