@@ -16,6 +16,7 @@ from feataug.checks import (
     check_masks,
     check_number,
     check_pairs,
+    check_void,
     describe,
     is_plain,
 )

@@ -12,7 +12,17 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from feataug.checks import INTEGER_DTYPES, check_batch, check_features, check_loader, check_masks, check_number, check_void, describe, is_plain
+from feataug.checks import (
+    INTEGER_DTYPES,
+    check_batch,
+    check_features,
+    check_loader,
+    check_masks,
+    check_number,
+    check_void,
+    describe,
+    is_plain,
+)
 from feataug.errors import DtypeError, LabelError, ShapeError, message
 from feataug.labelcheck import refuse_one_class
 from feataug.losses import reconstruction, resize_logits, split_outputs

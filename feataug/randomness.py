@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import random
 import types
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ _LEAVES = (str, bytes, int, float, complex, torch.Tensor, np.ndarray, np.generic
 _PLAIN = frozenset((str, bytes, int, float, bool, type(None), torch.Tensor, np.ndarray, type))
 # What torch keeps in every module, but for the modules within it.
 _OF_MODULES = frozenset(torch.nn.Module().__dict__) - {"_modules"}
+# By type, as looking for them takes longer than all the rest.
+_KNOWN_SLOTS: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()
 
 
 def generators_in(*roots: Any) -> list[Any]:
@@ -78,13 +81,14 @@ def _children(value: Any) -> Sequence[Any]:
     return found + [child for name in _slots(type(value)) if (child := getattr(value, name, None)) is not None]
 
 
-@functools.lru_cache(maxsize=1024)
 def _slots(kind: type) -> tuple[str, ...]:
-    names: list[str] = []
-    for base in kind.__mro__:
-        slots = vars(base).get("__slots__", ())
-        names += (slots,) if isinstance(slots, str) else tuple(slots)
-    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+    if kind not in _KNOWN_SLOTS:
+        names: list[str] = []
+        for base in kind.__mro__:
+            slots = vars(base).get("__slots__", ())
+            names += (slots,) if isinstance(slots, str) else tuple(slots)
+        _KNOWN_SLOTS[kind] = tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+    return _KNOWN_SLOTS[kind]
 
 
 def _referred(function: types.FunctionType) -> list[Any]:

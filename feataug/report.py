@@ -103,7 +103,7 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
         cells = ("-" if (cell := row["per_class"][name]["iou"]) is None else f"{cell:.2f}" for row in rows.values())
         lines.append(f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
     # Of a class without a pixel in any row's masks; the rows of a table are measured on one set.
-    if absent := [name for name in names if all(row["per_class"][name]["acc"] is None for row in rows.values())]:
+    if absent := [name for name in names if all(row["per_class"][name].get("acc", 0) is None for row in rows.values())]:
         lines += ["", absent_text(absent)]
     return "\n".join(lines)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -147,10 +148,8 @@ class LabelFiles(Dataset):
             return
         if not self._first_compared and file != self.mask_files[0]:
             # The first file is what all are compared with, in whatever order they are read, and in every worker.
-            try:
+            with suppress(DataError):  # it is raised when that file itself is read
                 self._palettes.check(who, decode_labels(who, self.mask_files[0]), self.mask_files[0])
-            except DataError:
-                pass  # it is raised when that file itself is read
         self._first_compared = True
         self._palettes.check(who, found, file)
 

@@ -141,7 +141,9 @@ def _without_masks(
     found = [name for name, _ in there.files]
     jpeg = {file.with_suffix("").name for name, file in _jpegs(masks)}
     stems = [file.stem for file in (*(file for _, file in there.files), *there.ending)]
-    if len(lost) == number and (guess := _endings(lost, stems)):
+    # The readers of official folders have their own endings, and no list.
+    free = who == "MaskedImages"
+    if free and len(lost) == number and (guess := _endings(lost, stems)):
         advice = f"The names seem to end differently: endings={guess!r}."
     elif any(file.stem.removesuffix(endings[0]) + endings[1] in jpeg for _, file in lost):
         advice = "Masks of these names are there as JPEG, which changes labels: write them as PNG from the original labels."
@@ -149,7 +151,7 @@ def _without_masks(
         advice = "Masks of these names lie in other folders below it: folders have to be the same for images and masks."
     elif {name.lower() for name, _ in lost} <= {name.lower() for name in found}:
         advice = "Masks of these names differ in upper and lower case: rename them."
-    elif len(lost) < number and not listed:
+    elif free and len(lost) < number and not listed:
         advice = "Add the masks, or list the images that have one: names= takes a list, or a file such as VOC's train.txt."
     passed = there.passed_over()
     given = ", ".join(file.name for _, file in lost[:5]) + (", ..." if len(lost) > 5 else "")
@@ -172,8 +174,8 @@ def _endings(lost: Sequence[tuple[str, Path]], masks: Sequence[str]) -> tuple[st
     """Endings of words under which every image has a mask, if there are some."""
     known, image = set(masks), lost[0][1].stem
     # Masks whose names have the longest beginnings in common with the first image's.
-    for mask in sorted(known, key=lambda stem: (-len(os.path.commonprefix([stem, image])), stem))[:3]:
-        shared = len(os.path.commonprefix([mask, image]))
+    for mask in sorted(known, key=lambda stem: (-_shared(stem, image), stem))[:3]:
+        shared = _shared(mask, image)
         # An ending starts at a mark between words, or one of the names is the beginning of the other.
         marks = [place for place in range(shared, 0, -1) if image[place : place + 1] in _MARKS and mask[place : place + 1] in _MARKS]
         for place in [*marks, *([shared] if shared == min(len(image), len(mask)) else [])]:
@@ -183,3 +185,8 @@ def _endings(lost: Sequence[tuple[str, Path]], masks: Sequence[str]) -> tuple[st
             if all(file.stem.endswith(first) and file.stem.removesuffix(first) + second in known for _, file in lost):
                 return first, second
     return None
+
+
+def _shared(first: str, second: str) -> int:
+    """How many characters two texts have in common at their beginnings."""
+    return next((place for place, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), min(len(first), len(second)))

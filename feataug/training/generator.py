@@ -101,11 +101,12 @@ class GeneratorTrainer:
             CheckpointError: ``output`` holds a run with other settings, or another run uses it.
 
         Warns:
-            FeatAugWarning: the generator ignores ``z``.
+            FeatAugWarning: the generator ignores ``z``; or a class has no pixel in any mask, where the set is small enough to look at all.
 
         Ctrl-C and SIGTERM save a checkpoint after the step that is under way, and leave by ``KeyboardInterrupt`` or ``SystemExit(143)``.
         """
-        check_labels("GeneratorTrainer", loader, val_loader)
+        check_labels("GeneratorTrainer", loader, training=True)
+        check_labels("GeneratorTrainer", val_loader)
         with held(self.run.path), stop_requests() as stop:
             return self._fit(loader, val_loader, stop)
 
