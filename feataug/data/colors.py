@@ -32,7 +32,7 @@ class ColorTable:
     """
 
     def __init__(self, who: str, colors: Any, classes: Sequence[str], void: Any, ignore_index: int) -> None:
-        self.who = who
+        self.who, self.num_classes = who, len(classes)
         table: dict[Color, int] = {}
         self.first: dict[int, Color] = {}
         pairs = [*_entries(who, colors, classes, ignore_index)]
@@ -59,7 +59,7 @@ class ColorTable:
     @property
     def palette(self) -> tuple[tuple[int, int, int], ...]:
         """The first colour of each class."""
-        colors = [self.first[label] for label in sorted(label for label in self.first if label >= 0)]
+        colors = [self.first[label] for label in range(self.num_classes)]
         return tuple((color[0], color[1], color[2]) for color in colors)
 
     def classes_of(self, found: Labels, file: Path) -> np.ndarray:

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
+from feataug.data.lossy import lossy_format
 from feataug.errors import DataError, message
 
 _ORIENTATION = 0x0112
 _PHOTOMETRIC = 262
 # Of TIFF's PhotometricInterpretation: zero is white.
 _WHITE_IS_ZERO = 0
-_LOSSY_IN_TIFF = ("jpeg", "tiff_jpeg", "webp")
 # Grey values of fewer than 8 bits, which Pillow spreads over 0 .. 255.
 _SPREAD = {"L;2": 85, "L;4": 17}
 # Channels of 16 bits that lie together.
@@ -83,7 +83,7 @@ def decode_labels(who: str, file: Path) -> Labels:
         DataError: the file cannot be decoded, or its format changes labels, as JPEG does.
     """
     with _opened(who, file, "a PNG, TIFF, BMP or lossless WebP") as picture:
-        lossy = _lossy(file, picture)
+        lossy = lossy_format(file, picture)
         if lossy is not None:
             raise DataError(
                 message(
@@ -139,7 +139,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def orientation_of(file: Path) -> int:
     """EXIF's orientation of a file, 1 where there is none."""
     try:
-        with Image.open(file) as picture:
+        with _picture(file) as picture:
             picture.load()
             return _orientation(picture)
     except (OSError, ValueError, SyntaxError):
@@ -147,9 +147,16 @@ def orientation_of(file: Path) -> int:
 
 
 @contextmanager
+def _picture(file: Path) -> Iterator[Any]:
+    # Not by its name: Pillow then maps uncompressed TIFF into memory, and scrambles those that EXIF turns by 90 degrees (13.0).
+    with open(file, "rb") as stream, Image.open(stream) as picture:
+        yield picture
+
+
+@contextmanager
 def _opened(who: str, file: Path, needed: str) -> Iterator[Any]:
     try:
-        with Image.open(file) as picture:
+        with _picture(file) as picture:
             _refuse_stacks(who, file, picture)
             yield picture
     except DataError:
@@ -250,7 +257,7 @@ def _both_bytes(file: Path, raw: str) -> np.ndarray:
 
 
 def _stored(file: Path, raw: str) -> np.ndarray:
-    with Image.open(file) as picture:
+    with _picture(file) as picture:
         tiles: Any = picture.tile
         for number, (codec, extents, offset, arguments) in enumerate(tiles):
             told = (raw, *arguments[1:]) if isinstance(arguments, tuple) else raw
@@ -271,26 +278,3 @@ def _floats(who: str, file: Path, pixels: np.ndarray) -> np.ndarray:
             )
         )
     return pixels.astype(np.float32)[..., None]
-
-
-def _lossy(file: Path, picture: Any) -> str | None:
-    """The name of the compression that changed the pixels, if there is one."""
-    if picture.format in ("JPEG", "MPO"):
-        return "JPEG"
-    if picture.format in ("JPEG2000", "AVIF", "HEIF"):
-        return str(picture.format)
-    if picture.format == "TIFF" and picture.info.get("compression") in _LOSSY_IN_TIFF:
-        return f"TIFF with {picture.info['compression'].removeprefix('tiff_').upper()} compression"
-    if picture.format == "WEBP" and b"VP8L" not in _chunks(file):
-        return "lossy WebP"
-    return None
-
-
-def _chunks(file: Path) -> set[bytes]:
-    """The names of a WebP file's chunks: pixels are in VP8L where they are lossless, in VP8 where not."""
-    content, names, place = file.read_bytes(), set(), 12
-    while place + 8 <= len(content):
-        names.add(content[place : place + 4])
-        length = int.from_bytes(content[place + 4 : place + 8], "little")
-        place += 8 + length + length % 2
-    return names
