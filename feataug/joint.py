@@ -182,12 +182,13 @@ def _image_tensor(who: str, image: Any) -> Tensor:
 
 
 def _mask_tensor(who: str, mask: Any) -> Tensor:
+    given = mask
     if isinstance(mask, np.ndarray) and mask.dtype.kind in "ui":
         mask = torch.from_numpy(mask.astype(np.int64))
     if isinstance(mask, Tensor) and mask.ndim == 3 and 1 in (mask.shape[0], mask.shape[-1]):
         mask = mask.squeeze(0) if mask.shape[0] == 1 else mask.squeeze(-1)
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.is_floating_point() or mask.is_complex() or mask.dtype is torch.bool:
-        raise _wrong(who, mask, _NAMED)
+        raise _wrong(who, given, _NAMED)
     return mask.long()
 
 
