@@ -54,7 +54,7 @@ def check_number(
 
 def check_void(who: str, num_classes: int, ignore_index: int) -> None:
     """Raise ``ConfigError`` where the label of void is also a class: its pixels would be left out of losses and measures."""
-    if isinstance(ignore_index, int) and 0 <= ignore_index < num_classes:
+    if hasattr(ignore_index, "__index__") and 0 <= ignore_index < num_classes:
         raise ConfigError(
             message(
                 f"{who}: ignore_index is also a class.",

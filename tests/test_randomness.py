@@ -63,6 +63,7 @@ class Module(torch.nn.Module):
         return torch.rand((), generator=self.own)
 
 
+RNG = np.random.default_rng()
 PIPELINE = Compose(Transform(), Transform())
 
 
@@ -93,7 +94,7 @@ DRAWS = {
     "global of a function": by_global,
     "global of a helper": helper,
     "closure": closure(),
-    "default": lambda rng=np.random.default_rng(): rng.random(),
+    "default": lambda rng=RNG: rng.random(),
     "partial": functools.partial(scaled, random.Random(), by=2.0),
     "method": Compose(Transform()).__call__,
 }

@@ -79,10 +79,10 @@ class LabelFiles(Dataset):
                 )
             self.colors = ColorTable(who, colors, self.classes, void, ignore_index)
             palette = self.colors.palette if palette is None else palette
-        elif not isinstance(void, int):
+        elif not hasattr(void, "__index__"):  # an integer of numpy has one, too
             raise ConfigError(message(f"{who}: void is no label.", given=repr(void), needed="an integer, or colors="))
         else:
-            self._table, self._labels = _lookup(who, ids, void, self.num_classes, ignore_index)
+            self._table, self._labels = _lookup(who, ids, operator.index(void), self.num_classes, ignore_index)
         self.palette = tuple(palette) if palette is not None else default_palette(len(self.classes))
         # True where labels mean what nobody said: a label 255 may be void or a class.
         self.void_is_assumed = ids is None and colors is None
