@@ -79,10 +79,8 @@ class LabelFiles(Dataset):
                 )
             self.colors = ColorTable(who, colors, self.classes, void, ignore_index)
             palette = self.colors.palette if palette is None else palette
-        elif not hasattr(void, "__index__"):  # an integer of numpy has one, too
-            raise ConfigError(message(f"{who}: void is no label.", given=repr(void), needed="an integer, or colors="))
         else:
-            self._table, self._labels = _lookup(who, ids, operator.index(void), self.num_classes, ignore_index)
+            self._table, self._labels = _lookup(who, ids, void, self.num_classes, ignore_index)
         self.palette = tuple(palette) if palette is not None else default_palette(len(self.classes))
         # True where labels mean what nobody said: a label 255 may be void or a class.
         self.void_is_assumed = ids is None and colors is None
@@ -154,8 +152,12 @@ class LabelFiles(Dataset):
         self._palettes.check(who, found, file)
 
 
-def _lookup(who: str, ids: Any, void: int, num_classes: int, ignore_index: int) -> tuple[np.ndarray, list[int]]:
+def _lookup(who: str, ids: Any, void: Any, num_classes: int, ignore_index: int) -> tuple[np.ndarray, list[int]]:
     """Class of each label, and the labels that are classes. The last place of the table stands for all labels beyond."""
+    try:
+        void = operator.index(void)  # an integer of numpy is one, too
+    except TypeError:
+        raise ConfigError(message(f"{who}: void is no label.", given=repr(void), needed="an integer, or colors=")) from None
     known = _pairs(who, ids, num_classes, ignore_index)
     labels = [label for label in sorted(known) if label != void]
     if ids is None:

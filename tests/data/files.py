@@ -1,9 +1,10 @@
-"""Image files that no usual library writes: PNG of any depth, interlaced or not."""
+"""Image files for tests: pairs of plain ones, and what no usual library writes: PNG of any depth, interlaced or not."""
 
 import struct
 import zlib
 
 import numpy as np
+from PIL import Image
 
 # Adam7: first row, first column, steps.
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
@@ -45,3 +46,19 @@ def tiff(values):
     ]  # fmt: skip
     directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + struct.pack("<I", 0)
     return struct.pack("<2sHI", b"II", 42, bits + len(extra)) + pixels + extra + directory
+
+
+def image(file, shade=0):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 6), (shade,) * 3).save(file)
+
+
+def mask(file, label=1):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((6, 8), label, np.uint8)).save(file)
+
+
+def pairs(root, *names, suffix=".jpg"):
+    for name in names:
+        image(root / "i" / f"{name}{suffix}")
+        mask(root / "m" / f"{name}.png")
