@@ -87,10 +87,16 @@ def known_facts(card: Any) -> dict[str, Any]:
     facts = {name: value for name, value in card.items() if name in _FACTS and _FACTS[name][1](value)}
     for name, value in facts.items():
         if keys := _FACTS[name][2]:
-            facts[name] = {key: value[key] for key in keys if _number(value.get(key))}
+            facts[name] = {key: value[key] for key in keys if _number(value.get(key))} | _absent(value.get("absent"), name)
         elif name == "classes":
             facts[name] = list(value)
     return facts
+
+
+def _absent(value: Any, name: str) -> dict[str, list[Any]]:
+    """Classes without a pixel in the masks that were measured on, by number or name."""
+    kept = [x for x in value if _text(x) or (isinstance(x, int) and not isinstance(x, bool))] if isinstance(value, (list, tuple)) else []
+    return {"absent": kept} if kept and name == "measures" else {}
 
 
 def data_facts(data: Any, split: str, license: str | None, folder: Path | None, **more: Any) -> dict[str, Any]:
@@ -211,6 +217,9 @@ def facts_text(facts: Mapping[str, Any]) -> str:
         )
     if scores := facts.get("measures"):
         measured.append(", ".join(f"{title} {scores[name]:.2f}" for name, title in _MEASURES.items()) + " (percent).")
+        names = facts.get("classes", [])
+        if absent := [plain(names[x] if isinstance(x, int) and 0 <= x < len(names) else x) for x in scores.get("absent", ())]:
+            measured.append(f"\nWithout a pixel in the masks that were measured on: {', '.join(absent)}. Nothing is known of these classes.")
     lines += measured or ["Not measured, or not stated."]
     lines += ["", "## Licence", "", f"Of the weights: {plain(facts.get('license', 'not stated'))}."]
     # By its name: the package stands above its modules, and imports them.

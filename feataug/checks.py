@@ -52,6 +52,19 @@ def check_number(
         raise ConfigError(message(f"{who}: {name} is out of range.", given=repr(value), needed=f"{kind} in {bounds}"))
 
 
+def check_void(who: str, num_classes: int, ignore_index: int) -> None:
+    """Raise ``ConfigError`` where the label of void is also a class: its pixels would be left out of losses and measures."""
+    if hasattr(ignore_index, "__index__") and 0 <= ignore_index < num_classes:
+        raise ConfigError(
+            message(
+                f"{who}: ignore_index is also a class.",
+                given=f"ignore_index={ignore_index}, {num_classes} classes",
+                needed=f"a label that is none of 0 .. {num_classes - 1}",
+                advice="Pass ignore_index=-1, or 65535: to the reader of the data, to the generator and to all that take its masks.",
+            )
+        )
+
+
 def is_plain(value: Any) -> bool:
     """Whether ``value`` is a tensor with its numbers in memory: not sparse, not on the meta device."""
     return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta and not value.is_quantized
@@ -155,10 +168,12 @@ def check_masks(who: str, masks: Any, num_classes: int, ignore_index: int) -> Te
     """Return ``masks`` as int64 after checking shape, dtype and labels.
 
     Raises:
+        ConfigError: ``ignore_index`` is a class.
         DtypeError: not an integer tensor.
         ShapeError: not ``(B, H, W)`` with at least one pixel.
         LabelError: a value that is neither ``0 .. num_classes - 1`` nor ``ignore_index``.
     """
+    check_void(who, num_classes, ignore_index)
     check_mask_form(who, masks)
     masks = masks.long()
     # One synchronisation on a GPU: the table look-ups that follow would end in an unreadable device-side assert instead.

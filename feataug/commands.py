@@ -246,7 +246,8 @@ def _say(text: str) -> None:
 
 
 def _dataset(args: argparse.Namespace, split: str, transforms: Any) -> Any:
-    from feataug.data import ADE20K, CamVid, Cityscapes, IDDLite, MaskedImages, Scenes
+    from feataug.data import ADE20K, CamVid, Cityscapes, IDDLite, Scenes
+    from feataug.own_data import folder_data
 
     if args.dataset == "scenes":
         # Train and validation scenes never meet: their seeds differ.
@@ -257,12 +258,7 @@ def _dataset(args: argparse.Namespace, split: str, transforms: Any) -> Any:
     official: dict[str, Any] = {"camvid": CamVid, "cityscapes": Cityscapes, "ade20k": ADE20K, "idd": IDDLite}
     if args.dataset in official:
         return official[args.dataset](args.data, split, transforms=transforms)
-    if not args.classes:
-        raise ConfigError(
-            message("feataug: class names are missing.", given="--dataset folder", needed="--classes sky road car ...")
-        )
-    folders = (args.data / split / "images", args.data / split / "masks")
-    return MaskedImages(*folders, args.classes, void=args.void, transforms=transforms)
+    return folder_data(args, split, transforms)
 
 
 def _mixing(args: argparse.Namespace, cut: Any, train: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from feataug.checks import (
     check_masks,
     check_number,
     check_pairs,
+    check_void,
     describe,
     is_plain,
 )
@@ -57,6 +58,7 @@ class PixelFilter:
                     "PixelFilter: class_loss is no loss for each class.", given=describe(class_loss), needed="(num_classes,) float"
                 )
             )
+        check_void("PixelFilter", len(class_loss), ignore_index)
         self.cut, self.class_loss, self.factor, self.ignore_index = cut, class_loss, float(factor), ignore_index
         self.rejected = torch.zeros(())
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from feataug.cards import generator_text
-from feataug.checks import check_features, check_masks, check_number, check_sequence, describe, is_plain
+from feataug.checks import check_features, check_masks, check_number, check_sequence, check_void, describe, is_plain
 from feataug.errors import ConfigError, DtypeError, ShapeError, message
 from feataug.fits import check_fits
 from feataug.hub import HubModel
@@ -48,7 +48,8 @@ class FeatureGenerator(
         ignore_index: Label of void.
 
     Raises:
-        ConfigError: a number is out of range, the preset or the modulation is unknown, or only tokens cross.
+        ConfigError: a number is out of range, the preset or the modulation is unknown, ``ignore_index`` is a class, or only tokens
+            cross.
 
     Example:
         >>> from feataug.specs import LevelSpec
@@ -101,6 +102,7 @@ class FeatureGenerator(
             check_number("FeatureGenerator", "width", width, low=1, integer=True)
         check_number("FeatureGenerator", "depth", depth, low=0, integer=True)
         check_number("FeatureGenerator", "ignore_index", ignore_index, integer=True)
+        check_void("FeatureGenerator", num_classes, ignore_index)
         for number in mask_widths:
             check_number("FeatureGenerator", "one of mask_widths", number, low=1, integer=True)
         if not mask_widths:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from feataug.checks import check_mask_form, check_masks, check_number, describe, is_plain
+from feataug.checks import check_mask_form, check_masks, check_number, check_void, describe, is_plain
 from feataug.errors import ShapeError, message
 from feataug.processes import place, total
 
@@ -59,7 +59,11 @@ def smoothed_cross_entropy(logits: Tensor, masks: Tensor, label_smoothing: float
 
     Returns:
         ``(B, H, W)``, zero at void pixels.
+
+    Raises:
+        ConfigError: ``ignore_index`` is a class.
     """
+    check_void("smoothed_cross_entropy", logits.shape[1], ignore_index)
     return F.cross_entropy(logits.float(), masks, ignore_index=ignore_index, reduction="none", label_smoothing=label_smoothing)
 
 
@@ -167,6 +171,7 @@ def segmentation_loss(
         if masks.device.type == "cpu":
             # On a GPU it would wait for what was asked of it; there torch's own assertion has to do.
             check_masks("segmentation_loss", masks, head.shape[1], ignore_index)
+        check_void("segmentation_loss", head.shape[1], ignore_index)
         if class_weights is not None and tuple(class_weights.shape) != (head.shape[1],):
             raise ShapeError(
                 message(

@@ -12,8 +12,19 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from feataug.checks import INTEGER_DTYPES, check_batch, check_features, check_loader, check_masks, check_number, describe, is_plain
+from feataug.checks import (
+    INTEGER_DTYPES,
+    check_batch,
+    check_features,
+    check_loader,
+    check_masks,
+    check_number,
+    check_void,
+    describe,
+    is_plain,
+)
 from feataug.errors import DtypeError, LabelError, ShapeError, message
+from feataug.labelcheck import refuse_one_class
 from feataug.losses import reconstruction, resize_logits, split_outputs
 from feataug.recording import eval_mode
 
@@ -29,7 +40,8 @@ def scores(confusion: Tensor) -> dict[str, Any]:
     Returns:
         ``pixel_acc``, ``class_acc``, ``miou``, ``fw_iou``, and ``per_class`` with the lists ``acc`` and ``iou`` (``None`` for a
         class where the measure is not defined). ``class_acc`` averages over the classes that occur in the masks, ``miou`` over
-        those that occur in masks or predictions. NaN where no pixel was counted.
+        those that occur in masks or predictions. NaN where no pixel was counted. ``absent`` lists the classes without a pixel in the
+        masks: nothing is known of them, and their IoU is 0 where they are predicted.
 
     Source:
         Sec. 4.1; Long, Shelhamer, Darrell (2015), Sec. 5.
@@ -48,7 +60,10 @@ def scores(confusion: Tensor) -> dict[str, Any]:
     def listed(values: Tensor) -> list[float | None]:
         return [None if value != value else 100 * value for value in values.tolist()]
 
-    return {name: 100 * float(value) for name, value in named.items()} | {"per_class": {"acc": listed(acc), "iou": listed(iou)}}
+    return {name: 100 * float(value) for name, value in named.items()} | {
+        "per_class": {"acc": listed(acc), "iou": listed(iou)},
+        "absent": (true == 0).nonzero().flatten().tolist(),
+    }
 
 
 class SegmentationMetrics(Metric):
@@ -59,7 +74,7 @@ class SegmentationMetrics(Metric):
         ignore_index: Label of void.
 
     Raises:
-        ConfigError: ``num_classes`` is out of range.
+        ConfigError: ``num_classes`` is out of range, or ``ignore_index`` is a class.
 
     Example:
         >>> metrics = SegmentationMetrics(num_classes=2)
@@ -73,11 +88,16 @@ class SegmentationMetrics(Metric):
 
     full_state_update = False
     confusion: Tensor
+    void: Tensor
 
     def __init__(self, num_classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_number("SegmentationMetrics", "num_classes", num_classes, low=1, integer=True)
+        check_void("SegmentationMetrics", num_classes, ignore_index)
         self.num_classes, self.ignore_index = num_classes, ignore_index
+        # Pixels by class and of void at the last compute, over all processes.
+        self.labels: tuple[list[int], int] = ([0] * num_classes, 0)
+        self.add_state("void", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, masks: Tensor) -> None:
@@ -125,6 +145,7 @@ class SegmentationMetrics(Metric):
                         needed=f"0 .. {self.num_classes - 1}",
                     )
                 )
+        self.void += (masks == self.ignore_index).sum()
         if self.num_classes == 1:
             # torchmetrics' multiclass matrix starts at two classes.
             self.confusion += (masks != self.ignore_index).sum()
@@ -135,6 +156,7 @@ class SegmentationMetrics(Metric):
 
     def compute(self) -> dict[str, Any]:
         """The measures of everything counted since the last ``reset``; see ``scores``."""
+        self.labels = self.confusion.sum(1).tolist(), int(self.void)
         return scores(self.confusion)
 
 
@@ -158,7 +180,9 @@ def evaluate(
         device: Where images and masks are sent.
 
     Raises:
-        DataError: the loader yields something else.
+        ConfigError: ``ignore_index`` is a class.
+        DataError: the loader yields something else; or, of several classes, the masks hold one and void only, as binary masks of 0 and 255
+            do where 255 was meant as a class.
         ShapeError, DtypeError, LabelError: images, masks or predictions do not fit; see ``SegmentationMetrics.update``.
 
     Source:
@@ -170,7 +194,9 @@ def evaluate(
             images, masks = check_batch("evaluate", batch)
             images = images.to(device, memory_format=torch.channels_last)
             metrics.update(split_outputs(predict(images))[0], masks.to(device))
-    return metrics.compute()
+    figures: dict[str, Any] = metrics.compute()
+    refuse_one_class("evaluate", *metrics.labels, ignore_index)
+    return figures
 
 
 @torch.no_grad()
@@ -200,7 +226,8 @@ def recognition(
         is ignored. NaN where the loader held nothing.
 
     Raises:
-        ConfigError: a number is out of range.
+        ConfigError: a number is out of range, or ``ignore_index`` is a class.
+        DataError: of several classes, the masks hold one and void only.
         ShapeError, DtypeError, LabelError: a batch is no pair of images and masks.
 
     Source:
@@ -225,6 +252,7 @@ def recognition(
             within += float(reconstruction(a, b)) * len(masks)
             across += float(reconstruction(a, f)) * len(masks)
     results = {"real": real.compute(), "synthetic": synthetic.compute()}
+    refuse_one_class("recognition", *real.labels, ignore_index)
     return results | {
         "ratio": results["synthetic"]["miou"] / max(results["real"]["miou"], 1e-9),
         "diversity": within / across if across else math.nan,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal
@@ -10,10 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from feataug.checks import check_features, check_mask_form, check_number, check_pairs, describe
+from feataug.checks import check_features, check_mask_form, check_number, check_pairs, check_void, describe, is_sequence
 from feataug.errors import ConfigError, ShapeError, message
 from feataug.fits import check_spec
 from feataug.losses import segmentation_loss
+from feataug.masks.sources import as_source
 from feataug.mining import synthetic_loss
 from feataug.port import cut_of, join
 from feataug.processes import gathered, own, place
@@ -27,7 +28,8 @@ class FeatureMixer(nn.Module):
     Args:
         generator: A trained ``FeatureGenerator``, or any module with ``spec``, ``latent_dim`` and ``(masks, z) -> features``. It is
             used frozen: in eval mode, without gradients.
-        masks: A mask source: any object with ``draw(n, generator) -> (n, H, W)``.
+        masks: A mask source: any object with ``draw(n, generator) -> (n, H, W)``; or whatever ``DatasetMasks`` takes, such as a reader of
+            ``feataug.data``.
         ratio: Synthetic share of the mixed batch: 11 real samples at 0.3 give 16, of which 5 are synthetic. A number that is
             not whole is rounded at random, so that its mean over steps is exact.
         label_smoothing: epsilon of Eq. (3), on synthetic samples only. (The paper: 1e-4 on Cityscapes, 0.1 on ADE20K.)
@@ -85,15 +87,16 @@ class FeatureMixer(nn.Module):
         check_number("FeatureMixer", "aux_weight", aux_weight, low=0)
         if synthetic_weight != "sum":
             check_number("FeatureMixer", "synthetic_weight", synthetic_weight, low=0)
-        if not callable(getattr(masks, "draw", None)):
+        check_void("FeatureMixer", getattr(generator, "num_classes", 0), ignore_index)
+        if isinstance(masks, Mapping) or not (callable(getattr(masks, "draw", None)) or is_sequence(masks)):
             raise ConfigError(
                 message(
                     "FeatureMixer: masks cannot draw.",
                     given=type(masks).__name__,
-                    needed="a mask source, an object with draw(n, generator) -> (n, H, W)",
-                    advice="Wrap a data set or a tensor of masks: feataug.DatasetMasks(masks).",
+                    needed="a mask source, an object with draw(n, generator) -> (n, H, W); or a data set, a sequence or a tensor of masks",
                 )
             )
+        masks = as_source(masks)
         self.generator: Any = generator
         self.masks = masks
         self.ratio, self.label_smoothing, self.synthetic_weight = ratio, label_smoothing, synthetic_weight

@@ -62,10 +62,9 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--dataset", default="camvid", choices=("camvid", "cityscapes", "ade20k", "idd", "folder", "scenes"),
             help="camvid: train/ trainannot/ val/ valannot/; cityscapes, ade20k, idd (IDD-Lite): as they are downloaded; "
-            "folder: SPLIT/images and SPLIT/masks; scenes: drawn on the spot, no --data",
+            "folder: SPLIT/images and SPLIT/masks, or other usual layouts; scenes: drawn on the spot, no --data",
         )  # fmt: skip
-        command.add_argument("--classes", nargs="+", metavar="NAME", help="class names, for --dataset folder")
-        command.add_argument("--void", type=ANY, default=255, help="label of void in the files of --dataset folder")
+        add_folder(command, training)
         if training:
             command.add_argument("--split", default="train", help="split to train on")
         command.add_argument("--eval-split", default="val", help="split to measure on")
@@ -74,6 +73,27 @@ def make_parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--batch-size", type=POSITIVE, default=16, help="images in a batch")
         command.add_argument("--workers", type=NOT_NEGATIVE, default=0, help="processes that load images")
+
+    def add_folder(command: argparse.ArgumentParser, training: bool) -> None:
+        command.add_argument("--classes", nargs="+", metavar="NAME", help="class names, for --dataset folder")
+        command.add_argument("--void", type=ANY, default=255, help="label of void in the files of --dataset folder")
+        command.add_argument(
+            "--ids", nargs="+", metavar="LABEL=CLASS",
+            help="what labels in the files of --dataset folder mean: 0=0 255=1, 7=road 0=void; any other label is an error",
+        )  # fmt: skip
+        command.add_argument(
+            "--colors", nargs="+", metavar="R,G,B", help="colours of the classes, for colour-coded masks; or NAME=R,G,B, void=R,G,B"
+        )
+        command.add_argument(
+            "--folders", nargs=2, metavar=("IMAGES", "MASKS"),
+            help="folders of --dataset folder within --data, with {split} for the split, where they are called otherwise",
+        )  # fmt: skip
+        command.add_argument("--endings", nargs=2, metavar=("IMAGES", "MASKS"), help="what the files' names end in before the suffix")
+        lists = (("--names", "split"), ("--eval-names", "eval-split")) if training else (("--eval-names", "eval-split"),)
+        for option, of in lists:
+            command.add_argument(
+                option, type=Path, metavar="FILE", help=f"names of the files of --{of}, one a line, such as VOC's train.txt"
+            )
 
     def add_mixing(command: argparse.ArgumentParser, required: bool) -> None:
         command.add_argument(

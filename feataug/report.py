@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from feataug.files import write_json
+from feataug.labelcheck import listed
 from feataug.metrics import MEASURES
 from feataug.places import Place
 from feataug.specs import FeatureSpec, crossing
@@ -18,10 +19,20 @@ TITLES = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_
 
 
 def by_class(result: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """Measures as ``metrics.scores`` gives them, with ``per_class`` by the classes' names: ``{"acc", "iou"}`` each."""
+    """Measures as ``metrics.scores`` gives them, with ``per_class`` by the classes' names: ``{"acc", "iou"}`` each, and ``absent`` as names."""
     lists = result["per_class"]
     named = {name: {"acc": acc, "iou": iou} for name, acc, iou in zip(classes, lists["acc"], lists["iou"], strict=True)}
-    return {name: result[name] for name in MEASURES} | {"per_class": named}
+    return {name: result[name] for name in MEASURES} | {"per_class": named, "absent": absent_classes(named)}
+
+
+def absent_classes(per_class: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Classes without a pixel in the masks: those whose accuracy is not defined."""
+    return [name for name, figures in per_class.items() if figures["acc"] is None]
+
+
+def absent_text(names: Sequence[str]) -> str:
+    """What is said of such classes wherever mIoU is shown."""
+    return f"No pixel in the validation masks: {listed(names)}. mIoU counts such a class, as 0, only where it is predicted."
 
 
 def recognition_summary(result: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
@@ -76,7 +87,7 @@ def _version(package: str) -> str | None:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Measures in percent, one line for each of ``rows``, and IoU per class below.
+    """Measures in percent, one line for each of ``rows``, IoU per class below, and the names of classes without a pixel.
 
     Args:
         rows: Name to what ``by_class`` returns.
@@ -91,6 +102,9 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     for name in names:
         cells = ("-" if (cell := row["per_class"][name]["iou"]) is None else f"{cell:.2f}" for row in rows.values())
         lines.append(f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
+    # Of a class without a pixel in any row's masks; the rows of a table are measured on one set.
+    if absent := [name for name in names if all(row["per_class"][name].get("acc", 0) is None for row in rows.values())]:
+        lines += ["", absent_text(absent)]
     return "\n".join(lines)
 
 

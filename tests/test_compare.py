@@ -153,8 +153,8 @@ def test_an_arm_leaves_the_given_model_alone(model, mixing, mixed):
     assert torch.equal(weights(mixing["generator"]), generator)
     assert trained is not model
     assert not torch.equal(weights(trained), before)
-    assert set(figures) == {*MEASURES, "per_class", "seconds", "as_trained"}
-    assert set(figures["as_trained"]) == {"progress", *MEASURES, "per_class"}
+    assert set(figures) == {*MEASURES, "per_class", "absent", "seconds", "as_trained"}
+    assert set(figures["as_trained"]) == {"progress", *MEASURES, "per_class", "absent"}
     assert figures["as_trained"]["progress"] == 3
 
 

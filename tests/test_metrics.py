@@ -37,11 +37,13 @@ def oracle(pairs, num_classes):
         "miou": mean(ious),
         "fw_iou": weighted / total if total else math.nan,
         "per_class": {"acc": accs, "iou": ious},
+        "absent": [k for k in range(num_classes) if not any(t == k for _, t in pairs)],
     }
 
 
 def assert_same(found, expected):
-    assert set(found) == set(expected) == {*MEASURES, "per_class"}
+    assert set(found) == set(expected) == {*MEASURES, "per_class", "absent"}
+    assert found["absent"] == expected["absent"]
     for name in MEASURES:
         assert found[name] == pytest.approx(expected[name], rel=1e-12, nan_ok=True), name
     for name in ("acc", "iou"):

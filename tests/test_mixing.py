@@ -217,11 +217,12 @@ def test_mining_inside_autocast_takes_no_gradients(tiny_net):
 
 @pytest.mark.parametrize("weight", [0.5, "sum"])
 def test_the_loss_is_equation_2_with_the_mixers_settings(real, weight):
-    mixer = make_mixer(label_smoothing=0.1, synthetic_weight=weight, aux_weight=0.2, ignore_index=4)
+    mixer = make_mixer(label_smoothing=0.1, synthetic_weight=weight, aux_weight=0.2, ignore_index=-1)
     batch = mixer(*real)
+    batch.masks[:, :3] = -1
     out = {name: torch.randn(len(batch.masks), 5, 8, 10) for name in ("out", "aux")}
     by_hand = [
-        segmentation_loss(out[name], batch.masks, 11, label_smoothing=0.1, synthetic_weight=weight, ignore_index=4)
+        segmentation_loss(out[name], batch.masks, 11, label_smoothing=0.1, synthetic_weight=weight, ignore_index=-1)
         for name in ("out", "aux")
     ]
     torch.testing.assert_close(mixer.loss(out, batch), by_hand[0] + 0.2 * by_hand[1])

@@ -37,12 +37,11 @@ OTHER_CUT = (
 )
 ERRORS = {
     "source": (
-        lambda f, m: FeatureMixer(make_generator(), m),
+        lambda f, m: FeatureMixer(make_generator(), {"masks": m}),
         ConfigError,
         "FeatureMixer: masks cannot draw.\n"
-        "  given:   Tensor\n"
-        "  needed:  a mask source, an object with draw(n, generator) -> (n, H, W)\n"
-        "Wrap a data set or a tensor of masks: feataug.DatasetMasks(masks).",
+        "  given:   dict\n"
+        "  needed:  a mask source, an object with draw(n, generator) -> (n, H, W); or a data set, a sequence or a tensor of masks",
     ),
     "ratio": (
         lambda f, m: make_mixer(1.0),

@@ -2,7 +2,9 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -41,6 +43,20 @@ def save(path, pixels):
     Image.fromarray(np.asarray(pixels, np.uint8)).save(path)
 
 
+# What the pages use of albumentations, which is not installed for the tests.
+USED = ("Compose", "PadIfNeeded", "RandomCrop", "HorizontalFlip", "Normalize")
+
+
+class Named:
+    """Takes any settings, and named arguments as albumentations does."""
+
+    def __init__(self, *settings, **named):
+        pass
+
+    def __call__(self, **data):
+        return data
+
+
 @pytest.fixture
 def user(tmp_path, monkeypatch, tiny_net):
     """What the pages take for given: data sets in their folders, a model that is cut, a generator."""
@@ -53,6 +69,17 @@ def user(tmp_path, monkeypatch, tiny_net):
     save(Path("Synscapes/img/class/1.png"), labels)
     save(Path("Synscapes/img/rgb-2k/1.png"), picture)
     save(Path("frames/1.png"), picture)
+    for number, (images, masks) in enumerate([("images", "masks"), ("VOC2012/JPEGImages", "VOC2012/SegmentationClass")]):
+        for name in ("0001", "0007"):
+            save(Path(images, f"{name}.{('png', 'jpg')[number]}"), picture)
+            save(Path(masks, f"{name}.png"), labels)
+    save(Path("VOC2012/JPEGImages/0002.jpg"), picture)  # not in the list, and without a mask
+    Path("VOC2012/ImageSets/Segmentation").mkdir(parents=True)
+    Path("VOC2012/ImageSets/Segmentation/train.txt").write_text("0007\n0001\n")
+    for folder, image, mask in (("jpg_and_png", "a.jpg", "a.png"), ("by_name", "b.png", "b_mask.png"), ("png_and_tif", "a.png", "a.tif")):
+        save(Path(folder, image), picture)
+        save(Path(folder, mask), labels)
+    monkeypatch.setitem(sys.modules, "albumentations", SimpleNamespace(**dict.fromkeys(USED, Named)))
     classes = 11
     model = tiny_net(classes)
     crop = train_transforms(SIZE)
@@ -60,6 +87,7 @@ def user(tmp_path, monkeypatch, tiny_net):
     cut = feataug.split(model, at="body")
     return {
         "feataug": feataug,
+        "classes": [str(number) for number in range(classes)],
         "torch": torch,
         "model": model,
         "cut": cut,

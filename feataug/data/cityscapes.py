@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
-from feataug.data.finding import find_root
+from feataug.data.finding import find_files, find_root
 from feataug.data.folder import MaskedImages
 from feataug.errors import ConfigError, DataError, message
 
@@ -74,7 +74,7 @@ class Cityscapes(MaskedImages):
         root = find_root("Cityscapes", root, (f"leftImg8bit/{split}", f"{truth}/{split}"))
         masks = root / truth / split
         endings = {name: f"_{truth}_{_FILES[name]}" for name in ([labels] if labels is not None else _FILES)}
-        self.labels = next((name for name, ending in endings.items() if any(masks.rglob(f"*{ending}.png"))), None)
+        self.labels = next((name for name, ending in endings.items() if find_files("Cityscapes", masks, ending, (".png",)).files), None)
         if self.labels is None:
             files = " or ".join(f"*{ending}.png" for ending in endings.values())
             raise DataError(message("Cityscapes: the folder holds no labels.", given=str(masks), needed=f"files named {files}"))

@@ -1,19 +1,23 @@
-"""Label maps in files: how they are decoded, and what the labels in them mean."""
+"""Label maps in files: what the labels in them mean."""
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from feataug.checks import check_number, check_void
+from feataug.data.colors import ColorTable, Palettes
+from feataug.data.counts import LabelCounts, count_labels
+from feataug.data.decoding import decode_labels
 from feataug.errors import ConfigError, DataError, message
 
 # PNG has no more than 16 bits a pixel.
@@ -27,16 +31,19 @@ class LabelFiles(Dataset):
     Args:
         mask_files: The label maps.
         classes: Names of the classes, in the order of their labels.
-        palette: One RGB colour per class, for pictures; drawn from a default set if absent.
+        palette: One RGB colour per class, for pictures; that of ``colors``, or a default set if absent.
         ids: Class of each label in the files, as a sequence or a dict; ``ignore_index`` where a label means void. Any other label but
             ``void`` is an error. If absent, the labels are the classes.
-        void: Label that the files use for void; it becomes ``ignore_index``.
+        colors: For colour-coded masks: a colour for each class, in their order, or a dict of classes (numbers or names) to one colour or
+            several, with ``ignore_index`` for void. Any other colour is an error. See ``colors.ColorTable``.
+        void: Label that the files use for void; it becomes ``ignore_index``. With ``colors`` it may be a colour.
         transforms: Kept for the reader's items.
         ignore_index: Label of void in the masks that come out.
 
     Raises:
-        ConfigError: ``ids`` is no such table.
-        DataError: when a mask is read, it cannot be decoded, has several channels, or a label that is no class.
+        ConfigError: ``ids`` or ``colors`` are no such table, or a label is both void and a class.
+        DataError: when a mask is read, it cannot be decoded, has several channels, a label or colour that is no class, or a palette that
+            differs from those of the masks before it.
 
     Source:
         ours.
@@ -52,27 +59,33 @@ class LabelFiles(Dataset):
         palette: Sequence[tuple[int, int, int]] | None = None,
         *,
         ids: Mapping[int, int] | Sequence[int] | None = None,
-        void: int = 255,
+        colors: Any = None,
+        void: int | tuple[int, int, int] = 255,
         transforms: Callable[..., Any] | None = None,
         ignore_index: int = 255,
     ) -> None:
+        who = type(self).__name__
         self.mask_files = list(mask_files)
         self.classes = tuple(classes)
-        self.palette = tuple(palette) if palette is not None else default_palette(len(self.classes))
+        check_void(who, self.num_classes, ignore_index)
         self.void = void
         self.transforms = transforms
         self.ignore_index = ignore_index
-        known = _pairs(type(self).__name__, ids, self.num_classes, ignore_index)
-        self._labels = [label for label in sorted(known) if label != void]
-        if ids is None:
-            known = {ignore_index: ignore_index} | known | {void: ignore_index}
+        self.colors = None
+        if colors is not None:
+            if ids is not None:
+                raise ConfigError(
+                    message(f"{who}: masks have labels or colours.", given="ids and colors", needed="one of the two")
+                )
+            self.colors = ColorTable(who, colors, self.classes, void, ignore_index)
+            palette = self.colors.palette if palette is None else palette
         else:
-            known = {void: ignore_index} | known
-        # The last place stands for all labels beyond.
-        self._table = np.full(_LABELS + 1, _UNKNOWN, np.int64)
-        for label, number in known.items():
-            if 0 <= label < _LABELS:
-                self._table[label] = number
+            self._table, self._labels = _lookup(who, ids, void, self.num_classes, ignore_index)
+        self.palette = tuple(palette) if palette is not None else default_palette(len(self.classes))
+        # True where labels mean what nobody said: a label 255 may be void or a class.
+        self.void_is_assumed = ids is None and colors is None
+        self._palettes, self._first_compared = Palettes(), False
+        self._counts: dict[int, LabelCounts] = {}
 
     @property
     def num_classes(self) -> int:
@@ -84,17 +97,21 @@ class LabelFiles(Dataset):
 
     def mask(self, index: int) -> tv_tensors.Mask:
         """The mask alone, int64 ``(H, W)``, without transforms."""
-        file = self.mask_files[index]
-        pixels = decode(type(self).__name__, file, color=False)
+        who, file = type(self).__name__, self.mask_files[index]
+        found = decode_labels(who, file)
+        if self.colors is not None:
+            return tv_tensors.Mask(torch.from_numpy(self.colors.classes_of(found, file)))
+        pixels = found.pixels
         if pixels.ndim != 2:
             raise DataError(
                 message(
-                    f"{type(self).__name__}: a mask has {pixels.shape[2]} channels.",
+                    f"{who}: a mask has {pixels.shape[2]} channels.",
                     given=f"{file}, {(pixels.shape[2], *pixels.shape[:2])}",
                     needed="one channel with the class of every pixel",
-                    advice="Colour-coded masks have to be turned into label maps first.",
+                    advice="If colours stand for classes, pass colors=: a colour for each class, such as [(0, 0, 0), (255, 0, 0)].",
                 )
             )
+        self._compare_palettes(who, found, file)
         wide = pixels.dtype.itemsize > 1
         advice = "The file has 16 bits a pixel, as instance ids have: labels of classes are in another file." if wide else None
         labels: np.ndarray = pixels.astype(np.int64 if wide else np.uint8, copy=False)
@@ -103,7 +120,7 @@ class LabelFiles(Dataset):
         if wrong.any():
             raise DataError(
                 message(
-                    f"{type(self).__name__}: a mask holds labels that are no class.",
+                    f"{who}: a mask holds labels that are no class.",
                     given=f"{np.unique(pixels[wrong])[:8].tolist()} in {file}",
                     needed=f"{_runs(self._labels)}, or {self.void} for void",
                     advice=advice,
@@ -111,19 +128,56 @@ class LabelFiles(Dataset):
             )
         return tv_tensors.Mask(torch.from_numpy(mask))
 
+    def label_counts(self, limit: int = 64) -> LabelCounts:
+        """Pixels of each class and of void in up to ``limit`` evenly spaced masks; kept, so that a second look costs nothing.
 
-def decode(who: str, file: Path, color: bool) -> np.ndarray:
-    """Pixels ``(H, W)`` or ``(H, W, channels)``; a palette image gives its indices, which is how many label maps are stored."""
+        Raises:
+            ConfigError: ``limit`` is out of range.
+            DataError: a mask cannot be read.
+        """
+        check_number(f"{type(self).__name__}.label_counts", "limit", limit, low=1, integer=True)
+        limit = min(limit, len(self))
+        if limit not in self._counts:
+            self._counts[limit] = count_labels(self, limit)
+        return self._counts[limit]
+
+    def _compare_palettes(self, who: str, found: Any, file: Path) -> None:
+        if found.palette is None:
+            return
+        if not self._first_compared and file != self.mask_files[0]:
+            # The first file is what all are compared with, in whatever order they are read, and in every worker.
+            with suppress(DataError):  # it is raised when that file itself is read
+                self._palettes.check(who, decode_labels(who, self.mask_files[0]), self.mask_files[0])
+        self._first_compared = True
+        self._palettes.check(who, found, file)
+
+
+def _lookup(who: str, ids: Any, void: Any, num_classes: int, ignore_index: int) -> tuple[np.ndarray, list[int]]:
+    """Class of each label, and the labels that are classes. The last place of the table stands for all labels beyond."""
     try:
-        with Image.open(file) as picture:
-            return np.array(picture.convert("RGB") if color else picture)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(message(f"{who}: a file cannot be decoded.", given=f"{file} ({error})", needed="a PNG or JPEG")) from error
-
-
-def decode_image(who: str, file: Path) -> tv_tensors.Image:
-    """An image, uint8 ``(3, H, W)``."""
-    return tv_tensors.Image(torch.from_numpy(decode(who, file, color=True).transpose(2, 0, 1).copy()))
+        void = operator.index(void)  # an integer of numpy is one, too
+    except TypeError:
+        raise ConfigError(message(f"{who}: void is no label.", given=repr(void), needed="an integer, or colors=")) from None
+    known = _pairs(who, ids, num_classes, ignore_index)
+    labels = [label for label in sorted(known) if label != void]
+    if ids is None:
+        if void == 255 < num_classes:
+            raise ConfigError(
+                message(
+                    f"{who}: label 255 is void and a class.",
+                    given=f"{num_classes} classes, void=255",
+                    needed="another label for void",
+                    advice="If the files have no label for void, pass void=65535.",
+                )
+            )
+        known = {ignore_index: ignore_index} | known | {void: ignore_index}
+    else:
+        known = {void: ignore_index} | known
+    table = np.full(_LABELS + 1, _UNKNOWN, np.int64)
+    for label, number in known.items():
+        if 0 <= label < _LABELS:
+            table[label] = number
+    return table, labels
 
 
 def _pairs(who: str, ids: Any, num_classes: int, ignore_index: int) -> dict[int, int]:

@@ -12,6 +12,7 @@ from torchvision import tv_tensors
 
 from feataug.data.street import VOID, draw_street
 from feataug.errors import ConfigError, message
+from feataug.joint import transform_pair
 
 _CACHE_BYTES = 128 * 2**20
 
@@ -28,7 +29,7 @@ class Scenes(torch.utils.data.Dataset):
         num_images: how many scenes, at least 1.
         size: (height, width) in pixels, each at least 16. The layout is that of a 4:3 view, stretched to it.
         seed: an int of at least 0.
-        transforms: `transforms(image, mask) -> (image, mask)`, applied last.
+        transforms: `transforms(image, mask) -> (image, mask)`, or one that takes `image=` and `mask=`, applied last.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -91,7 +92,7 @@ class Scenes(torch.utils.data.Dataset):
         image, labels = self._scene(index)
         # Copies, as `.long()` makes one too: a transform that works in place must not reach the cache.
         image, mask = tv_tensors.Image(image.clone()), tv_tensors.Mask(labels.long())
-        return (image, mask) if self.transforms is None else self.transforms(image, mask)
+        return (image, mask) if self.transforms is None else transform_pair("Scenes", self.transforms, image, mask)
 
     def mask(self, index: int) -> tv_tensors.Mask:
         """Returns the mask of scene `index`, int64 (H, W), without `transforms`."""

@@ -11,9 +11,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from feataug.data.cityscapes import CLASSES, IDS, PALETTE
+from feataug.data.decoding import decode_image
 from feataug.data.finding import find_root
-from feataug.data.labels import LabelFiles, decode_image
+from feataug.data.labels import LabelFiles
 from feataug.errors import DataError, MissingDataError, message
+from feataug.joint import transform_pair
 
 # The first has the size of the masks.
 IMAGES = ("img/rgb", "img/rgb-2k")
@@ -68,7 +70,7 @@ class Synscapes(LabelFiles):
         image, mask = self.image(index), self.mask(index)
         if image.shape[-2:] != mask.shape[-2:]:
             image = v2.functional.resize(image, list(mask.shape[-2:]), antialias=True)
-        return self.transforms(image, mask) if self.transforms is not None else (image, mask)
+        return transform_pair("Synscapes", self.transforms, image, mask) if self.transforms is not None else (image, mask)
 
 
 def _numbered(folder: Path) -> dict[int, Path]:

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 
 from feataug.checks import check_number, describe, is_sequence
 from feataug.errors import ConfigError, DataError, FeatAugWarning, ShapeError, message
+from feataug.randomness import generators_in, seeded
 from feataug.seeds import derive_seed, generator_for
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -31,7 +32,7 @@ def train_transforms(
     """Scale jitter, crop to ``size`` with void padding, horizontal flip, colour jitter, ImageNet normalisation.
 
     The result takes ``(image, mask)`` or a mask alone, which may be a plain integer tensor ``(H, W)``, and returns the same kind: a
-    float32 image ``(3, *size)`` and an int64 mask ``size``.
+    float32 image ``(3, *size)`` and an int64 mask ``size``. Images are uint8, or floats in ``[0, 1]``.
 
     Args:
         size: Rows and columns of the crop. Scale 1 is the largest image of the same shape that fits into it.
@@ -44,8 +45,7 @@ def train_transforms(
         PSPNet's training recipe (scale 0.5 to 2, mirror, crop), built of torchvision's parts.
     """
     steps: list[Any] = [_PlainMasks(), _ScaleJitter(size, scale)]
-    fill: dict[Any, Any] = {tv_tensors.Image: [round(255 * x) for x in IMAGENET_MEAN], tv_tensors.Mask: ignore_index}
-    steps.append(v2.RandomCrop(size, pad_if_needed=True, fill=fill))
+    steps.append(_Crop(size, ignore_index))
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
     if color:
@@ -91,6 +91,21 @@ class _ScaleJitter(nn.Module):
         return resized[0] if len(resized) == 1 else tuple(resized)
 
 
+class _Crop(nn.Module):
+    """Random crop that pads with ImageNet's mean colour, in the units of the image, and with void."""
+
+    def __init__(self, size: tuple[int, int], ignore_index: int) -> None:
+        super().__init__()
+        bytes_, floats = [round(255 * x) for x in IMAGENET_MEAN], list(IMAGENET_MEAN)
+        self.bytes, self.floats = (
+            v2.RandomCrop(size, pad_if_needed=True, fill={tv_tensors.Image: fill, tv_tensors.Mask: ignore_index})
+            for fill in (bytes_, floats)
+        )
+
+    def forward(self, *items: Tensor) -> Any:
+        return (self.floats if items[0].is_floating_point() else self.bytes)(*items)
+
+
 class SeededBatches(Sampler):
     """Batches of ``(epoch, index)`` keys: order and transforms follow from the seed and the epoch alone."""
 
@@ -130,20 +145,23 @@ class SeededBatches(Sampler):
 
 
 class _SeededItems(Dataset):
-    """Items by ``(epoch, index)``, with torch's global generator set from them: v2's transforms take no other."""
+    """Items by ``(epoch, index)``, with every generator set from them that transforms may draw from; by index alone, those of epoch 0."""
 
     def __init__(self, dataset: Any, seed: int, skip: bool) -> None:
         self.dataset, self.seed = dataset, seed
         # In shared memory: worker processes count, too.
         self.skipped = torch.zeros((), dtype=torch.long).share_memory_() if skip else None
 
+    def __len__(self) -> int:
+        return len(self.dataset)
+
     @property
     def bad_samples(self) -> int | None:
         """How often another sample was taken for one that cannot be read; ``None`` where that is an error."""
         return int(self.skipped) if self.skipped is not None else None
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, int] | int) -> tuple[Tensor, Tensor]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
         if self.skipped is None:
             return self._item(epoch, index)
         first: Exception | None = None
@@ -158,9 +176,7 @@ class _SeededItems(Dataset):
         raise first
 
     def _item(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which seeds every GPU as well: a training loop's dropout would follow from the data.
-            torch.default_generator.manual_seed(derive_seed(self.seed, "item", epoch, index))
+        with seeded(derive_seed(self.seed, "item", epoch, index), generators_in(self.dataset)):
             item = self.dataset[index]
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise DataError(
@@ -203,7 +219,9 @@ def seeded_loader(
     """A ``DataLoader`` that gives the same batches for the same seed and epoch, whatever ran before and with any workers.
 
     Args:
-        dataset: Items ``(image, mask)``, after transforms, all of one size.
+        dataset: Items ``(image, mask)``, after transforms, all of one size. Before each item the global generators of torch (CPU), numpy and
+            ``random`` are seeded, as are generators that the data set and its transforms keep, such as albumentations'; all are put back
+            afterwards. Transforms that draw from anywhere else, such as OpenCV's own generator, do not repeat themselves.
         batch_size: Samples in a batch (of each process, where trainers run in several: together they see the batches that one process
             with as many times the size would); while shuffling, an incomplete last batch is left out.
         seed: Decides the order and every random transform.

@@ -17,6 +17,7 @@ from feataug.checks import check_number, check_sequence
 from feataug.errors import CheckpointError, ConfigError, message
 from feataug.evaluation.arms import Arm, train_arm, weights_alone
 from feataug.evaluation.intervals import differences, mean_figures, verdict
+from feataug.evaluation.repeats import check_repeats
 from feataug.files import write_json
 from feataug.generator import FeatureGenerator
 from feataug.locating import layer_names
@@ -90,6 +91,8 @@ def compare(
     Raises:
         ConfigError: no seeds, seeds that repeat, a loader that takes no seed, or a rival named as one of our arms.
         CheckpointError: ``output`` holds runs with other settings, another model or another generator.
+        DataError: the loader gives other batches when it is read again with the same seed; or the masks to measure on hold one class and
+            void only.
 
     Source:
         Ours.
@@ -126,7 +129,12 @@ def compare(
         where = next(trained.parameters()).device
         return evaluate(trained, part_of(val_loader), len(names), ignore_index=ignore_index, device=where)
 
+    checked: list[int] = []
+
     def run(name: str, seed: int) -> dict[str, Any]:
+        if not checked:
+            checked.append(seed)
+            check_repeats(loader, seed)
         if start is not None:
             masks.load_state_dict(copy.deepcopy(start))
         own = FinetuneConfig.from_dict(config.to_dict() | {"seed": seed})

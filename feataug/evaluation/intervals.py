@@ -73,7 +73,8 @@ def mean_figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     measures: dict[str, Any] = {name: mean([run[name] for run in runs]) for name in MEASURES}
     classes = runs[0]["per_class"]
     return measures | {
-        "per_class": {c: {m: mean([run["per_class"][c][m] for run in runs]) for m in ("acc", "iou")} for c in classes}
+        "per_class": {c: {m: mean([run["per_class"][c][m] for run in runs]) for m in ("acc", "iou")} for c in classes},
+        "absent": [c for c in classes if all(run["per_class"][c]["acc"] is None for run in runs)],
     }
 
 

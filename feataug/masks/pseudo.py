@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feataug.checks import check_images, check_number
+from feataug.checks import check_images, check_number, check_void
 from feataug.losses import resize_logits, split_outputs
 from feataug.recording import eval_mode
 
@@ -37,7 +37,7 @@ def pseudo_masks(
         One ``(H, W)`` int64 mask for each image, on the CPU: give them to ``DatasetMasks``.
 
     Raises:
-        ConfigError: the threshold is not within [0, 1).
+        ConfigError: the threshold is not within [0, 1), or ``ignore_index`` is a class.
         DtypeError, ShapeError: a batch holds no images.
 
     Source:
@@ -52,6 +52,7 @@ def pseudo_masks(
             images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
             check_images("pseudo_masks", images, predict)
             logits = resize_logits(split_outputs(predict(images.to(device)))[0], images.shape[-2:])
+            check_void("pseudo_masks", logits.shape[1], ignore_index)
             posterior, labels = logits.float().softmax(1).max(1)
             masks += [
                 fill_nearest(label, sure, ignore_index).cpu() for label, sure in zip(labels, posterior > threshold, strict=True)

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from feataug.checks import check_mask_form, check_number, check_sequence, describe, is_sequence
 from feataug.errors import ConfigError, DataError, DtypeError, ShapeError, message
+from feataug.joint import transform_mask
+from feataug.randomness import generators_in, seeded
 
 
 def check_count(who: str, n: Any) -> None:
@@ -33,8 +35,9 @@ class DatasetMasks:
         dataset: A tensor ``(N, H, W)``; a sequence of masks ``(H, W)``; or a data set of ``(image, mask)``. Where the data set has
             a method ``mask(index)``, as ours have, images are not read.
         transforms: Applied to each mask, such as the random crop that training uses. By default the data set's own
-            ``transforms``, if it has them and ``mask(index)``, called with the mask alone. Random transforms take torch's global
-            generator; it is seeded for each draw and put back.
+            ``transforms``, if it has them and ``mask(index)``, called with the mask alone; those that want ``(image, mask)``, or ``image=``
+            and ``mask=`` as albumentations, get a black image with it. The generators that they may draw from (``data.seeded_loader``)
+            are seeded for each mask and put back.
 
     Raises:
         DataError: the data set is empty.
@@ -43,7 +46,7 @@ class DatasetMasks:
         Sec. 3: masks from the training set.
     """
 
-    def __init__(self, dataset: Any, transforms: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, dataset: Any, transforms: Callable[..., Any] | None = None) -> None:
         if not is_sequence(dataset):
             raise DataError(
                 message(
@@ -79,10 +82,8 @@ class DatasetMasks:
         if isinstance(self.dataset, Tensor) and self.transforms is None:
             return self.dataset[indices].long()
         seeds = torch.randint(2**62, (n,), generator=generator).tolist()
-        with torch.random.fork_rng(devices=[]):
-            masks = [self.item(index, seed) for index, seed in zip(indices, seeds, strict=True)]
-            nothing = torch.zeros(0, *self.item(0, 0).shape, dtype=torch.long) if not masks else None
-        return self.stack(masks) if nothing is None else nothing
+        masks = [self.item(index, seed) for index, seed in zip(indices, seeds, strict=True)]
+        return self.stack(masks) if masks else torch.zeros(0, *self.item(0, 0).shape, dtype=torch.long)
 
     @staticmethod
     def stack(masks: Sequence[Tensor]) -> Tensor:
@@ -104,23 +105,22 @@ class DatasetMasks:
         return torch.stack(list(masks))
 
     def item(self, index: int, seed: int) -> Tensor:
-        """One mask ``(H, W)``, transformed; ``seed`` goes to torch's global CPU generator, which the caller puts back.
+        """One mask ``(H, W)``, transformed; ``seed`` decides what random transforms draw.
 
         Raises:
             DtypeError, ShapeError: the data set holds something else there.
         """
-        # The CPU's generator alone: torch.manual_seed would reset those of all devices, too, and nobody puts them back.
-        torch.default_generator.manual_seed(seed)
-        mask = self._mask(index) if callable(self._mask) else self.dataset[index]
-        if isinstance(mask, (tuple, list)) and len(mask) == 2:
-            mask = mask[1]
-        if self.transforms is not None:
-            if type(mask) is Tensor:
-                # torchvision's transforms take a plain tensor for an image.
-                from torchvision import tv_tensors  # not at the top: importing it costs a tenth of importing torch
+        with seeded(seed, generators_in(self.dataset, self.transforms)):
+            mask = self._mask(index) if callable(self._mask) else self.dataset[index]
+            if isinstance(mask, (tuple, list)) and len(mask) == 2:
+                mask = mask[1]
+            if self.transforms is not None:
+                if type(mask) is Tensor:
+                    # torchvision's transforms take a plain tensor for an image.
+                    from torchvision import tv_tensors  # not at the top: importing it costs a tenth of importing torch
 
-                mask = tv_tensors.Mask(mask)
-            mask = self.transforms(mask)
+                    mask = tv_tensors.Mask(mask)
+                mask = transform_mask("DatasetMasks", self.transforms, mask)
         try:
             mask = torch.as_tensor(mask)
         except (TypeError, ValueError, RuntimeError) as error:

@@ -44,7 +44,7 @@ def words(value: Any, longest: int = 200) -> str:
 
 
 def figures(value: Any) -> dict[str, Any]:
-    """The four measures and ``per_class``, ``{"acc", "iou"}`` by class; ``None`` for what is no number."""
+    """The four measures, ``per_class`` with ``{"acc", "iou"}`` by class (``None`` for what is no number), and ``absent``: classes without a pixel."""
     source = mapping(value)
     classes = source.get("per_class")
     named: dict[str, Any] = {}
@@ -55,7 +55,9 @@ def figures(value: Any) -> dict[str, Any]:
     elif isinstance(classes, dict):
         named = classes
     kept = {str(name)[:_NAME]: {m: number(mapping(x).get(m)) for m in ("acc", "iou")} for name, x in named.items()}
-    return {m: number(source.get(m)) for m in TITLES} | {"per_class": kept}
+    # Not defined, rather than damaged: an accuracy that is there, and is none.
+    absent = [str(name)[:_NAME] for name, x in named.items() if isinstance(x, dict) and "acc" in x and x["acc"] is None]
+    return {m: number(source.get(m)) for m in TITLES} | {"per_class": kept, "absent": absent}
 
 
 def gap(value: Any) -> dict[str, float | None]:

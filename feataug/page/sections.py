@@ -11,7 +11,7 @@ from feataug.page.markup import DASH, Html, joined, shown, table, tag
 from feataug.page.plain import figures, listed, mapping, number, said, words
 from feataug.page.read import KINDS, Run
 from feataug.page.warn import findings
-from feataug.report import TITLES
+from feataug.report import TITLES, absent_text
 
 _ROWS = 400
 
@@ -103,6 +103,7 @@ def metrics(run: Run) -> Html:
         rows.append(["feataug − class weights", *(_cell(run.beyond_weights[m]) for m in TITLES)])
     if rows:
         parts.append(table(("", *TITLES.values()), rows, f"Percent{_over(run)}"))
+    parts += [tag("p", absent_text(names), class_="note absent") for names in _absent(run)]
     if run.seeds:
         names = list(mapping(run.result.get("arms")))
         rows = [
@@ -124,6 +125,13 @@ def metrics(run: Run) -> Html:
             missing("No differences to a control on paired seeds.", "feataug compare --model FOLDER --generator FOLDER --seeds 5")
         )
     return joined(*parts)
+
+
+def _absent(run: Run) -> list[list[str]]:
+    """Classes without a pixel in the masks that were measured on, if there are any."""
+    measured = [*run.arms.values(), *run.recognition.get("measures", {}).values()]
+    names = [name for name in run.classes if any(name in x["absent"] for x in measured)]
+    return [names] if names else []
 
 
 def _over(run: Run) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from feataug.checks import check_dtype_of, check_images, check_mask_form, check_pairs
 from feataug.errors import ConfigError, message
 from feataug.hub import HubModel
+from feataug.labelcheck import check_labels
 from feataug.losses import segmentation_loss
 from feataug.metrics import evaluate
 from feataug.processes import total
@@ -109,9 +110,15 @@ class Finetuner:
         Raises:
             TrainingError: the loader yields nothing, or the loss is not finite.
             CheckpointError: ``output`` holds a run with other settings, or another run uses it.
+            DataError: the masks that a reader of ``feataug.data`` reads hold one class and void only, as binary masks of 0 and 255 do.
+
+        Warns:
+            FeatAugWarning: a class has no pixel in any mask, where the set is small enough to look at all of them.
 
         Ctrl-C and SIGTERM save a checkpoint after the step that is under way, and leave by ``KeyboardInterrupt`` or ``SystemExit(143)``.
         """
+        check_labels("Finetuner", loader, training=True)
+        check_labels("Finetuner", validate)
         with held(self.run.path), stop_requests() as stop:
             return self._fit(loader, validate, num_classes, ignore_index, stop)
 

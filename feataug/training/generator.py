@@ -17,6 +17,7 @@ from feataug.cards import known_facts
 from feataug.errors import FeatAugWarning
 from feataug.fits import check_spec
 from feataug.generator import FeatureGenerator
+from feataug.labelcheck import check_labels
 from feataug.metrics import recognition
 from feataug.processes import total
 from feataug.recording import eval_mode
@@ -96,14 +97,16 @@ class GeneratorTrainer:
         Raises:
             TrainingError: the loader yields nothing, or single samples, or a loss is not finite.
             LabelError: a mask holds a value that is neither a class nor ``ignore_index``.
-
+            DataError: the masks hold one class and void only, as binary masks of 0 and 255 do.
             CheckpointError: ``output`` holds a run with other settings, or another run uses it.
 
         Warns:
-            FeatAugWarning: the generator ignores ``z``.
+            FeatAugWarning: the generator ignores ``z``; or a class has no pixel in any mask, where the set is small enough to look at all.
 
         Ctrl-C and SIGTERM save a checkpoint after the step that is under way, and leave by ``KeyboardInterrupt`` or ``SystemExit(143)``.
         """
+        check_labels("GeneratorTrainer", loader, training=True)
+        check_labels("GeneratorTrainer", val_loader)
         with held(self.run.path), stop_requests() as stop:
             return self._fit(loader, val_loader, stop)
 

@@ -97,7 +97,8 @@ def test_missing_folder(tmp_path, absent):
     with pytest.raises(MissingDataError) as error:
         read(tmp_path)
     assert str(error.value) == (
-        f"MaskedImages: a folder is missing.\n  given:   {tmp_path / absent}\n  needed:  a folder of images and one of masks"
+        f"MaskedImages: a folder is missing.\n  given:   {tmp_path / absent}\n  needed:  a folder of images and one of masks\n"
+        f"{tmp_path} holds the folders elsewhere, {'masks' if absent == 'images' else 'images'}."
     )
 
 
@@ -107,7 +108,8 @@ def test_empty_folder(tmp_path):
     with pytest.raises(DataError) as error:
         read(tmp_path)
     assert str(error.value) == (
-        f"MaskedImages: the folder holds no images.\n  given:   {tmp_path / 'images'}\n  needed:  files named *.png, *.jpg, *.jpeg"
+        f"MaskedImages: the folder holds no images.\n  given:   {tmp_path / 'images'}\n"
+        "  needed:  files named *.png, *.jpg, *.jpeg, *.tif, *.tiff, *.bmp, *.webp"
     )
 
 
@@ -119,16 +121,16 @@ def test_images_without_masks(tmp_path):
         "MaskedImages: {} of 8 images have no mask.\n"
         "  given:   {}\n"
         f"  needed:  a file of the same name in {tmp_path / 'masks'}\n"
-        "Add the masks, or move these images out of the folder."
+        "Add the masks, or list the images that have one: names= takes a list, or a file such as VOC's train.txt."
     )
     with pytest.raises(MissingDataError) as error:
         read(tmp_path)
-    assert str(error.value) == expected.format(1, "x3.png")
+    assert str(error.value) == expected.format(1, "x3.png; masks: 7, such as x0.png")
     for number in (0, 1, 2, 4, 5):
         (tmp_path / "masks" / f"x{number}.png").unlink()
     with pytest.raises(MissingDataError) as error:
         read(tmp_path)
-    assert str(error.value) == expected.format(6, "x0.png, x1.png, x2.png, x3.png, x4.png, ...")
+    assert str(error.value) == expected.format(6, "x0.png, x1.png, x2.png, x3.png, x4.png, ...; masks: 2, such as x6.png")
 
 
 def test_colour_coded_mask(tmp_path):
@@ -141,7 +143,7 @@ def test_colour_coded_mask(tmp_path):
         "MaskedImages: a mask has 3 channels.\n"
         f"  given:   {file}, (3, 6, 8)\n"
         "  needed:  one channel with the class of every pixel\n"
-        "Colour-coded masks have to be turned into label maps first."
+        "If colours stand for classes, pass colors=: a colour for each class, such as [(0, 0, 0), (255, 0, 0)]."
     )
 
 
@@ -181,9 +183,10 @@ def test_file_that_cannot_be_decoded(tmp_path, name, damage):
         read(tmp_path)[0]
     first, given, *rest = str(error.value).split("\n")
     assert first == "MaskedImages: a file cannot be decoded."
-    # What stands in the brackets is torchvision's, whose wording is not ours.
+    # What stands in the brackets is Pillow's, whose wording is not ours.
     assert given.startswith(f"  given:   {file} (")
-    assert rest[-1] == "  needed:  a PNG or JPEG"
+    needed = {"images": "an image in one of the usual formats", "masks": "a PNG, TIFF, BMP or lossless WebP"}
+    assert rest[-1] == f"  needed:  {needed[name]}"
 
 
 def test_camvid_reads_its_split_and_maps_void(tmp_path):

@@ -37,7 +37,7 @@ def test_names_a_missing_mask(tmp_path):
     with pytest.raises(MissingDataError) as error:
         IDDLite(tmp_path)
     assert str(error.value) == (
-        "IDDLite: 1 of 1 images have no mask.\n  given:   frame1_image.jpg\n"
+        "IDDLite: 1 of 1 images have no mask.\n  given:   frame1_image.jpg; masks: 0\n"
         f"  needed:  a file of the same name in {tmp_path / 'gtFine' / 'train'}, ending in _label\n"
         "Add the masks, or move these images out of the folder."
     )

@@ -118,11 +118,11 @@ def test_pictures_of_masks_are_no_masks(tmp_path, mode, channels):
         f"MaskFolder: a mask has {channels} channels.\n"
         f"  given:   {file}, ({channels}, 6, 8)\n"
         "  needed:  one channel with the class of every pixel\n"
-        "Colour-coded masks have to be turned into label maps first."
+        "If colours stand for classes, pass colors=: a colour for each class, such as [(0, 0, 0), (255, 0, 0)]."
     )
 
 
-def test_a_palette_does_not_matter_and_one_bit_is_enough(tmp_path):
+def test_a_palette_gives_its_indices_and_one_bit_is_enough(tmp_path):
     pixels = labels(values=(0, 1))
     picture = Image.fromarray(pixels, "P")
     picture.putpalette([200, 10, 10, 0, 0, 90])
@@ -233,8 +233,8 @@ def test_images_alone_are_labelled_by_a_model(tmp_path):
 @pytest.mark.parametrize(
     ("reader", "what", "names"),
     [
-        (lambda folder: MaskFolder(folder, CLASSES, ending="_x"), "masks", "*_x.png"),
-        (lambda folder: Images(folder, ending="_x"), "images", "*_x.png, *_x.jpg, *_x.jpeg"),
+        (lambda folder: MaskFolder(folder, CLASSES, ending="_x"), "masks", "*_x.png, *_x.tif, *_x.tiff, *_x.bmp, *_x.webp"),
+        (lambda folder: Images(folder, ending="_x"), "images", "*_x.png, *_x.jpg, *_x.jpeg, *_x.tif, *_x.tiff, *_x.bmp, *_x.webp"),
     ],
 )
 def test_a_folder_that_is_not_there_or_empty(tmp_path, reader, what, names):
@@ -245,7 +245,10 @@ def test_a_folder_that_is_not_there_or_empty(tmp_path, reader, what, names):
     save(tmp_path / "y.png", labels())
     with pytest.raises(DataError) as error:
         reader(str(tmp_path))
-    assert str(error.value) == f"{who}: the folder holds no {what}.\n  given:   {tmp_path}\n  needed:  files named {names}"
+    assert str(error.value) == (
+        f"{who}: the folder holds no {what}.\n  given:   {tmp_path}, where these were passed over: 1 with another ending, such as y.png\n"
+        f"  needed:  files named {names}\nOther files are there: is the ending right ('_x')?"
+    )
 
 
 SHORT_HEADER = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 4) + b"IHDR" + bytes(4) + struct.pack(">I", zlib.crc32(b"IHDR" + bytes(4)))

@@ -1,0 +1,47 @@
+"""How often the classes occur in some masks of a reader: a quick look at whether labels mean what its user thinks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class LabelCounts:
+    """Pixels by class in some masks of a set.
+
+    Attributes:
+        classes: Pixels of each class.
+        void: Pixels of void.
+        masks: How many masks were read.
+        of: How many there are.
+    """
+
+    classes: tuple[int, ...]
+    void: int
+    masks: int
+    of: int
+
+    @property
+    def absent(self) -> tuple[int, ...]:
+        """Classes without a pixel in these masks."""
+        return tuple(number for number, count in enumerate(self.classes) if not count)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all masks were read."""
+        return self.masks == self.of
+
+
+def count_labels(reader: Any, limit: int) -> LabelCounts:
+    """Count the labels of up to ``limit`` evenly spaced masks of a reader."""
+    number = min(limit, len(reader))
+    counts, void = np.zeros(reader.num_classes, np.int64), 0
+    for index in np.linspace(0, len(reader) - 1, number).round().astype(int).tolist():
+        mask = reader.mask(index).numpy()
+        known = mask[mask != reader.ignore_index]
+        counts += np.bincount(known, minlength=reader.num_classes)
+        void += mask.size - known.size
+    return LabelCounts(tuple(counts.tolist()), void, number, len(reader))

@@ -1,0 +1,115 @@
+"""The usual layouts of folders with images, masks and splits: what ``--dataset folder`` looks for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from feataug.data.finding import MASK_SUFFIXES, contents
+from feataug.errors import ConfigError, MissingDataError, message
+
+IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
+MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "ann_dir", "segmentationclass", "gt")
+_SPLITS = (("train", "training"), ("val", "valid", "validation"), ("test", "testing"))
+_LISTS = ("ImageSets/Segmentation", "splits", "")
+_KNOWN = "SPLIT/images and SPLIT/masks, images/SPLIT and masks/SPLIT, or img_dir/SPLIT and ann_dir/SPLIT"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of a split lie.
+
+    Attributes:
+        images, masks: Folders.
+        names: The list of the split's names, if the folders hold several splits.
+    """
+
+    images: Path
+    masks: Path
+    names: Path | None = None
+
+
+def find_layout(root: Path, split: str, names: Path | None = None) -> Layout:
+    """The folders of a split, whatever they are called among the usual names, in upper or lower case.
+
+    ``labels`` and ``annotations`` are names of the masks' folder, too, ``valid`` of the split ``val``. Where images and masks of all splits
+    lie together, a list of names says which are meant: ``names``, or ``ImageSets/Segmentation/SPLIT.txt`` (PASCAL VOC),
+    ``splits/SPLIT.txt``, ``SPLIT.txt``.
+
+    Raises:
+        MissingDataError: no such layout is there.
+        ConfigError: several are.
+    """
+    found = _by_folders(root, split)
+    if not found:
+        lists = [names] if names is not None else [file for file in _lists(root, split) if file.is_file()]
+        if len(lists) > 1:
+            raise _several(root, split, [str(file.relative_to(root)) for file in lists])
+        if lists:
+            found, names = _pairs(root, root), lists[0]
+    if len(found) == 1:
+        return Layout(*found[0], names)
+    if found:
+        raise _several(root, split, [f"{i.relative_to(root)} and {m.relative_to(root)}" for i, m in found])
+    raise MissingDataError(
+        message(
+            f"feataug: no images and masks of the split {split!r} are found.",
+            given=f"{root}, which {contents(root)}",
+            needed=f"{_KNOWN}; or images, masks and {split}.txt with names",
+            advice="Name other folders by --folders IMAGES MASKS, such as --folders pictures/{split} truth/{split}.",
+        )
+    )
+
+
+def _by_folders(root: Path, split: str) -> list[tuple[Path, Path]]:
+    found: list[tuple[Path, Path]] = []
+    splits = next((names for names in _SPLITS if split.lower() in names), (split.lower(),))
+    for folder in _named(root, splits):
+        found += _pairs(folder, folder)
+    for images, masks in _pairs(root, root, holding=False):
+        here, there = _named(images, splits), _named(masks, splits)
+        # Spelled alike in both folders, if there are several.
+        pairs = [(a, b) for a in here for b in there if a.name.lower() == b.name.lower()] or [(a, b) for a in here for b in there]
+        found += [(a, b) for a, b in pairs if _holds_masks(b)]
+    unique = {(os.path.realpath(a), os.path.realpath(b)): (a, b) for a, b in reversed(found)}
+    chosen = list(reversed(unique.values()))
+    # As the split was spelled, where another spelling is there, too.
+    exact = [pair for pair in chosen if split in (pair[0].name, pair[0].parent.name)]
+    return exact or chosen
+
+
+def _pairs(first: Path, second: Path, holding: bool = True) -> list[tuple[Path, Path]]:
+    """Folders of images in one folder with those of masks in another."""
+    masks = [folder for folder in _named(second, MASKS) if not holding or _holds_masks(folder)]
+    return [(images, folder) for images in _named(first, IMAGES) for folder in masks]
+
+
+def _named(folder: Path, names: tuple[str, ...]) -> list[Path]:
+    try:
+        return sorted((child for child in folder.iterdir() if child.name.lower() in names and child.is_dir()), key=lambda p: p.name)
+    except OSError:
+        return []
+
+
+def _holds_masks(folder: Path) -> bool:
+    """Whether a folder may hold masks: ``labels`` may also be texts with boxes."""
+    for _, _, files in os.walk(folder, followlinks=True):
+        if any(os.path.splitext(name)[1].lower() in (*MASK_SUFFIXES, ".jpg", ".jpeg") for name in files):
+            return True
+    return False
+
+
+def _lists(root: Path, split: str) -> list[Path]:
+    return [root / place / f"{split}.txt" for place in _LISTS]
+
+
+def _several(root: Path, split: str, found: list[str]) -> ConfigError:
+    return ConfigError(
+        message(
+            f"feataug: several folders may hold the split {split!r}.",
+            given=f"in {root}: {'; '.join(found)}",
+            needed="one of them",
+            advice="Say which by --folders IMAGES MASKS, such as --folders {split}/images {split}/masks.",
+        )
+    )

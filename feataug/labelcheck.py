@@ -1,0 +1,99 @@
+"""Do the labels mean what their user thinks? Asked before hours of training, and before a figure is given that says nothing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from feataug.errors import DataError, FeatAugWarning, message
+
+# Masks that are read in any case, and at most where the first ones look wrong or the set is small.
+_FIRST, _WHOLE, _MOST = 16, 64, 256
+
+
+def check_labels(who: str, *sources: Any, training: bool = False) -> None:
+    """Look at some masks of each source that a reader of ``feataug.data`` is behind; anything else is passed over.
+
+    Args:
+        who: For errors.
+        sources: Loaders, data sets, mask sources.
+        training: Warn of classes that no mask holds, where the set is small enough to read all of it.
+
+    Raises:
+        DataError: all labels are one class and the label that is void unless ``ids`` say otherwise, as in binary masks of 0 and 255.
+    """
+    for source in sources:
+        reader = _reader(source)
+        if reader is None or reader.num_classes < 2:
+            continue
+        try:
+            counts = reader.label_counts(_WHOLE if training and len(reader) <= _WHOLE else _FIRST)
+            if reader.void_is_assumed and one_class(counts.classes, counts.void):
+                counts = reader.label_counts(_MOST)
+        except (DataError, OSError):
+            continue  # raised, or skipped, when that mask is read in its turn
+        names = reader.classes
+        if reader.void_is_assumed and one_class(counts.classes, counts.void):
+            raise _binary(who, reader, counts)
+        if training and counts.complete and counts.absent:
+            warnings.warn(
+                f"{who}: no mask holds these classes: {listed([names[k] for k in counts.absent])} (all {counts.masks} masks were read). They "
+                "cannot be learned from these masks.",
+                FeatAugWarning,
+                stacklevel=3,
+            )
+
+
+def one_class(classes: Sequence[int], void: int) -> bool:
+    """Whether pixels of one class and of void are all there is, though there are more classes."""
+    return len(classes) > 1 and void > 0 and sum(count > 0 for count in classes) == 1
+
+
+def refuse_one_class(who: str, classes: Sequence[int], void: int, ignore_index: int) -> None:
+    """Raise ``DataError`` where all masks that were measured on hold one class and void only."""
+    if not one_class(classes, void):
+        return
+    held = next(number for number, count in enumerate(classes) if count)
+    raise DataError(
+        message(
+            f"{who}: the masks hold one class and void only, so that the measures say nothing.",
+            given=f"{classes[held]} pixels of class {held}, {void} of void ({ignore_index}), none of the other {len(classes) - 1}",
+            needed="pixels of two classes or more",
+            advice=f"If {ignore_index} is a class in the files, say so: the readers take ids={{0: 0, 255: 1}}. A set that is so all the same "
+            "is measured by feataug.SegmentationMetrics.",
+        )
+    )
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Names with commas between them, the last ones counted."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _reader(source: Any) -> Any:
+    """The reader behind a loader, a subset or a mask source."""
+    for _ in range(6):
+        if callable(getattr(source, "label_counts", None)):
+            return source
+        source = next((inner for name in ("dataset", "source") if (inner := getattr(source, name, None)) is not None), None)
+    return None
+
+
+def _binary(who: str, reader: Any, counts: Any) -> DataError:
+    names, held = reader.classes, next(number for number, count in enumerate(counts.classes) if count)
+    other = next(number for number in counts.absent)
+    plain = ", ".join(f"{number}: {number}" for number in range(len(names)))
+    asked = f"ids={{{held}: {held}, {reader.void}: {other}}}"
+    return DataError(
+        message(
+            f"{who}: the masks hold one class and void only.",
+            given=f'label {held} ("{names[held]}") and label {reader.void}, which was taken for void, in '
+            f"{counts.masks} of {counts.of} masks; no pixel of {listed([names[k] for k in counts.absent])}",
+            needed="pixels of two classes or more",
+            advice=f'If {reader.void} stands for "{names[other]}", pass {asked} to {type(reader).__name__} (--ids {held}={held} '
+            f"{reader.void}={other}).\nIf it is void, say so: ids={{{plain}, {reader.void}: {reader.ignore_index}}}."
+            if len(names) <= 8
+            else f"If {reader.void} is a class, pass ids= to {type(reader).__name__}: the class of each label in the files.",
+        )
+    )
