@@ -1,11 +1,9 @@
-"""What a run depends on, as plain values that are stored with it: weights by a fingerprint, data and mask sources by their settings."""
+"""What a run depends on, as plain values that are stored with it: data, mask sources, transforms and losses by their settings."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import inspect
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -16,33 +14,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.utils.data import DistributedSampler, RandomSampler, SequentialSampler
 
+from feataug.fingerprints import digest_of, files_of, fingerprint, spread, text_of, values_of
 from feataug.processes import place
 
-# Of large tensors and long lists of files a part is looked at, spread evenly.
-_VALUES, _SIZES, _CONTENTS, _BYTES = 2**16, 64, 8, 2**18
 # Longer texts and lists are kept as a digest.
 _LONG, _MANY = 1000, 64
-_DEPTH = 8
+_DEPTH, _ITEMS = 8, 8
 # What data sets commonly call the settings that decide their items.
 _DATA_SETTINGS = ("seed", "size", "num_images", "num_classes", "split", "image_set", "mode", "year", "fold", "void", "ignore_index")
 _TRANSFORMS = ("transforms", "transform", "target_transform")
-
-
-def fingerprint(module: nn.Module) -> str:
-    """Sixteen digits that change when a weight, a buffer, its name, shape or dtype does; the device and the memory format do not matter."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name}\n".encode())
-        if not isinstance(value, Tensor):
-            digest.update(_json(_plain(value)).encode())
-        elif not is_lazy(value):
-            digest.update(f"{value.dtype} {tuple(value.shape)}\n".encode())
-            if not value.is_meta:
-                digest.update(_bytes(value))
-    return digest.hexdigest()[:16]
 
 
 def architecture(module: nn.Module) -> dict[str, Any]:
@@ -50,7 +32,7 @@ def architecture(module: nn.Module) -> dict[str, Any]:
     state = {name: tuple(value.shape) for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     known = ("num_classes", "latent_dim", "ignore_index", "modulation")
     settings = {name: _plain(getattr(module, name)) for name in known if hasattr(module, name)}
-    return {"class": _name(module)} | settings | {"shapes": _digest(_json(_plain(state)).encode())}
+    return {"class": _name(module)} | settings | {"shapes": digest_of(text_of(_plain(state)).encode())}
 
 
 def describe_data(loader: Any) -> dict[str, Any] | None:
@@ -83,17 +65,17 @@ def describe_dataset(dataset: Any, depth: int = 0) -> dict[str, Any]:
     if own is not None or depth > _DEPTH:
         return found | (own or {})
     if isinstance(dataset, (Tensor, np.ndarray)):
-        return found | _values(dataset)
+        return found | values_of(dataset)
     if hasattr(dataset, "__len__"):
         found["length"] = len(dataset)
     if isinstance(dataset, (list, tuple)):
-        items = [_plain(item, _DEPTH - 1) for item in _spread(dataset, _CONTENTS)]
-        return found | {"items": _digest(_json(items).encode())}
+        items = [_plain(item, _DEPTH - 1) for item in spread(dataset, _ITEMS)]
+        return found | {"items": digest_of(text_of(items).encode())}
     inner = getattr(dataset, "dataset", None)
     if inner is not None:
         found["dataset"] = describe_dataset(inner, depth + 1)
         indices = getattr(dataset, "indices", None)
-        found |= {} if indices is None else {"indices": _digest(_json(_listed(indices)).encode())}
+        found |= {} if indices is None else {"indices": digest_of(text_of(_listed(indices)).encode())}
     for name in ("datasets", "tensors"):
         parts = getattr(dataset, name, None)
         if isinstance(parts, (list, tuple)):
@@ -108,7 +90,7 @@ def describe_dataset(dataset: Any, depth: int = 0) -> dict[str, Any]:
     for name in _TRANSFORMS:
         if attributes.get(name) is not None:
             found[name] = describe_callable(attributes[name])
-    files = {name: _files(value) for name, value in attributes.items() if _are_files(value)}
+    files = {name: files_of(value) for name, value in attributes.items() if _are_files(value)}
     return found | ({"files": files} if files else {})
 
 
@@ -147,7 +129,7 @@ def describe_filter(pixel_filter: Any) -> Any:
     model, bounds = getattr(getattr(pixel_filter, "cut", None), "model", None), getattr(pixel_filter, "class_loss", None)
     if not isinstance(model, nn.Module) or not isinstance(bounds, Tensor):
         return describe_callable(pixel_filter)
-    return {"class": _name(pixel_filter), "reference": fingerprint(model), "class_loss": _values(bounds)}
+    return {"class": _name(pixel_filter), "reference": fingerprint(model), "class_loss": values_of(bounds)}
 
 
 def _order(loader: Any) -> dict[str, Any]:
@@ -218,16 +200,16 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Path):
         return value.name
     if isinstance(value, (Tensor, np.ndarray)):
-        return _values(value)
+        return values_of(value)
     if depth > _DEPTH:
         return _name(value)
     if isinstance(value, Mapping):
         return {str(name): _plain(item, depth + 1) for name, item in value.items()}
     if isinstance(value, (list, tuple, range)):
         listed = [_plain(item, depth + 1) for item in value]
-        return listed if len(listed) <= _MANY else {"length": len(listed), "digest": _digest(_json(listed).encode())}
+        return listed if len(listed) <= _MANY else {"length": len(listed), "digest": digest_of(text_of(listed).encode())}
     if isinstance(value, (set, frozenset)):
-        return sorted((_plain(item, depth + 1) for item in value), key=_json)
+        return sorted((_plain(item, depth + 1) for item in value), key=text_of)
     if callable(value):
         return describe_callable(value, depth)
     return {"class": _name(value)}
@@ -239,24 +221,6 @@ def _is_plain(value: Any, depth: int = 0) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, Enum, np.generic, torch.dtype))
 
 
-def _values(value: Tensor | np.ndarray) -> dict[str, Any]:
-    """Shape and digest of a tensor; of a large one, of values spread over it."""
-    plain = value.detach() if isinstance(value, Tensor) else torch.from_numpy(value) if value.dtype.kind in "biuf" else None
-    if plain is None or plain.is_meta or plain.layout != torch.strided:
-        return {"shape": list(value.shape)}
-    flat = plain.reshape(-1)
-    part = flat[:: max(1, len(flat) // _VALUES)]
-    return {"shape": list(plain.shape), "dtype": str(plain.dtype).removeprefix("torch."), "digest": _digest(_bytes(part))}
-
-
-def _bytes(value: Tensor) -> Any:
-    """The values of a tensor as they lie in memory, row by row."""
-    value = value.detach()
-    value = value.to_dense() if value.layout != torch.strided else value
-    value = value.int_repr() if value.is_quantized else value
-    return value.resolve_conj().resolve_neg().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
 def _are_files(value: Any) -> bool:
     if not isinstance(value, (list, tuple)) or not value:
         return False
@@ -264,43 +228,13 @@ def _are_files(value: Any) -> bool:
     return isinstance(first, Path) or (isinstance(first, str) and (os.sep in first or bool(Path(first).suffix)))
 
 
-def _files(value: Sequence[Any]) -> dict[str, Any]:
-    """Names below the folder that all share, sizes of some and beginnings of fewer."""
-    rows = [item if isinstance(item, (list, tuple)) else (item,) for item in value]
-    names = [str(part) for row in rows for part in row if isinstance(part, (str, Path))]
-    try:
-        common = os.path.commonpath(names)
-        common = common if common not in names else os.path.dirname(common)
-        short = [os.path.relpath(name, common or ".") for name in names]
-    except ValueError:  # absolute and relative ones
-        short = [os.path.basename(name) for name in names]
-    content: list[Any] = [os.path.getsize(name) if os.path.isfile(name) else None for name in _spread(names, _SIZES)]
-    for name in _spread(names, _CONTENTS):
-        if os.path.isfile(name):
-            with open(name, "rb") as file:
-                content.append(_digest(file.read(_BYTES)))
-    return {"count": len(rows), "names": _digest(_json(short).encode()), "content": _digest(_json(content).encode())}
-
-
-def _spread(items: Sequence[Any], count: int) -> list[Any]:
-    return [items[number * len(items) // count] for number in range(count)] if len(items) > count else list(items)
-
-
 def _listed(indices: Any) -> Any:
     return indices.tolist() if hasattr(indices, "tolist") else list(indices)
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _LONG else f"{text[:80]}... {_digest(text.encode())}"
+    return text if len(text) <= _LONG else f"{text[:80]}... {digest_of(text.encode())}"
 
 
 def _name(value: Any) -> str:
     return type(value).__qualname__
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, default=str)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from feataug.checks import check_features, check_mask_form, check_masks, check_number, check_pairs, describe
 from feataug.errors import ConfigError, ShapeError, message
+from feataug.fingerprints import fingerprint
 from feataug.fits import check_spec
-from feataug.identity import architecture, describe_filter, describe_masks, fingerprint
+from feataug.identity import architecture, describe_filter, describe_masks
 from feataug.losses import segmentation_loss
 from feataug.mining import bind_score, learns, synthetic_loss
 from feataug.port import cut_of, join

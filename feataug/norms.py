@@ -68,8 +68,9 @@ def measure(
     chosen = [module for module in norms_of(model) if trained.get(module, module.training)]
     if not chosen:
         return
+    others = [module for module in model.modules() if isinstance(module, _NormBase) and module not in chosen]
     where = torch.device(device) if device is not None else _device_of(model)
-    with modes(model, trained), _random_state_kept(_device_of(model)), _averaging(chosen):
+    with modes(model, trained), _random_state_kept(_device_of(model)), _averaging(chosen, others):
         empty = True
         for batch in check_loader(who, loader):
             images, empty = _images(who, batch), False
@@ -78,7 +79,7 @@ def measure(
             raise DataError(
                 message(
                     f"{who}: the loader yields nothing.",
-                    given=describe(loader),
+                    given=type(loader).__name__,
                     needed="a loader that can be read again and again, such as a DataLoader",
                 )
             )
@@ -174,7 +175,7 @@ def _check_model(model: Any) -> None:
         raise ConfigError(
             message(
                 "update_bn: the model is no module.",
-                given=describe(model),
+                given=type(model).__name__,
                 needed="feataug.update_bn(model, loader): the model first, unlike torch.optim.swa_utils.update_bn",
             )
         )
@@ -218,16 +219,16 @@ def _modes_for(model: nn.Module, chosen: set[nn.Module]) -> dict[nn.Module, bool
 
 
 def _device_of(model: nn.Module) -> torch.device | None:
-    first = next(model.parameters(), None)
-    first = first if first is not None else next(model.buffers(), None)
-    return None if first is None else first.device
+    for tensor in (*model.parameters(), *model.buffers()):
+        return tensor.device
+    return None
 
 
 def _images(who: str, batch: Any) -> Tensor:
     images = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
     if not isinstance(images, Tensor):
         raise DataError(
-            message(f"{who}: a batch holds no images.", given=describe(batch), needed="images, or a tuple that begins with them")
+            message(f"{who}: a batch holds no images.", given=type(batch).__name__, needed="images, or a tuple that begins with them")
         )
     return images
 
@@ -246,8 +247,15 @@ def _random_state_kept(device: torch.device | None) -> Iterator[None]:
 
 
 @contextmanager
-def _averaging(norms: list[_NormBase]) -> Iterator[None]:
-    """Let norms take plain averages over the batches, from nothing on; old statistics come back where no batch came."""
+def _averaging(norms: list[_NormBase], others: list[_NormBase]) -> Iterator[None]:
+    """Let norms take plain averages over the batches, from nothing on; old statistics come back where no batch came.
+
+    Args:
+        norms: These.
+        others: All other norms, which stay as they are.
+    """
+    # With momentum 0 a norm counts its batches all the same.
+    counts = {norm: norm.num_batches_tracked.clone() for norm in others if norm.num_batches_tracked is not None}
     kept = [
         {name: value.clone() for name in _STATISTICS if (value := getattr(norm, name, None)) is not None} for norm in norms
     ]
@@ -271,6 +279,8 @@ def _averaging(norms: list[_NormBase]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+        for norm, number in counts.items():
+            norm.num_batches_tracked.copy_(number)  # type: ignore[union-attr]
         for norm, momentum, statistics in zip(norms, momenta, kept, strict=True):
             norm.momentum = momentum
             if not done or not (seen[norm] or _was_run(norm)):

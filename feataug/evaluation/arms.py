@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug import norms
 from feataug.copying import copy_model
 from feataug.generator import FeatureGenerator
 from feataug.losses import segmentation_loss
 from feataug.mixing import FeatureMixer
+from feataug.norms import moved_norms, statistics_of
 from feataug.splitting import split
 from feataug.training.config import FinetuneConfig
 from feataug.training.finetune import Finetuner
@@ -92,10 +92,10 @@ def train_arm(
     if rival is None:
         figures = tuner.fit(loader, validate, ignore_index=ignore_index)[-1]
     else:
-        start = {name: value.detach().clone() for name, value in norms.statistics_of(model).items()}
+        start = {name: value.detach().clone() for name, value in statistics_of(model).items()}
         model = tuner.model = rival(model, loader, config, Path(output) if output is not None else None)
         # Its code is unknown, and may leave the model in any mode.
-        tuner.trained_modes(norms.moved_norms(model, start))
+        tuner.trained_modes(moved_norms(model, start))
         figures = validate(model.eval())
     if update_bn:
         tuner.update_bn(loader)

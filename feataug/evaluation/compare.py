@@ -18,8 +18,9 @@ from feataug.errors import CheckpointError, ConfigError, message
 from feataug.evaluation.arms import Arm, train_arm, weights_alone
 from feataug.evaluation.intervals import differences, mean_figures, verdict
 from feataug.files import write_json
+from feataug.fingerprints import fingerprint
 from feataug.generator import FeatureGenerator
-from feataug.identity import architecture, describe_callable, describe_data, describe_filter, describe_masks, fingerprint
+from feataug.identity import architecture, describe_callable, describe_data, describe_filter, describe_masks
 from feataug.locating import layer_names
 from feataug.metrics import evaluate
 from feataug.report import by_class, write_result
@@ -146,8 +147,9 @@ def compare(
             else {}
         )
         text = f"{name} {seed}" if progress else False
+        real = unread.pop() if unread else loader(seed)
         trained, figures = train_arm(
-            model, at, unread.pop() if unread else loader(seed), validate, own, update_bn=update_bn, example=example, ignore_index=ignore_index, output=where,
+            model, at, real, validate, own, update_bn=update_bn, example=example, ignore_index=ignore_index, output=where,
             device=device, progress=text, rival=rivals.get(name), **mixed,
         )  # fmt: skip
         if where is not None and seed == seeds[0]:

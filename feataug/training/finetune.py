@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from feataug import norms
 from feataug.checks import check_dtype_of, check_images, check_mask_form, check_pairs
 from feataug.errors import ConfigError, message
+from feataug.fingerprints import fingerprint
 from feataug.hub import HubModel
-from feataug.identity import describe_callable, describe_data, fingerprint
+from feataug.identity import describe_callable, describe_data
 from feataug.losses import segmentation_loss
 from feataug.metrics import evaluate
+from feataug.norms import frozen_parts, measure, modes, modes_of
 from feataug.processes import total
 from feataug.recording import eval_mode
 from feataug.seeds import seeded
@@ -212,24 +213,24 @@ class Finetuner:
             # A run that was resumed at its end would otherwise look at another epoch's crops.
             batches.set_epoch(0)
         if self.model in self._modes or self.model.training:
-            norms.measure(self.model, loader, self.accelerator.device, self._modes, "Finetuner.update_bn")
+            measure(self.model, loader, self.accelerator.device, self._modes, "Finetuner.update_bn")
             return
         # Never trained here, and in eval mode.
-        with norms.modes(self.model, {}):
+        with modes(self.model, {}):
             self.model.train()
-            norms.measure(self.model, loader, self.accelerator.device, {}, "Finetuner.update_bn")
+            measure(self.model, loader, self.accelerator.device, {}, "Finetuner.update_bn")
 
-    def trained_modes(self, modes: dict[nn.Module, bool]) -> None:
+    def trained_modes(self, trained: Mapping[nn.Module, bool]) -> None:
         """Say which modules of ``model`` were in training mode, where other code has trained it; ``update_bn`` then goes by it."""
-        self._modes = dict(modes)
+        self._modes = dict(trained)
 
     def _train_mode(self, model: nn.Module) -> None:
         """Training mode, but for what was frozen before; ``update_bn`` asks later which norms were trained."""
-        frozen = norms.frozen_parts(self.model)
+        frozen = frozen_parts(self.model)
         model.train()
         for module in frozen:
             module.training = False
-        self._modes = norms.modes_of(self.model)
+        self._modes = modes_of(self.model)
 
     def _identity(self, loader: Any, validate: Any, num_classes: int | None, ignore_index: int) -> dict[str, Any]:
         """What tells this run from others besides its settings; the model and the generator as they were when training began."""

@@ -15,9 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from feataug.cards import known_facts
 from feataug.errors import FeatAugWarning
+from feataug.fingerprints import fingerprint
 from feataug.fits import check_spec
 from feataug.generator import FeatureGenerator
-from feataug.identity import architecture, describe_data, fingerprint
+from feataug.identity import architecture, describe_data
 from feataug.metrics import recognition
 from feataug.processes import total
 from feataug.recording import eval_mode
