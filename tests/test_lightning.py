@@ -284,6 +284,7 @@ def test_norms_that_are_frozen_in_training_steps_stay_as_they_are(tiny_net, tmp_
     assert any(isinstance(part, nn.BatchNorm2d) for part in module.model.stem.modules())
     with torch.no_grad():
         module.model.train()(torch.rand(2, 3, *SIZE) * 3)
+    module.train()  # as before the run: Lightning takes the modes as they are
     frozen = {name: value.clone() for name, value in module.model.stem.state_dict().items() if "running" in name or "num_" in name}
     run = trainer(tmp_path, mixing, enable_checkpointing=False)
     run.fit(module, loader(), loader(shuffle=False) if validated else None)
