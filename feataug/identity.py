@@ -52,6 +52,9 @@ def describe_data(loader: Any) -> dict[str, Any] | None:
     dataset = getattr(loader, "dataset", None)
     if dataset is None:
         return {}
+    if hasattr(getattr(loader, "batch_sampler", None), "share"):
+        # What seeded_loader wraps a data set in follows from the seed.
+        dataset = getattr(dataset, "dataset", dataset)
     return {"dataset": describe_dataset(dataset)} | _order(loader)
 
 
