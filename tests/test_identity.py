@@ -39,8 +39,9 @@ def test_a_fingerprint_sees_every_value_of_every_dtype(dtype):
     first = fingerprint(Buffers(x=values))
     assert first == fingerprint(Buffers(x=values.clone()))
     assert len(first) == 16
+    wider = values.to(torch.float64 if dtype == torch.float32 else torch.float32)
     different = [
-        Buffers(x=other), Buffers(y=values), Buffers(x=values.reshape(2, 3)), Buffers(x=values.to(torch.float32 if dtype != torch.float32 else torch.float64)),
+        Buffers(x=other), Buffers(y=values), Buffers(x=values.reshape(2, 3)), Buffers(x=wider),
         Buffers(x=values, y=torch.zeros(0)), Buffers(),
     ]  # fmt: skip
     assert len({first, *map(fingerprint, different)}) == 7
