@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,22 +73,30 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, from the system's memory to the disk."""
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot open folders, and keeps their names by itself.
+    """Bring a file's content from the system's memory to the disk."""
     # Windows syncs only what is open for writing.
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
 
 
+def _sync_names(folder: Path) -> None:
+    """The same for the names in a folder, where the file system can: Windows and some network disks keep them by themselves."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 def _rename(temporary: Path, path: Path) -> None:
     """Sync the content, then give it its name, then sync the name: after a power cut the old file is there or the new one."""
     sync(temporary)
     os.replace(temporary, path)
-    sync(path.parent)
+    _sync_names(path.parent)
 
 
 def clear_torn(folder: Path) -> None:

@@ -35,11 +35,12 @@ def architecture(module: nn.Module) -> dict[str, Any]:
     return {"class": _name(module)} | settings | {"shapes": digest_of(text_of(_plain(state)).encode())}
 
 
-def describe_data(loader: Any) -> dict[str, Any] | None:
+def describe_data(loader: Any, *, measured: bool = False) -> dict[str, Any] | None:
     """The data set of a loader and how it is read: files, length, classes, transforms, batch size, order and seed.
 
     Args:
         loader: A ``DataLoader``, or anything with a ``dataset``; any object with a ``settings()`` that returns a dictionary.
+        measured: The loader is read to measure, where neither batch size nor order matters.
 
     Returns:
         Plain values; ``None`` for no loader, and an empty dictionary for an iterable that says nothing of itself.
@@ -55,7 +56,9 @@ def describe_data(loader: Any) -> dict[str, Any] | None:
     if hasattr(getattr(loader, "batch_sampler", None), "share"):
         # What seeded_loader wraps a data set in follows from the seed.
         dataset = getattr(dataset, "dataset", dataset)
-    return {"dataset": describe_dataset(dataset)} | _order(loader)
+    order = _order(loader)
+    kept = ("drop_last",) if measured else tuple(order)
+    return {"dataset": describe_dataset(dataset)} | {name: order[name] for name in kept if name in order}
 
 
 def describe_dataset(dataset: Any, depth: int = 0) -> dict[str, Any]:

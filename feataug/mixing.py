@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -11,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from feataug.checks import check_features, check_mask_form, check_masks, check_number, check_pairs, describe
+from feataug.checks import check_features, check_mask_form, check_number, check_pairs, describe
 from feataug.errors import ConfigError, ShapeError, message
 from feataug.fingerprints import fingerprint
-from feataug.fits import check_spec
+from feataug.fits import check_spec, labels_checked
 from feataug.identity import architecture, describe_filter, describe_masks
 from feataug.losses import segmentation_loss
 from feataug.mining import bind_score, learns, synthetic_loss
@@ -298,7 +297,7 @@ class FeatureMixer(nn.Module):
             )
         if self.aside is not None and not aside:
             self.aside.hand_over()
-        checked = self._checked(plan.masks, device)
+        checked = labels_checked(self.generator, plan.masks, device)
         with torch.no_grad(), self.aside.work(device, real_masks) if aside and self.aside is not None else nullcontext():
             drawn, z = plan.masks.to(device, non_blocking=True), plan.z.to(device, non_blocking=True)
             if self.bank is not None and plan.places is not None and not replayed:
@@ -312,18 +311,6 @@ class FeatureMixer(nn.Module):
         """New features, and the masks with void where they are bad."""
         synthetic = tuple(self.generator(masks, z, checked=True) if checked else self.generator(masks, z))
         return synthetic, masks if self.pixel_filter is None else self.pixel_filter(synthetic, masks)
-
-    def _checked(self, masks: Tensor, device: torch.device) -> bool:
-        """Check labels where they lie, so that a generator on a GPU, which can be told so, need not wait for the GPU to check them."""
-        if device.type == "cpu" or masks.device.type != "cpu" or not self._takes_checked():
-            return False
-        check_masks("FeatureGenerator", masks, self.generator.num_classes, self.generator.ignore_index)
-        return True
-
-    def _takes_checked(self) -> bool:
-        """Whether the generator's ``forward`` can be told that labels were checked; one of the user's may not."""
-        forward = getattr(type(self.generator), "forward", None)
-        return forward is not None and "checked" in inspect.signature(forward).parameters
 
     def _observe(self, drawn: Tensor, losses: Tensor) -> None:
         self.masks.observe(drawn, gathered(losses, len(drawn)))

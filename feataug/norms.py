@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from feataug.checks import check_loader, describe
 from feataug.errors import ConfigError, DataError, message
+from feataug.seeds import kept
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -236,10 +237,9 @@ def _images(who: str, batch: Any) -> Tensor:
 @contextmanager
 def _random_state_kept(device: torch.device | None) -> Iterator[None]:
     """Put back every random number generator that dropout, a loader or its transforms may take from."""
-    devices = [device] if device is not None and device.type == "cuda" else []
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with torch.random.fork_rng(devices=devices):
+        with kept(device or "cpu"):
             yield
     finally:
         random.setstate(python)
@@ -256,7 +256,7 @@ def _averaging(norms: list[_NormBase], others: list[_NormBase]) -> Iterator[None
     """
     # With momentum 0 a norm counts its batches all the same.
     counts = {norm: norm.num_batches_tracked.clone() for norm in others if norm.num_batches_tracked is not None}
-    kept = [
+    before = [
         {name: value.clone() for name in _STATISTICS if (value := getattr(norm, name, None)) is not None} for norm in norms
     ]
     momenta = [norm.momentum for norm in norms]
@@ -281,7 +281,7 @@ def _averaging(norms: list[_NormBase], others: list[_NormBase]) -> Iterator[None
             handle.remove()
         for norm, number in counts.items():
             norm.num_batches_tracked.copy_(number)  # type: ignore[union-attr]
-        for norm, momentum, statistics in zip(norms, momenta, kept, strict=True):
+        for norm, momentum, statistics in zip(norms, momenta, before, strict=True):
             norm.momentum = momentum
             if not done or not (seen[norm] or _was_run(norm)):
                 for name, value in statistics.items():

@@ -26,27 +26,41 @@ def generator_for(*parts: int | str) -> torch.Generator:
 
 
 @contextmanager
+def kept(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Put torch's global generators of the CPU and of one device back afterwards; other devices are not touched."""
+    device = torch.device(device)
+    if device.type == "mps":
+        # It has one generator, and functions that take no device.
+        state = torch.mps.get_rng_state()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                yield
+        finally:
+            torch.mps.set_rng_state(state)
+        return
+    with torch.random.fork_rng(devices=[_number(device)] if device.type == "cuda" else [], device_type="cuda"):
+        yield
+
+
+@contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seed torch's global generators of the CPU and of one device for a while, then put them back; other devices are not touched.
+    """Seed torch's global generators of the CPU and of one device for a while; other devices are not touched.
 
     Args:
         seed: The seed.
         device: Where the work within happens.
     """
     device = torch.device(device)
-    if device.type == "cpu":
-        with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed, which seeds every GPU as well.
-            torch.default_generator.manual_seed(seed)
-            yield
-        return
-    module = getattr(torch, device.type)
-    index = device.index if device.index is not None else module.current_device() if hasattr(module, "current_device") else 0
-    with torch.random.fork_rng(devices=[index], device_type=device.type):
+    with kept(device):
+        # Not torch.manual_seed, which seeds every GPU as well.
         torch.default_generator.manual_seed(seed)
-        if hasattr(module, "device"):
-            with module.device(index):
-                module.manual_seed(seed)
-        else:
-            module.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(_number(device)):
+                torch.cuda.manual_seed(seed)
+        elif device.type == "mps":
+            torch.mps.manual_seed(seed)
         yield
+
+
+def _number(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index

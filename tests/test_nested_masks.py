@@ -96,7 +96,7 @@ def test_the_state_of_samplers_inside_is_saved(holder):
 
 
 def test_sources_without_a_state_need_none():
-    mixer, cut = make(MaskMixture([plain(), draw_masks()], (1, 1)))
+    mixer, _ = make(MaskMixture([plain(), draw_masks()], (1, 1)))
     before = mixer.plan_state()
     assert before["masks"] == {}
     mixer.load_plan_state({"rng": before["rng"]})  # of a version in which mixtures had no state
@@ -162,7 +162,7 @@ def test_training_teaches_a_sampler_in_a_mixture():
     inner = sampler(learn=True)
     mixer, cut = make(MaskMixture([inner, plain()], (3, 1)))
     for _ in range(3):
-        loss, batch = step(mixer, cut)
+        _, batch = step(mixer, cut)
         assert batch.drawn is not None
     inner._absorb()
     assert len(inner.pool) == 3

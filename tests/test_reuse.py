@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from feataug import mixing
 from feataug.errors import ConfigError, LabelError, ShapeError
 from feataug.filtering import PixelFilter
 from feataug.generator import FeatureGenerator
@@ -366,7 +367,7 @@ class Syncs(TorchDispatchMode):
 
 
 def test_labels_are_checked_before_they_are_sent_so_that_nothing_waits(tiny_net, monkeypatch):
-    checked, syncs = FeatureMixer._checked, Syncs()
+    checked, syncs = mixing.labels_checked, Syncs()
     work = Aside.work
 
     @contextlib.contextmanager
@@ -390,7 +391,7 @@ def test_labels_are_checked_before_they_are_sent_so_that_nothing_waits(tiny_net,
     # Where everything is on the CPU the generator checks: this test sees what would wait.
     assert step()[1]
     # As on a GPU.
-    monkeypatch.setattr(FeatureMixer, "_checked", lambda self, masks, device: checked(self, masks, torch.device("cuda")))
+    monkeypatch.setattr(mixing, "labels_checked", lambda made, masks, device: checked(made, masks, torch.device("cuda")))
     mixed, names = step()
     assert mixed.num_synthetic == 3
     assert names == []

@@ -110,7 +110,7 @@ def compare(
         "update_bn": update_bn,
         "config": {key: value for key, value in config.to_dict().items() if key != "seed"},
         "model": fingerprint(model),
-        "val_data": describe_data(val_loader),
+        "val_data": describe_data(val_loader, measured=True),
         "classes": names,
         "ignore_index": ignore_index,
     }

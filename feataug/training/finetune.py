@@ -244,7 +244,7 @@ class Finetuner:
                 }
         found: dict[str, Any] = {"data": describe_data(loader), "ignore_index": ignore_index}
         if validate is None or not callable(validate):
-            found |= {"val_data": describe_data(validate), "num_classes": num_classes}
+            found |= {"val_data": describe_data(validate, measured=True), "num_classes": num_classes}
         return self._start | found
 
     def _loss(self, model: nn.Module, images: Tensor, masks: Tensor, ignore_index: int) -> Tensor:

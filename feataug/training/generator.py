@@ -113,7 +113,7 @@ class GeneratorTrainer:
         config, accelerator, device = self.config, self.accelerator, self.accelerator.device
         self.run.settings |= {
             "cut": list(self.cut.at), "spec": self.cut.spec.to_dict(), "model": fingerprint(self.cut.model),
-            "architecture": architecture(self.generator), "data": describe_data(loader), "val_data": describe_data(val_loader),
+            "architecture": architecture(self.generator), "data": describe_data(loader), "val_data": describe_data(val_loader, measured=True),
         }  # fmt: skip
         self.objective.prepare(accelerator)
         optimizers = self.objective.optimizers

@@ -221,3 +221,25 @@ def test_lines_are_on_the_disk_before_the_checkpoint_that_follows_them(tmp_path,
     folder.save(1, {})
     assert log[0] == ("sync", "stats.jsonl")
     assert ("sync", "checkpoint-0000000001.partial") in log[1:]
+
+
+def test_a_file_system_that_cannot_sync_folders_will_do(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def refusing(handle):
+        if os.path.isdir(os.readlink(f"/proc/self/fd/{handle}")):
+            raise OSError(22, "Invalid argument")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    assert json.loads(write_json(tmp_path / "result.json", {"a": 1}).read_text()) == {"a": 1}
+
+    def broken(handle):
+        raise OSError(5, "Input/output error")
+
+    # A file that is not on the disk is an error, and the one before it stays.
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(CheckpointError, match=r"^feataug: a file cannot be written\.\n  given:   .*Input/output error"):
+        write_json(tmp_path / "result.json", {"a": 2})
+    assert json.loads((tmp_path / "result.json").read_text()) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]

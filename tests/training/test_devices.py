@@ -48,7 +48,8 @@ def test_the_device_that_was_asked_for(gpus, device, current, cpu):
 @pytest.mark.parametrize(
     ("device", "said"),
     [
-        ("gpu", "'gpu'"), ("GPU", "'GPU'"), ("cuda:", "'cuda:'"), ("cuda:x", "'cuda:x'"), ("cudax", "'cudax'"), ("", "''"), (0, "0"), ("CUDA", "'CUDA'"),
+        ("gpu", "'gpu'"), ("GPU", "'GPU'"), ("cuda:", "'cuda:'"), ("cuda:x", "'cuda:x'"), ("cudax", "'cudax'"), ("", "''"), (0, "0"),
+        ("CUDA", "'CUDA'"),
         ("mps", "'mps'"), (torch.device("meta"), "'meta'"), ("cuda:-1", "'cuda:-1'"), ("cuda 1", "'cuda 1'"), ("cpu\n", "'cpu\\n'"),
     ],
 )  # fmt: skip

@@ -179,35 +179,50 @@ def test_a_signal_during_the_exchange_is_shared_after_the_next_step(monkeypatch,
         return asked
 
     monkeypatch.setattr(stopping, "total", total)
-    with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped, stop_requests() as stop:
-        stop.agree(torch.device("cpu"))
-        assert (stop.signum, stop.noted) == (0, signum)
-        stop.obey()  # the other process has not heard of it: this step is not the last
-        stop.agree(torch.device("cpu"))
-        assert stop.signum == signum
-        stop.obey()
-        raise AssertionError("the run goes on")
+
+    def steps():
+        with stop_requests() as stop:
+            stop.agree(torch.device("cpu"))
+            assert (stop.signum, stop.noted) == (0, signum)
+            stop.obey()  # the other process has not heard of it: this step is not the last
+            stop.agree(torch.device("cpu"))
+            assert stop.signum == signum
+            stop.obey()
+            raise AssertionError("the run goes on")
+
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped:
+        steps()
     assert stopped.type is (SystemExit if signum == signal.SIGTERM else KeyboardInterrupt)
 
 
 def test_a_signal_after_the_agreement_waits_for_the_next_step():
     """A checkpoint is saved where a step was agreed to be the last; a signal between the two must not leave without one."""
-    with pytest.raises(SystemExit), stop_requests() as stop:
-        stop.agree(torch.device("cpu"))
-        signal.raise_signal(signal.SIGTERM)
-        assert stop.signum == 0
-        stop.obey()
-        stop.agree(torch.device("cpu"))
-        assert stop.signum == signal.SIGTERM
-        stop.obey()
-        raise AssertionError("the run goes on")
+
+    def steps():
+        with stop_requests() as stop:
+            stop.agree(torch.device("cpu"))
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.signum == 0
+            stop.obey()
+            stop.agree(torch.device("cpu"))
+            assert stop.signum == signal.SIGTERM
+            stop.obey()
+            raise AssertionError("the run goes on")
+
+    with pytest.raises(SystemExit):
+        steps()
 
 
 def test_a_signal_after_the_last_step_is_not_lost():
     reached = []
-    with pytest.raises(SystemExit) as stopped, stop_requests():
-        signal.raise_signal(signal.SIGTERM)
-        reached.append(True)
+
+    def steps():
+        with stop_requests():
+            signal.raise_signal(signal.SIGTERM)
+            reached.append(True)
+
+    with pytest.raises(SystemExit) as stopped:
+        steps()
     assert reached
     assert stopped.value.code == 143
 
