@@ -94,7 +94,7 @@ def describe_dataset(dataset: Any, depth: int = 0) -> dict[str, Any]:
         if name in attributes and _is_plain(attributes[name]):
             found[name] = _plain(attributes[name])
     for name in _TRANSFORMS:
-        if attributes.get(name) is not None:
+        if name in attributes:
             found[name] = describe_callable(attributes[name])
     files = {name: files_of(value) for name, value in attributes.items() if _are_files(value)}
     return found | ({"files": files} if files else {})

@@ -21,7 +21,7 @@ _WIDTH = 200
 def check_settings(what: str, settings: dict[str, Any], stored: dict[str, Any], path: Path, advice: str = "") -> None:
     """Raise ``CheckpointError``, headed by ``what``, unless the settings are those that ``path`` was written with.
 
-    All differences are named, those within dictionaries and lists by dotted names. Of ``IDENTITY`` only what both have is compared.
+    All differences are named, those within dictionaries and lists by dotted names. Keys of ``IDENTITY`` are compared if both have them.
     """
     changed = differences(json.loads(json.dumps(settings)), stored)
     if not changed:
@@ -39,25 +39,21 @@ def check_settings(what: str, settings: dict[str, Any], stored: dict[str, Any], 
     )
 
 
-def differences(given: Any, stored: Any, name: str = "", known: bool = False) -> list[tuple[str, Any, Any]]:
+def differences(given: Any, stored: Any, name: str = "") -> list[tuple[str, Any, Any]]:
     """Where two nested settings differ: dotted names, what is given and what is stored.
 
     Args:
-        given, stored: Plain values, as JSON has them.
+        given, stored: Plain values, as JSON has them. A key of ``IDENTITY`` that one of them lacks, or that says nothing, is passed over.
         name: Of the values, within something larger.
-        known: Compare only the keys that both have.
     """
     dot = f"{name}." if name else ""
     if isinstance(given, dict) and isinstance(stored, dict):
-        found = []
-        for key in sorted(given | stored):
-            lenient = known or key in IDENTITY
-            if not lenient or (key in given and key in stored):
-                found += differences(given.get(key), stored.get(key), f"{dot}{key}", lenient)
-        return found
+        unknown = set() if name else {key for key in IDENTITY if {} in (given.get(key, {}), stored.get(key, {}))}
+        pairs = [(key, given.get(key), stored.get(key)) for key in sorted((given | stored).keys() - unknown)]
+        return [found for key, a, b in pairs for found in differences(a, b, f"{dot}{key}")]
     if isinstance(given, list) and isinstance(stored, list) and len(given) == len(stored) and any(map(_nested, [*given, *stored])):
-        pairs = enumerate(zip(given, stored, strict=True))
-        return [found for number, (a, b) in pairs for found in differences(a, b, f"{dot}{number}", known)]
+        both = enumerate(zip(given, stored, strict=True))
+        return [found for number, (a, b) in both for found in differences(a, b, f"{dot}{number}")]
     return [] if given == stored else [(name, given, stored)]
 
 

@@ -202,9 +202,13 @@ def test_a_second_fit_of_the_same_finetuner_is_the_same_run(tmp_path):
 
 
 def test_differences_are_named_by_their_place():
-    given = {"a": 1, "b": {"c": [1, {"d": 2}]}, "model": "x", "data": {"seed": 1, "new": 2}, "bank": 4}
+    given = {"a": 1, "b": {"c": [1, {"d": 2}]}, "model": "x", "data": {"seed": 1, "new": 2}, "bank": 4, "val_data": {}}
     assert differences(given, given) == []
-    stored = {"a": 1, "b": {"c": [1, {"d": 3}]}, "data": {"seed": 2, "old": 1}, "lr": 1}
-    assert differences(given, stored) == [("b.c.1.d", 2, 3), ("bank", 4, None), ("data.seed", 1, 2), ("lr", None, 1)]
+    stored = {"a": 1, "b": {"c": [1, {"d": 3}]}, "data": {"seed": 2}, "lr": 1, "val_data": {"seed": 1}, "generator": "y"}
+    found = [("b.c.1.d", 2, 3), ("bank", 4, None), ("data.new", 2, None), ("data.seed", 1, 2), ("lr", None, 1)]
+    assert sorted(differences(given, stored), key=lambda entry: entry[0]) == sorted(found)
     assert differences({"a": [1, 2]}, {"a": [1, 3]}) == [("a", [1, 2], [1, 3])]
     assert differences({"a": [1]}, {"a": {}}) == [("a", [1], {})]
+    # What was None is known, and what says nothing of itself is not.
+    assert differences({"val_data": None}, {"val_data": {"seed": 1}}) == [("val_data", None, {"seed": 1})]
+    assert differences({"val_data": None}, {"val_data": {}}) == []
