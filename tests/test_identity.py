@@ -49,7 +49,7 @@ def test_a_fingerprint_sees_every_value_of_every_dtype(dtype):
     first = fingerprint(Buffers(x=values))
     assert first == fingerprint(Buffers(x=values.clone()))
     assert len(first) == 16
-    wider = values.to(torch.float64 if dtype == torch.float32 else torch.float32)
+    wider = values.to(torch.complex128 if dtype.is_complex else torch.float64 if dtype == torch.float32 else torch.float32)
     different = [
         Buffers(x=other), Buffers(y=values), Buffers(x=values.reshape(2, 3)), Buffers(x=wider),
         Buffers(x=values, y=torch.zeros(0)), Buffers(),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -137,9 +139,19 @@ def test_seeding_a_gpu_touches_that_gpu_alone(monkeypatch):
 
 def test_training_asks_for_no_gpu_but_its_own(monkeypatch):
     """``fork_rng()`` without devices warns where there are several GPUs, and saves the state of each in every step."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device="cuda": pytest.fail(f"the state of {device} was asked for"))
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("all GPUs were seeded"))
+    fork_rng, manual_seed, forked = torch.random.fork_rng, torch.manual_seed, []
+
+    def fork(devices=None, *args, **kwargs):
+        forked.append(devices)
+        return fork_rng(devices, *args, **kwargs)
+
+    def seed(number):
+        # torch.manual_seed goes to every GPU; that of others is none of our business.
+        assert Path(feataug.__file__).parent not in Path(sys._getframe(1).f_code.co_filename).parents
+        return manual_seed(number)
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork)
+    monkeypatch.setattr(torch, "manual_seed", seed)
     images, masks = torch.rand(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.long)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Dropout(), nn.Conv2d(4, 2, 1))
     cut = feataug.split(model, "0")
@@ -153,6 +165,8 @@ def test_training_asks_for_no_gpu_but_its_own(monkeypatch):
     feataug.stages(
         model, [(images, masks)], 2, at=["0"], min_cells=1, generator_images=4, config=config, device="cpu", progress=False
     )
+    assert len(forked) > 4
+    assert all(devices == [] for devices in forked)
 
 
 def masks_of(masks):
