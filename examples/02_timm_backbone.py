@@ -213,7 +213,7 @@ optimizer.zero_grad()
 
 # %% alt="The training loss over the steps, first plain, then mixed"
 before = feataug.evaluate(model, val_loader, num_classes)
-torch.optim.swa_utils.update_bn(loader, model)
+feataug.update_bn(model, loader)
 after = feataug.evaluate(model, val_loader, num_classes)
 print(f"after {len(mixed_losses)} mixed steps: mIoU {before['miou']:.1f} %, with BatchNorm measured anew {after['miou']:.1f} %")
 

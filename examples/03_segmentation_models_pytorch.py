@@ -120,7 +120,7 @@ for epoch in range(1 if QUICK else 3):
         optimizer.step()
         optimizer.zero_grad()
         sizes.append(len(logits) / len(images))
-    torch.optim.swa_utils.update_bn(loader, model)  # 8
+    feataug.update_bn(model, loader)  # 8
     print(f"epoch {epoch}: loss {loss.item():.2f}, mIoU {validate():.1f} %")
 
 # %% [markdown]

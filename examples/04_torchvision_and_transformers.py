@@ -122,7 +122,7 @@ def deeplab_mixed_step(images: torch.Tensor, masks: torch.Tensor) -> torch.Tenso
 
 
 deeplab_mixed = train(deeplab, deeplab_mixed_step, 1 if QUICK else 2, lr=5e-4)
-torch.optim.swa_utils.update_bn(loader, deeplab)  # its BatchNorm has seen synthetic features
+feataug.update_bn(deeplab, loader)  # its BatchNorm has seen synthetic features
 figures = feataug.evaluate(deeplab, val_loader, num_classes)
 print(f"DeepLabV3: loss {deeplab_plain[0]:.2f} at first, {deeplab_mixed[-1]:.2f} in the end; mIoU {figures['miou']:.1f} %")
 
@@ -174,7 +174,7 @@ def segformer_mixed_step(images: torch.Tensor, masks: torch.Tensor) -> torch.Ten
 
 
 segformer_mixed = train(segformer, segformer_mixed_step, 1 if QUICK else 2, lr=5e-4)
-torch.optim.swa_utils.update_bn(((images,) for images, _ in loader), segformer)  # its head has BatchNorm
+feataug.update_bn(segformer, loader)  # its head has BatchNorm
 figures = feataug.evaluate(segformer, val_loader, num_classes)
 print(f"SegFormer: loss {segformer_plain[0]:.2f} at first, {segformer_mixed[-1]:.2f} in the end; mIoU {figures['miou']:.1f} %")
 print("samples of the steps (real, synthetic, logits):", sorted(set(counts)))

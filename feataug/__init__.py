@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from feataug.metrics import SegmentationMetrics, evaluate, recognition
     from feataug.mining import synthetic_loss
     from feataug.mixing import FeatureMixer
+    from feataug.norms import update_bn
     from feataug.places import Place, cuts
     from feataug.presets import recommended
     from feataug.specs import FeatureSpec, LevelSpec, MixedBatch
@@ -57,6 +58,7 @@ _HOME = {
     "split": "splitting",
     "stages": "evaluation",
     "synthetic_loss": "mining",
+    "update_bn": "norms",
 }
 
 __all__ = [
@@ -90,6 +92,7 @@ __all__ = [
     "split",
     "stages",
     "synthetic_loss",
+    "update_bn",
 ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 from typing import Any
 
 from feataug.errors import ConfigError, FeatAugError, message
@@ -157,6 +156,7 @@ def finetune(args: argparse.Namespace) -> None:
 
 def compare(args: argparse.Namespace) -> None:
     """``feataug compare``."""
+    from feataug.copying import copy_model
     from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
     from feataug.evaluation import compare as run
     from feataug.generator import FeatureGenerator
@@ -170,7 +170,7 @@ def compare(args: argparse.Namespace) -> None:
     val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size)))
     generator = FeatureGenerator.from_pretrained(args.generator, num_classes=train.num_classes)
     model = PSPNet.from_pretrained(args.model)
-    cut = split(copy.deepcopy(model), list(generator.spec.layers))
+    cut = split(copy_model(model), list(generator.spec.layers))
     val_loader = _measured(args, val)
     _keep(args, val, val_loader, cut=cut, generator=generator)
     result = run(

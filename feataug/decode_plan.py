@@ -17,6 +17,7 @@ from feataug.example import Example
 from feataug.meta_twin import MetaTwin
 from feataug.port import Port, put_on, take_off
 from feataug.recording import Call, Seen, eval_mode, uncompiled, watch
+from feataug.seeds import kept
 from feataug.sites import Site, invoke, observe
 
 
@@ -164,7 +165,7 @@ class Planner:
             return self.twin.passage(batch, image_size)
         images = torch.zeros(batch, self.example.images.shape[1], *image_size, device=device, dtype=self.example.images.dtype)
         args, kwargs = self.example.arguments(images, (), self.example.stand_ins(self.example.required, batch, image_size, device))
-        with torch.no_grad(), eval_mode(self.model), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        with torch.no_grad(), eval_mode(self.model), kept(device):
             calls, crossing = observe(self.model, self.sites, lambda: invoke(uncompiled(self.model), args, kwargs))
         return Passage(list(reached(calls, self.sites)), [map_tensors(Seen.of, value) for value in crossing])
 

@@ -20,7 +20,7 @@ from feataug.models import PSPNet
 from feataug.plots import color_masks, save_grid
 from feataug.report import TITLES, by_class, recognition_summary, table, write_result
 from feataug.samples import SAMPLES, Samples, keep_samples
-from feataug.seeds import derive_seed
+from feataug.seeds import derive_seed, seeded
 from feataug.splitting import split
 from feataug.training.config import FinetuneConfig, GeneratorConfig
 from feataug.training.finetune import Finetuner
@@ -65,8 +65,7 @@ def run_demo(
     val = Scenes(config.val_images, config.size, seed=2 * seed + 1, transforms=eval_transforms())
     loader = seeded_loader(train, config.batch_size, seed=seed)
     val_loader = seeded_loader(val, config.batch_size, shuffle=False)
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(seed, "model"))
+    with seeded(derive_seed(seed, "model"), torch.get_default_device()):
         model = PSPNet(
             "resnet10t",
             train.num_classes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,21 @@ def write_json(path: Path, value: Mapping[str, Any]) -> Path:
     """Write a JSON file, by the main process alone; its folder is made where it is missing."""
     if not is_main():
         return path
-    text = json.dumps(value, indent=1) + "\n"
+    write_text(path, json.dumps(value, indent=1) + "\n")
+    return path
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file as a whole: under another name, synced, then renamed; its folder is made where it is missing."""
     temporary = path.with_suffix(".partial")
     with writing(path):
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    return path
+        try:
+            temporary.write_text(text)
+            _rename(temporary, path)
+        except BaseException:
+            # A full disk has no room for half a file.
+            temporary.unlink(missing_ok=True)
+            raise
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
@@ -56,13 +65,38 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     with writing(path):
         try:
             save_file(tensors, temporary, metadata)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
+            _rename(temporary, path)
         except BaseException:
             # A full disk has no room for half a file.
             temporary.unlink(missing_ok=True)
             raise
+
+
+def sync(path: Path) -> None:
+    """Bring a file's content from the system's memory to the disk."""
+    # Windows syncs only what is open for writing.
+    handle = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_names(folder: Path) -> None:
+    """The same for the names in a folder, where the file system can: Windows and some network disks keep them by themselves."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """Sync the content, then give it its name, then sync the name: after a power cut the old file is there or the new one."""
+    sync(temporary)
+    os.replace(temporary, path)
+    _sync_names(path.parent)
 
 
 def clear_torn(folder: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from feataug.checks import check_masks
 from feataug.errors import ConfigError, FeatAugWarning, ShapeError, message
 from feataug.specs import FeatureSpec
 
@@ -54,3 +59,25 @@ def check_fits(who: str, generator: Any, spec: FeatureSpec | None, num_classes: 
 def _same_layer(one: str, other: str) -> bool:
     """Whether two names may be those of one layer: in a model within another they are longer."""
     return f".{one}".endswith(f".{other}") or f".{other}".endswith(f".{one}")
+
+
+def labels_checked(generator: Any, masks: Tensor, device: torch.device) -> bool:
+    """Check labels where they lie, so that a generator on a GPU need not wait for the GPU to check them.
+
+    Args:
+        generator: Is told by ``checked=True``, if its ``forward`` takes that; one of the user's may not.
+        masks: ``(n, H, W)``, as they were drawn.
+        device: Where the generator will get them.
+
+    Returns:
+        Whether they were checked here: they lie on the CPU, and will not stay there.
+
+    Raises:
+        LabelError: a value that is neither a class nor ``ignore_index``.
+    """
+    forward = getattr(type(generator), "forward", None)
+    takes = forward is not None and "checked" in inspect.signature(forward).parameters
+    if not takes or device.type == "cpu" or masks.device.type != "cpu":
+        return False
+    check_masks("FeatureGenerator", masks, generator.num_classes, generator.ignore_index)
+    return True

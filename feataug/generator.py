@@ -171,7 +171,7 @@ class FeatureGenerator(
         return generator_text(name, self.spec, self.num_classes, self.latent_dim, self.ignore_index)
 
     def forward(
-        self, masks: Tensor, z: Tensor | None = None, *, samples: int = 1, standardized: bool = False
+        self, masks: Tensor, z: Tensor | None = None, *, samples: int = 1, standardized: bool = False, checked: bool = False
     ) -> tuple[Tensor, ...]:
         """Generate features for masks.
 
@@ -182,6 +182,7 @@ class FeatureGenerator(
                 second of every mask, and so on.
             standardized: Return standardised units (each channel of the real features has mean 0 and variance 1) instead of the
                 encoder's.
+            checked: The labels are known to be classes or ``ignore_index``. On a GPU looking at them would wait for all work before.
 
         Returns:
             One ``(samples * B, channels, ceil(H / reduction), ceil(W / reduction))`` tensor per level of the spec (``LevelSpec.size``,
@@ -191,7 +192,10 @@ class FeatureGenerator(
             DtypeError, ShapeError: masks are no integer ``(B, H, W)``; ``z`` has another shape.
             LabelError: a mask holds a value that is neither a class nor ``ignore_index``.
         """
-        masks = check_masks("FeatureGenerator", masks, self.num_classes, self.ignore_index)
+        if checked:
+            masks = masks.long()
+        else:
+            masks = check_masks("FeatureGenerator", masks, self.num_classes, self.ignore_index)
         check_number("FeatureGenerator", "samples", samples, low=1, high=2**31, integer=True)
         batch = samples * len(masks)
         if z is None:

@@ -23,6 +23,7 @@ from feataug.levels import Layout
 from feataug.port import Port, join, put_on, take_off
 from feataug.recording import Stopped, eval_mode, patched, uncompiled
 from feataug.replay import replaying
+from feataug.seeds import kept
 from feataug.sites import Site, collecting, invoke
 from feataug.specs import FeatureSpec
 
@@ -206,8 +207,7 @@ class Halves:
     def _mixes_truly(self) -> bool:
         """The same, by what the model itself does."""
         example = self.example
-        devices = [example.images.device] if example.images.is_cuda else []
-        with eval_mode(self.model), torch.random.fork_rng(devices=devices):
+        with eval_mode(self.model), kept(example.images.device):
             args, kwargs = example.arguments(example.images, (), {name: example.tensors[name] for name in example.required})
             real = self.run_encoder(self.callee(), args, kwargs)
             synthetic = tuple(level[:1] for level in real)

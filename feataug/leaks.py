@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from feataug import randomness, seeds
 from feataug.capture import Capture, Taken
 from feataug.comparing import has_nan, same
 from feataug.containers import flatten, map_tensors, sealed
@@ -205,13 +206,8 @@ def leak_error(label: str, names: list[str], when: str, complete: list[str]) -> 
 
 @contextmanager
 def seeded(device: torch.device, seed: int = 0) -> Iterator[None]:
-    """Within, torch draws the same numbers every time; its generators are then as they were."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        # Not torch.manual_seed, which seeds every GPU, and nobody puts those back.
-        torch.default_generator.manual_seed(seed)
-        if device.type == "cuda":
-            with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+    """Within, everybody draws the same numbers every time; all global generators are then as they were."""
+    with seeds.seeded(seed, device), randomness.seeded(seed):
         yield
 
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from feataug.checks import check_loader, describe
 from feataug.errors import ConfigError, DataError, FeatAugWarning, MissingPackageError, message
-from feataug.recording import eval_mode
+from feataug.norms import measure
 
 if TYPE_CHECKING:
     from feataug.mixing import FeatureMixer, MixPlan
@@ -59,9 +57,10 @@ class MixFeatures(_Callback):
     Args:
         mixer: A ``FeatureMixer``.
         cut: Where it mixes: a cut of the module, or of a part of it.
-        bn_loader: Yields real images, or tuples that begin with them. On these the running statistics are measured anew before every
-            validation and at the end of every epoch in which the model was trained, of frozen norms, too. A few hundred images do. Without it
-            they are those of real and synthetic features together, which evaluation does not want (``Finetuner.update_bn``).
+        bn_loader: Yields real images, or tuples that begin with them. On these the running statistics are measured before every validation
+            and at the end of every epoch in which the model was trained, for the norms that were in training mode in its training steps;
+            frozen norms stay as they are. A few hundred images do. Without it they are those of real and synthetic features together, which
+            evaluation does not want (``feataug.update_bn``).
 
     Raises:
         MissingPackageError: at import: Lightning is not installed.
@@ -85,7 +84,8 @@ class MixFeatures(_Callback):
         self.mixer, self.cut, self.bn_loader = mixer, cut, bn_loader
         self._module: Any = None
         self._last: MixedBatch | None = None
-        self._trained = False
+        # The modes in the training steps since the last measurement.
+        self._modes: dict[nn.Module, bool] = {}
 
     @contextmanager
     def on(self, masks: Tensor, plan: MixPlan | None = None) -> Iterator[MixedBatch]:
@@ -109,6 +109,8 @@ class MixFeatures(_Callback):
         with self.mixer.on(self.cut, masks, plan) as batch:
             self._last = batch
             yield batch
+        if self.mixer.training:
+            self._note_modes()
 
     def loss(self, out: Any, batch: MixedBatch) -> Tensor:
         """``FeatureMixer.loss``: Eq. (2) and (3)."""
@@ -170,7 +172,9 @@ class MixFeatures(_Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Mix no more; say what was mixed."""
         self.mixer.eval()
-        self._trained = True
+        if self._last is None:
+            # A step that did not mix, but trained all the same.
+            self._note_modes()
         if self._last is None:
             return
         pl_module.log("feataug/num_synthetic", float(self._last.num_synthetic))
@@ -187,17 +191,22 @@ class MixFeatures(_Callback):
         """The same where nothing is validated."""
         self._measure(trainer, pl_module)
 
+    def _note_modes(self) -> None:
+        """Remember what trains: whoever freezes a norm, and by whatever hook, has done so by now."""
+        for module in self.cut.model.modules():
+            self._modes[module] = module.training or self._modes.get(module, False)
+
     def _measure(self, trainer: Any, pl_module: Any) -> None:
-        if self.bn_loader is None or not self._trained:
+        if self.bn_loader is None or not self._modes:
             return
         precision, move = trainer.precision_plugin, trainer.strategy.batch_to_device
-        devices = [pl_module.device] if pl_module.device.type == "cuda" else []
-        # Neither the modes nor the random numbers of training are to change by it; to begin with a loader draws some, too.
-        with eval_mode(self.cut.model), torch.random.fork_rng(devices=devices), precision.forward_context():
-            batches = check_loader("MixFeatures", self.bn_loader)
-            first = list(itertools.islice(batches, 1))
-            if not first:
-                # With no image at all the statistics would be reset, and stay so.
+
+        def placed() -> Iterator[Any]:
+            empty = True
+            for batch in check_loader("MixFeatures", self.bn_loader):  # type: ignore[arg-type]
+                empty = False
+                yield precision.convert_input(move(batch))
+            if empty:
                 raise DataError(
                     message(
                         "MixFeatures: bn_loader yields nothing.",
@@ -205,6 +214,8 @@ class MixFeatures(_Callback):
                         needed="a loader that can be read again and again, such as a DataLoader",
                     )
                 )
-            placed = (precision.convert_input(move(batch)) for batch in itertools.chain(first, batches))
-            torch.optim.swa_utils.update_bn(placed, self.cut.model)
-        self._trained = False
+
+        # By now the model may be in eval mode. Its modes and random numbers are put back.
+        with precision.forward_context():
+            measure(self.cut.model, placed(), pl_module.device, self._modes, "MixFeatures")
+        self._modes = {}

@@ -167,7 +167,7 @@ def evaluate(
     num_classes: int,
     *,
     ignore_index: int = 255,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
 ) -> dict[str, Any]:
     """The four measures of ``predict`` over ``loader``; see ``scores``.
 
@@ -177,7 +177,7 @@ def evaluate(
         loader: Yields ``(images, masks)``.
         num_classes: Number of classes.
         ignore_index: Label of void.
-        device: Where images and masks are sent.
+        device: Where images and masks are sent; where a module's weights are by default; the CPU for a function.
 
     Raises:
         ConfigError: ``ignore_index`` is a class.
@@ -188,6 +188,7 @@ def evaluate(
     Source:
         Sec. 4.1.
     """
+    device = _device_of(predict) if device is None else device
     metrics = SegmentationMetrics(num_classes, ignore_index).to(device)
     with eval_mode(predict) if isinstance(predict, torch.nn.Module) else nullcontext():
         for batch in check_loader("evaluate", loader):
@@ -207,7 +208,7 @@ def recognition(
     *,
     ignore_index: int = 255,
     seed: int = 0,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
 ) -> dict[str, Any]:
     """How well the frozen decoder recognises synthetic features, and how much they vary.
 
@@ -217,7 +218,7 @@ def recognition(
         loader: Yields ``(images, masks)``: the masks to generate from, and the images whose features to compare with.
         ignore_index: Label of void.
         seed: Of the noise.
-        device: Where the model is.
+        device: Where images and masks are sent; where the model is by default.
 
     Returns:
         ``real`` and ``synthetic``: the four measures (``scores``) of the decoder on features of the images and on features
@@ -234,6 +235,7 @@ def recognition(
         Sec. 4.4, the paper's PSPNet-score. Ours: the diversity ratio.
     """
     check_number("recognition", "seed", seed, low=0, integer=True)
+    device = _device_of(cut.model) if device is None else device
     real, synthetic = (SegmentationMetrics(generator.num_classes, ignore_index).to(device) for _ in range(2))
     rng = torch.Generator().manual_seed(seed)
     within = across = 0.0
@@ -257,3 +259,12 @@ def recognition(
         "ratio": results["synthetic"]["miou"] / max(results["real"]["miou"], 1e-9),
         "diversity": within / across if across else math.nan,
     }
+
+
+def _device_of(predict: Any) -> torch.device:
+    """Where the weights of a module, or of a method's module, are, or its buffers if it has none; the CPU for anything else."""
+    predict = getattr(predict, "__self__", predict)
+    if isinstance(predict, torch.nn.Module):
+        for tensor in (*predict.parameters(), *predict.buffers()):
+            return tensor.device
+    return torch.device("cpu")

@@ -1,4 +1,4 @@
-"""How hard masks are for the decoder as it is now."""
+"""How hard masks are for the decoder as it is now, and which mask sources want to know."""
 
 from __future__ import annotations
 
@@ -67,3 +67,16 @@ def synthetic_loss(
         return gathered(torch.cat(losses), len(masks)) if across_processes else torch.cat(losses)
 
     return score
+
+
+def bind_score(source: Any, score: Callable[[Tensor], Tensor]) -> None:
+    """Offer a score to a source: by its ``bind``, or in the place of its attribute ``score`` where that is ``None``."""
+    if callable(getattr(source, "bind", None)):
+        source.bind(score)
+    elif getattr(source, "score", score) is None and not learns(source):
+        source.score = score
+
+
+def learns(source: Any) -> bool:
+    """Whether a source wants to know the losses of the masks that it drew."""
+    return bool(getattr(source, "learn", False))

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from feataug.checks import check_features, check_mask_form, check_number, check_pairs, check_void, describe, is_sequence
 from feataug.errors import ConfigError, ShapeError, message
-from feataug.fits import check_spec
+from feataug.fingerprints import fingerprint
+from feataug.fits import check_spec, labels_checked
+from feataug.identity import architecture, describe_filter, describe_masks
 from feataug.losses import segmentation_loss
 from feataug.masks.sources import as_source
-from feataug.mining import synthetic_loss
+from feataug.mining import bind_score, learns, synthetic_loss
 from feataug.port import cut_of, join
 from feataug.processes import gathered, own, place
 from feataug.reuse import Aside, SampleBank, at_random
@@ -111,7 +113,7 @@ class FeatureMixer(nn.Module):
         # Not persistent: a setting, no state.
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.aux_weight, self.ignore_index, self.pixel_filter = aux_weight, ignore_index, pixel_filter
-        if bank and getattr(masks, "learn", False):
+        if bank and learns(masks):
             raise ConfigError(
                 message(
                     "FeatureMixer: a bank leaves the sampler nothing to learn.",
@@ -121,6 +123,7 @@ class FeatureMixer(nn.Module):
             )
         self.bank = SampleBank(bank, fresh) if bank else None
         self.aside = Aside() if overlap else None
+        self.seed = seed
         self.rng = torch.Generator().manual_seed(seed)
         self.generator.eval()
         if cut is not None:
@@ -132,11 +135,16 @@ class FeatureMixer(nn.Module):
         self.generator.eval()
         return self
 
-    def plan(self, num_real: int) -> MixPlan:
-        """Draw the masks and the noise for a batch with ``num_real`` real samples (in each process)."""
+    def plan(self, num_real: int, size: tuple[int, int] | None = None) -> MixPlan:
+        """Draw the masks and the noise for a batch with ``num_real`` real samples (in each process).
+
+        Args:
+            num_real: Real samples of the batch, in each process.
+            size: Rows and columns of the batch's masks: a bank that holds masks of another size is then filled from the start.
+        """
         count = at_random(num_real * place()[1] * self.ratio / (1 - self.ratio), self.rng)
         if self.bank is not None:
-            masks, z, places = self.bank.draw(count, self._draw, self.generator.latent_dim, self.rng)
+            masks, z, places = self.bank.draw(count, self._draw, self.generator.latent_dim, self.rng, size)
             return MixPlan(masks[own()], z[own()], masks, places[own()])
         masks = self._draw(count, self.rng)
         z = torch.randn(count, self.generator.latent_dim, generator=self.rng)
@@ -238,6 +246,14 @@ class FeatureMixer(nn.Module):
         kept = {"bank": self.bank.size, "fresh": self.bank.fresh} if self.bank is not None else {}
         return {name: getattr(self, name) for name in names} | {"masks": type(self.masks).__name__} | filtered | weighted | kept
 
+    def origin(self) -> dict[str, Any]:
+        """Where synthetic samples come from: what a run depends on besides ``settings``."""
+        generator = self.generator
+        found: dict[str, Any] = {"mask_source": describe_masks(self.masks), "mixing_seed": self.seed, "mixer": type(self).__qualname__}
+        if isinstance(generator, nn.Module):
+            found |= {"generator": fingerprint(generator), "architecture": architecture(generator)}
+        return found | ({"filter": describe_filter(self.pixel_filter)} if self.pixel_filter is not None else {})
+
     def plan_state(self) -> dict[str, Any]:
         """Everything that decides future plans, for checkpoints."""
         state: dict[str, Any] = {"rng": self.rng.get_state()}
@@ -267,8 +283,9 @@ class FeatureMixer(nn.Module):
             return (), (real_masks, torch.zeros(num_real, dtype=torch.bool, device=device), num_real)
         # A plan that is replayed was drawn for another step: its losses are not the sampler's business, and the bank holds others.
         replayed = plan is not None
-        plan = plan or self.plan(num_real)
-        seen = plan.drawn if getattr(self.masks, "learn", False) and not replayed else None
+        size = (int(real_masks.shape[1]), int(real_masks.shape[2]))
+        plan = plan or self.plan(num_real, size)
+        seen = plan.drawn if learns(self.masks) and not replayed else None
         flags = torch.arange(num_real + len(plan.masks), device=device) >= num_real
         if not len(plan.masks):
             return (), (real_masks, flags, num_real, seen)
@@ -283,30 +300,30 @@ class FeatureMixer(nn.Module):
             )
         if self.aside is not None and not aside:
             self.aside.hand_over()
+        checked = labels_checked(self.generator, plan.masks, device)
         with torch.no_grad(), self.aside.work(device, real_masks) if aside and self.aside is not None else nullcontext():
             drawn, z = plan.masks.to(device, non_blocking=True), plan.z.to(device, non_blocking=True)
             if self.bank is not None and plan.places is not None and not replayed:
-                synthetic, drawn = self.bank.take(plan.places, drawn, z, self._make)
+                synthetic, drawn = self.bank.take(plan.places, drawn, z, partial(self._make, checked=checked))
             else:
-                synthetic, drawn = self._make(drawn, z)
+                synthetic, drawn = self._make(drawn, z, checked)
             joined = torch.cat([real_masks, drawn.long()])
         return synthetic, (joined, flags, num_real, seen)
 
-    def _make(self, masks: Tensor, z: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    def _make(self, masks: Tensor, z: Tensor, checked: bool) -> tuple[tuple[Tensor, ...], Tensor]:
         """New features, and the masks with void where they are bad."""
-        synthetic = tuple(self.generator(masks, z))
+        synthetic = tuple(self.generator(masks, z, checked=True) if checked else self.generator(masks, z))
         return synthetic, masks if self.pixel_filter is None else self.pixel_filter(synthetic, masks)
 
     def _observe(self, drawn: Tensor, losses: Tensor) -> None:
         self.masks.observe(drawn, gathered(losses, len(drawn)))
 
     def _mine_with(self, cut: Any) -> None:
-        """Let a sampler that wants a score, and has none, ask the decoder of ``cut``, for which the generator has to be made."""
+        """Offer samplers that have no score the loss of the decoder of ``cut``, for which the generator has to be made.
+
+        A new score in each call: one from another mixer, or from another cut, asks a decoder that may be long gone.
+        """
         spec = getattr(cut, "spec", None)
         if spec is not None:
             check_spec("FeatureMixer", self.generator.spec, spec)
-        score = getattr(self.masks, "score", self) if not getattr(self.masks, "learn", False) else self
-        # A score that another mixer put in asks another decoder, which may be long gone; the user's own score stays.
-        if score is None or getattr(score, "put_in_for", cut) is not cut:
-            self.masks.score = synthetic_loss(self.generator, cut, ignore_index=self.ignore_index, across_processes=True)
-            self.masks.score.put_in_for = cut
+        bind_score(self.masks, synthetic_loss(self.generator, cut, ignore_index=self.ignore_index, across_processes=True))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from feataug import __version__
 from feataug.configfile import TABLE, ReadConfig
+from feataug.contradictions import check_finetune, given_options
 from feataug.errors import ConfigError, message
 from feataug.manual import Look, examples
 from feataug.values import ANY, NOT_NEGATIVE, POSITIVE, SHARE, Number, size
@@ -230,7 +231,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, argpar
     """The options of a call, those of its ``--config`` file among them, and, if it is a dry run, the parser of its command.
 
     Raises:
-        ConfigError: the file cannot be read, does not fit, or holds the settings of another preset.
+        ConfigError: the file cannot be read, does not fit, or holds the settings of another preset; options contradict each other, or
+            would do nothing.
     """
     parser = make_parser()
     args = parser.parse_args(argv)
@@ -247,6 +249,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, argpar
                 needed=f"--preset {preset}, or no [fit-generator.{TABLE}], which holds what that preset decides",
             )
         )
+    if args.command == "finetune":
+        check_finetune(args, given_options(parser, argv, command))
     return args, command if dry else None
 
 

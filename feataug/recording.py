@@ -131,7 +131,9 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put every module into eval mode, and each back into the mode that it had."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        model.eval()
+        # Not model.eval(): where a model overrides `train` (to keep an encoder frozen, say), that would leave parts as they are.
+        for module, _ in modes:
+            module.training = False
         yield
     finally:
         for module, mode in modes:

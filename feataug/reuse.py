@@ -46,11 +46,16 @@ class SampleBank:
         self.labels: Tensor | None = None
 
     def draw(
-        self, n: int, draw: Callable[[int, torch.Generator], Tensor], latent_dim: int, rng: torch.Generator
+        self,
+        n: int,
+        draw: Callable[[int, torch.Generator], Tensor],
+        latent_dim: int,
+        rng: torch.Generator,
+        size: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Samples of the bank without repetition, then new ones: masks ``(n, H, W)``, noise ``(n, latent_dim)``, places ``(n,)``.
 
-        Until the bank is full all are new, as they are where masks change their size.
+        Until the bank is full all are new, as they are where masks change their size, or where the kept ones are not of ``size``.
 
         Raises:
             ConfigError: ``n`` exceeds the bank's size.
@@ -63,11 +68,17 @@ class SampleBank:
                     needed=f"bank of at least {n}; of some hundreds to be of use",
                 )
             )
-        new = n if self.count < self.size else at_random(n * self.fresh, rng)
-        masks = draw(new, rng)
-        if self.masks is not None and new and masks.shape[1:] != self.masks.shape[1:]:
+        if self.masks is not None and size is not None and self.masks.shape[1:] != size:
             self.clear()
-            masks, new = torch.cat([masks, draw(n - new, rng)]), n
+        new = n if self.count < self.size else at_random(n * self.fresh, rng)
+        if self.fresh or new or self.masks is None:
+            masks = draw(new, rng)
+            if self.masks is not None and new and masks.shape[1:] != self.masks.shape[1:]:
+                self.clear()
+                masks, new = torch.cat([masks, draw(n - new, rng)]), n
+        else:
+            # Nothing is ever drawn again from a source that has filled the bank.
+            masks = torch.zeros(0, *self.masks.shape[1:], dtype=torch.long)
         z = torch.randn(new, latent_dim, generator=rng)
         places = (torch.arange(new) + self.count) % self.size
         others = (torch.arange(self.size - new) + self.count + new) % self.size

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -21,3 +23,44 @@ def derive_seed(*parts: int | str) -> int:
 def generator_for(*parts: int | str) -> torch.Generator:
     """A CPU generator seeded by ``derive_seed(*parts)``: on the CPU, so that every device sees the same draws."""
     return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+@contextmanager
+def kept(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Put torch's global generators of the CPU and of one device back afterwards; other devices are not touched."""
+    device = torch.device(device)
+    if device.type == "mps":
+        # It has one generator, and functions that take no device.
+        state = torch.mps.get_rng_state()
+        try:
+            with torch.random.fork_rng(devices=[]):
+                yield
+        finally:
+            torch.mps.set_rng_state(state)
+        return
+    with torch.random.fork_rng(devices=[_number(device)] if device.type == "cuda" else [], device_type="cuda"):
+        yield
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """Seed torch's global generators of the CPU and of one device for a while; other devices are not touched.
+
+    Args:
+        seed: The seed.
+        device: Where the work within happens.
+    """
+    device = torch.device(device)
+    with kept(device):
+        # Not torch.manual_seed, which seeds every GPU as well.
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            with torch.cuda.device(_number(device)):
+                torch.cuda.manual_seed(seed)
+        elif device.type == "mps":
+            torch.mps.manual_seed(seed)
+        yield
+
+
+def _number(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index

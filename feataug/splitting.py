@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 import math
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from feataug.checks import check_dtype_of, check_features, check_images, check_size
+from feataug.copying import copy_model
 from feataug.errors import SplitError, message
 from feataug.example import Example, explained
 from feataug.halves import Halves
@@ -271,7 +271,7 @@ class Cut(Halves):
 
     def clone(self) -> Cut:
         """A copy of the model, cut at the same place."""
-        model = copy.deepcopy(self.model)
+        model = copy_model(self.model)
         for module in model.modules():
             # Hooks of cuts are copied idle, and nobody will use them.
             take_off(module, lambda hook: isinstance(hook, Port))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import re
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -178,7 +180,8 @@ def test_arms_that_are_done_are_not_run_again(trained, tmp_path):
     first = compare(trained, seeds=(0,), output=tmp_path, loader=loader, masks=masks)
     assert made == [0, 0, 0, 0]  # twice to see that it repeats itself, then for each arm
     both = compare(trained, seeds=(0, 1), output=tmp_path, loader=loader, masks=masks)
-    assert made == [0, 0, 0, 0, 1, 1, 1, 1]
+    # One loader is made for a seed whose arms are done, to see that it is still the same data.
+    assert made == [0, 0, 0, 0, 0, 1, 1, 1, 1]
     assert both["seeds"][0] == first["seeds"][0]
     # A run that was never stopped gives the same.
     at_once = compare(trained, seeds=(0, 1), loader=loader, masks=masks)
@@ -317,3 +320,86 @@ def test_what_cannot_be_compared(trained):
         compare(trained, seeds=(1, 1))
     with pytest.raises(ConfigError, match=r"^compare: a rival has the name of one of our arms\.\n  given:   control\n"):
         compare(trained, rivals={"control": lambda *args: args[0]})
+
+
+def test_a_comparison_is_not_anothers(trained, tmp_path):
+    model, generator, data = trained
+    first = compare(trained, seeds=(0,), output=tmp_path)
+    torch.manual_seed(9)
+    other = feataug.FeatureGenerator(CLASSES, generator.spec, mask_widths=(8,), width=8, depth=0, latent_dim=2)
+    scenes = Scenes(16, SIZE, seed=4, transforms=train_transforms(SIZE))
+    for given, change in (
+        ("data.dataset.seed=4", {"loader": lambda seed: seeded_loader(scenes, 8, seed=seed)}),
+        ("data.batch_size=4", {"loader": lambda seed: seeded_loader(data, 4, seed=seed)}),
+        ("mask_source.dataset.seed=4", {"masks": feataug.DatasetMasks(scenes)}),
+        ("classes.0='sky'", {"classes": Scenes.classes}),
+        ("generator=", {"generator": other}),
+    ):
+        with pytest.raises(CheckpointError) as error:
+            compare(trained, seeds=(0,), output=tmp_path, **change)
+        text = str(error.value)
+        assert text.startswith("compare: the output folder holds a run with other settings.\n")
+        assert given.partition(".0=")[0] in text.splitlines()[1], text
+    for val in (Scenes(8, SIZE, seed=2, transforms=eval_transforms()), Scenes(8, SIZE, seed=1, transforms=eval_transforms((64, 96)))):
+        with pytest.raises(CheckpointError, match=r"\n  given:   val_data\.dataset\."):
+            feataug.compare(
+                model, "encoder", generator, feataug.DatasetMasks(data), lambda seed: seeded_loader(data, 8, seed=seed),
+                seeded_loader(val, 8, shuffle=False), feataug.FinetuneConfig(num_steps=3, lr=0.02), example=torch.zeros(1, 3, *SIZE),
+                device="cpu", progress=False, seeds=(0,), output=tmp_path,
+            )  # fmt: skip
+    assert compare(trained, seeds=(0,), output=tmp_path) == first
+
+
+def test_another_rival_of_the_same_name_is_an_error(trained, tmp_path):
+    def lazy(model, loader, config, folder):
+        return model
+
+    def idle(model, loader, config, folder):
+        return model
+
+    compare(trained, seeds=(0,), output=tmp_path, rivals={"mine": lazy})
+    with pytest.raises(CheckpointError, match=r"given:   rival\.function='.*idle'\n  needed:  rival\.function='.*lazy', as in "):
+        compare(trained, seeds=(0,), output=tmp_path, rivals={"mine": idle})
+
+
+def test_what_an_earlier_version_left_is_gone_on_with(trained, tmp_path):
+    """Without the new settings, and with the shorter fingerprints of then."""
+    first = compare(trained, seeds=(0,), output=tmp_path)
+    new = ("val_data", "classes", "ignore_index", "data", "architecture", "mask_source", "filter")
+    kept = {}
+    for path in (tmp_path / "base.json", tmp_path / "seed-0/control.json", tmp_path / "seed-0/feataug.json"):
+        content = json.loads(path.read_text())
+        settings = {name: value for name, value in content["settings"].items() if name not in new}
+        settings |= {name: old_fingerprint(trained[number]) for number, name in enumerate(("model", "generator")) if name in settings}
+        assert len(settings["model"]) == 12
+        kept[path] = settings
+        path.write_text(json.dumps({"settings": settings, "figures": content["figures"]}))
+    again = compare(trained, seeds=(0,), output=tmp_path)
+    assert again["seeds"] == first["seeds"]
+    assert {path: json.loads(path.read_text())["settings"] for path in kept} == kept
+    other = copy.deepcopy(trained[0])
+    with torch.no_grad():
+        other.head.bias[0] += 1
+    with pytest.raises(CheckpointError, match=r"\n  given:   model='\w{16}'\n  needed:  model='\w{12}', as in "):
+        compare((other, *trained[1:]), seeds=(0,), output=tmp_path)
+
+
+def old_fingerprint(module):
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(-1).double().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def test_a_model_with_old_weight_norm_is_compared(trained):
+    model, generator, data = trained
+    normed = copy.deepcopy(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        torch.nn.utils.weight_norm(normed.head)
+    normed(torch.rand(1, 3, *SIZE)).sum().backward()
+    with pytest.raises(RuntimeError, match="Only Tensors created explicitly"):
+        copy.deepcopy(normed)
+    result = compare((normed, generator, data), seeds=(0,))
+    assert set(result["arms"]) == {"control", "feataug"}

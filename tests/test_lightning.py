@@ -243,3 +243,52 @@ def test_without_lightning_the_error_says_what_to_install():
         "  needed:  one of them\n"
         'pip install "feataug[lightning]", or pip install lightning.'
     )
+
+
+def freeze(part):
+    for module in part.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.eval()
+
+
+class AtEpochs(Segmenter):
+    def on_train_epoch_start(self):
+        freeze(self.model.stem)
+
+
+class AtBatches(Segmenter):
+    def on_train_batch_start(self, batch, batch_idx):
+        freeze(self.model.stem)
+
+
+class InSteps(Segmenter):
+    def training_step(self, batch, index):
+        freeze(self.model.stem)
+        found = super().training_step(batch, index)
+        self.model.train()
+        return found
+
+
+class ByTrain(Segmenter):
+    def train(self, mode=True):
+        super().train(mode)
+        freeze(self.model.stem)
+        return self
+
+
+@pytest.mark.parametrize("validated", [False, True])
+@pytest.mark.parametrize("kind", [AtEpochs, AtBatches, InSteps, ByTrain, Segmenter])
+def test_norms_that_are_frozen_in_training_steps_stay_as_they_are(tiny_net, tmp_path, kind, validated):
+    made, mixing = make(tiny_net, 0.5)
+    module = kind(made.model, mixing)
+    assert any(isinstance(part, nn.BatchNorm2d) for part in module.model.stem.modules())
+    with torch.no_grad():
+        module.model.train()(torch.rand(2, 3, *SIZE) * 3)
+    module.train()  # as before the run: Lightning takes the modes as they are
+    frozen = {name: value.clone() for name, value in module.model.stem.state_dict().items() if "running" in name or "num_" in name}
+    run = trainer(tmp_path, mixing, enable_checkpointing=False)
+    run.fit(module, loader(), loader(shuffle=False) if validated else None)
+    now = module.model.stem.state_dict()
+    assert equal(frozen, now) is (kind is not Segmenter)
+    # The others were measured: three batches of real images.
+    assert int(module.model.head[0][1].num_batches_tracked) == 3

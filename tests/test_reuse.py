@@ -9,8 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from feataug.errors import ConfigError
+from feataug import mixing
+from feataug.errors import ConfigError, LabelError, ShapeError
 from feataug.filtering import PixelFilter
 from feataug.generator import FeatureGenerator
 from feataug.masks import DatasetMasks, HardNegativeSampler
@@ -309,3 +311,105 @@ def test_overlap_gives_what_one_stream_gives(tiny_net, bank):
     for (_, out, labels), (_, other, others) in zip(outs[:20], outs[20:], strict=True):
         torch.testing.assert_close(out, other)
         assert torch.equal(labels, others)
+
+
+class Sized:
+    """A source whose masks change their size, as those of a training at several scales."""
+
+    def __init__(self):
+        self.size, self.drawn = SIZE, []
+
+    def draw(self, n, generator):
+        self.drawn.append(n)
+        return torch.randint(5, (n, *self.size), generator=generator)
+
+
+@pytest.mark.parametrize("fresh", [0, 0.0, 0.05, 0.5, 1.0])
+def test_masks_of_another_size_fill_the_bank_again(tiny_net, fresh):
+    torch.manual_seed(1)
+    source = Sized()
+    generator = Counting(FeatureGenerator(5, SPEC, mask_widths=(4, 6), width=8, depth=1))
+    mixer = FeatureMixer(generator, source, 0.5, bank=6, fresh=fresh, seed=2)
+    cut = split(tiny_net(), "body")
+    for size in (SIZE, (48, 40), SIZE):
+        source.size, made = size, sum(generator.made)
+        for _ in range(5):
+            with mixer.on(cut, draw_masks(3, size)) as mixed:
+                out = cut.model(torch.rand(3, 3, *size))
+            assert mixed.num_synthetic == 3
+            assert out.shape[-2:] == size
+        # Two steps fill it.
+        assert sum(generator.made) - made >= 6
+    if not fresh:
+        assert source.drawn == [3, 3] * 3, "a bank that never changes draws nothing more"
+
+
+def test_masks_that_do_not_follow_the_batch_are_an_error(tiny_net):
+    mixer, cut = make_mixer(fresh=0), split(tiny_net(), "body")
+    for _ in range(4):
+        with mixer.on(cut, draw_masks(5)):
+            cut.model(torch.rand(5, 3, *SIZE))
+    with pytest.raises(ShapeError, match=r"^FeatureMixer: drawn masks differ in size from the batch's\."), mixer.on(cut, draw_masks(5, (48, 40))):
+        pass
+
+
+class Syncs(TorchDispatchMode):
+    """Counts the operations that make a program wait for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(name in str(func) for name in ("_local_scalar_dense", "nonzero", "_unique", "masked_select", "is_nonzero")):
+            self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_labels_are_checked_before_they_are_sent_so_that_nothing_waits(tiny_net, monkeypatch):
+    checked, syncs = mixing.labels_checked, Syncs()
+    work = Aside.work
+
+    @contextlib.contextmanager
+    def counted(self, device, *inputs):
+        with work(self, device, *inputs), syncs:
+            yield
+
+    monkeypatch.setattr(Aside, "work", counted)
+    torch.manual_seed(1)
+    generator = FeatureGenerator(5, SPEC, mask_widths=(4, 6), width=8, depth=1)
+    source = Sized()
+    mixer = FeatureMixer(generator, source, 0.5, overlap=True, seed=2)
+    cut = split(tiny_net(), "body")
+
+    def step():
+        syncs.names.clear()
+        with mixer.on(cut, draw_masks(3)) as mixed:
+            cut.model(torch.rand(3, 3, *SIZE))
+        return mixed, list(syncs.names)
+
+    # Where everything is on the CPU the generator checks: this test sees what would wait.
+    assert step()[1]
+    # As on a GPU.
+    monkeypatch.setattr(mixing, "labels_checked", lambda made, masks, device: checked(made, masks, torch.device("cuda")))
+    mixed, names = step()
+    assert mixed.num_synthetic == 3
+    assert names == []
+    # Bad labels are found all the same, and a generator of one's own that cannot be told is not told.
+    source.draw = lambda n, rng: torch.full((n, *SIZE), 7)
+    with pytest.raises(LabelError, match=r"^FeatureGenerator: a mask holds labels that are no class\.\n  given:   \[7\]"):
+        step()
+    mixer.generator = Counting(generator)
+    with pytest.raises(LabelError):
+        step()
+    source.draw = Sized().draw
+    assert step()[1]
+
+
+def test_what_is_known_to_be_checked_is_not_checked_again():
+    generator = FeatureGenerator(5, SPEC, mask_widths=(4, 6), width=8, depth=1)
+    masks, z = draw_masks(2).to(torch.uint8), torch.randn(2, generator.latent_dim)
+    with Syncs() as syncs:
+        (features,) = generator(masks, z, checked=True)
+    assert syncs.names == []
+    assert torch.equal(features, generator(masks, z)[0])

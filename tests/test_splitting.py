@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from feataug.errors import SplitError
 from feataug.models import PSPNet
 from feataug.splitting import split
 

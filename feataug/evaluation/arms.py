@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from feataug.copying import copy_model
 from feataug.generator import FeatureGenerator
 from feataug.losses import segmentation_loss
 from feataug.mixing import FeatureMixer
+from feataug.norms import moved_norms, statistics_of
 from feataug.splitting import split
 from feataug.training.config import FinetuneConfig
 from feataug.training.finetune import Finetuner
@@ -40,7 +42,7 @@ def train_arm(
     update_bn: bool = True,
     rival: Arm | None = None,
     output: str | Path | None = None,
-    device: str | None = "auto",
+    device: str | torch.device | None = "auto",
     progress: bool | str = True,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train a copy of ``model`` further: the control without ``generator``, feataug with it.
@@ -58,8 +60,9 @@ def train_arm(
         example: For ``split``, of a model that does not take images of 128 x 128.
         ratio, label_smoothing, pixel_filter, class_weights, bank: See ``FeatureMixer``.
         ignore_index: Label of void.
-        update_bn: Measure BatchNorm's running statistics anew on one pass over ``loader`` after training, in either arm: with
-            synthetic features in the batches they are no longer those of real ones.
+        update_bn: Measure BatchNorm's running statistics on one pass over ``loader`` after training, in either arm: with synthetic
+            features in the batches they are no longer those of real ones. Norms that training left alone stay as they are; in a rival's
+            model these are the norms whose statistics it has not moved.
         rival: Trains the copy in another way, instead of ``Finetuner``: ``(model, loader, config, folder) -> model``.
         output: Folder for checkpoints, from which an interrupted run goes on.
         device, progress: As for ``Finetuner``.
@@ -68,7 +71,7 @@ def train_arm(
         The trained copy, and its figures with ``seconds``; with ``update_bn`` also ``as_trained``, the figures before it.
     """
     began = time.monotonic()
-    model = copy.deepcopy(model)
+    model = copy_model(model)
     cut = mixer = None
     if generator is not None:
         cut = split(model, at, example=example)
@@ -89,7 +92,10 @@ def train_arm(
     if rival is None:
         figures = tuner.fit(loader, validate, ignore_index=ignore_index)[-1]
     else:
+        start = {name: value.detach().clone() for name, value in statistics_of(model).items()}
         model = tuner.model = rival(model, loader, config, Path(output) if output is not None else None)
+        # Its code is unknown, and may leave the model in any mode.
+        tuner.trained_modes(moved_norms(model, start))
         figures = validate(model.eval())
     if update_bn:
         tuner.update_bn(loader)
@@ -97,7 +103,7 @@ def train_arm(
     return model, figures | {"seconds": round(time.monotonic() - began, 1)}
 
 
-def weights_alone(class_weights: Tensor, *, ignore_index: int = 255, device: str | None = "auto", progress: bool = True) -> Arm:
+def weights_alone(class_weights: Tensor, *, ignore_index: int = 255, device: str | torch.device | None = "auto", progress: bool = True) -> Arm:
     """An arm with feataug's class weights and none of its synthetic features: what the weights do by themselves.
 
     Args:

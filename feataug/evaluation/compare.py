@@ -19,14 +19,17 @@ from feataug.evaluation.arms import Arm, train_arm, weights_alone
 from feataug.evaluation.intervals import differences, mean_figures, verdict
 from feataug.evaluation.repeats import check_repeats
 from feataug.files import write_json
+from feataug.fingerprints import fingerprint
 from feataug.generator import FeatureGenerator
+from feataug.identity import architecture, describe_callable, describe_data, describe_filter, describe_masks
 from feataug.locating import layer_names
 from feataug.metrics import evaluate
 from feataug.report import by_class, write_result
 from feataug.samples import SAMPLES, keep_samples
 from feataug.training.batches import part_of
 from feataug.training.config import FinetuneConfig
-from feataug.training.run import check_settings, held, make_accelerator
+from feataug.training.run import held, make_accelerator
+from feataug.training.settings import check_settings
 from feataug.training.states import from_main
 
 # The arm that has the class weights and no synthetic features.
@@ -54,7 +57,7 @@ def compare(
     classes: Sequence[str] | None = None,
     example: Any = None,
     output: str | Path | None = None,
-    device: str | None = "auto",
+    device: str | torch.device | None = "auto",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train the model further with and without synthetic features, several times, and tell whether they help.
@@ -90,7 +93,7 @@ def compare(
 
     Raises:
         ConfigError: no seeds, seeds that repeat, a loader that takes no seed, or a rival named as one of our arms.
-        CheckpointError: ``output`` holds runs with other settings, another model or another generator.
+        CheckpointError: ``output`` holds runs with other settings, or of another model, generator, mask source, data set or validation set.
         DataError: the loader gives other batches when it is read again with the same seed; or the masks to measure on hold one class and
             void only.
 
@@ -109,8 +112,12 @@ def compare(
         "at": at if isinstance(at, str) else list(layer_names(at)),
         "update_bn": update_bn,
         "config": {key: value for key, value in config.to_dict().items() if key != "seed"},
-        "model": _fingerprint(model),
+        "model": fingerprint(model),
+        "val_data": describe_data(val_loader, measured=True),
+        "classes": names,
+        "ignore_index": ignore_index,
     }
+    old = {"model": partial(_old_fingerprint, model), "generator": partial(_old_fingerprint, generator)}
     mixing: dict[str, Any] = {"ratio": ratio, "label_smoothing": label_smoothing} | ({"bank": bank} if bank else {})
     settings = {
         **common,
@@ -118,12 +125,15 @@ def compare(
         "masks": type(masks).__name__,
         "pixel_filter": getattr(pixel_filter, "factor", pixel_filter is not None),
         "class_weights": class_weights.tolist() if class_weights is not None else None,
-        "generator": _fingerprint(generator),
+        "generator": fingerprint(generator),
+        "architecture": architecture(generator),
+        "mask_source": describe_masks(masks),
+        "filter": describe_filter(pixel_filter) if pixel_filter is not None else None,
     }
     start = copy.deepcopy(masks.state_dict()) if hasattr(masks, "state_dict") else None
 
     # Before anything is measured: it may start the processes' group.
-    once = partial(_once, folder, make_accelerator(device, config.mixed_precision).device)
+    once = partial(_once, folder, make_accelerator(device, config.mixed_precision).device, old)
 
     def validate(trained: nn.Module) -> dict[str, Any]:
         where = next(trained.parameters()).device
@@ -131,7 +141,7 @@ def compare(
 
     checked: list[int] = []
 
-    def run(name: str, seed: int) -> dict[str, Any]:
+    def run(name: str, seed: int, unread: list[Any]) -> dict[str, Any]:
         if not checked:
             checked.append(seed)
             check_repeats(loader, seed)
@@ -145,8 +155,9 @@ def compare(
             else {}
         )
         text = f"{name} {seed}" if progress else False
+        real = unread.pop() if unread else loader(seed)
         trained, figures = train_arm(
-            model, at, loader(seed), validate, own, update_bn=update_bn, example=example, ignore_index=ignore_index, output=where,
+            model, at, real, validate, own, update_bn=update_bn, example=example, ignore_index=ignore_index, output=where,
             device=device, progress=text, rival=rivals.get(name), **mixed,
         )  # fmt: skip
         if where is not None and seed == seeds[0]:
@@ -155,16 +166,21 @@ def compare(
         return by_class(figures, names) | extra | {"seconds": figures["seconds"]}
 
     with held(folder):
-        base = once("base", {"model": common["model"]}, lambda: by_class(validate(model), names))
+        measured = {name: common[name] for name in ("model", "val_data", "classes", "ignore_index")}
+        base = once("base", measured, lambda: by_class(validate(model), names))
         arms = ["control", "feataug", *rivals]
         kept = {"feataug": settings} | {name: common | {"class_weights": settings["class_weights"]} for name in alone}
+        kept |= {name: common | {"rival": describe_callable(arm)} for name, arm in rivals.items() if name not in alone}
         finished: list[dict[str, Any]] = []
         result: dict[str, Any] = {}
         for seed in seeds:
             runs = {}
+            # The first arm that is run takes it; each of the others takes one of its own.
+            unread = [loader(seed)]
+            data = {"data": describe_data(unread[0])}
             for name in arms:
                 # Neither the control nor a rival depends on how feataug mixes: with other settings only its own arm is run again.
-                runs[name] = once(f"seed-{seed}/{name}", kept.get(name, common), partial(run, name, seed))
+                runs[name] = once(f"seed-{seed}/{name}", kept.get(name, common) | data, partial(run, name, seed, unread))
             finished.append({"seed": seed} | runs)
             result = _summary(base, finished, arms, settings, bool(alone))
             if folder is not None:
@@ -194,7 +210,12 @@ def _summary(
 
 
 def _once(
-    folder: Path | None, device: torch.device, name: str, settings: dict[str, Any], run: Callable[[], dict[str, Any]]
+    folder: Path | None,
+    device: torch.device,
+    old: Mapping[str, Callable[[], str]],
+    name: str,
+    settings: dict[str, Any],
+    run: Callable[[], dict[str, Any]],
 ) -> dict[str, Any]:
     """Figures that an earlier call left, or those of ``run``, which are kept."""
     if folder is None:
@@ -203,7 +224,9 @@ def _once(
     stored = from_main(lambda: _read(path) if path.exists() else None, device)
     if stored is not None:
         advice = f"Use another output folder, or delete this file and {path.with_suffix('')} to run that arm again."
-        check_settings("compare: the output folder holds a run with other settings.", settings, stored["settings"], path, advice)
+        # Shorter fingerprints are those of version 0.1.0.
+        same = {key: settings[key] for key in old if len(stored["settings"].get(key, "")) == 12 and stored["settings"][key] == old[key]()}
+        check_settings("compare: the output folder holds a run with other settings.", settings, stored["settings"] | same, path, advice)
     else:
         # Through JSON and back: what is returned now is what a later call reads.
         stored = json.loads(json.dumps({"settings": settings, "figures": run()}))
@@ -235,8 +258,8 @@ def _digest(stored: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
 
 
-def _fingerprint(module: nn.Module) -> str:
-    """Twelve digits that change when a weight does."""
+def _old_fingerprint(module: nn.Module) -> str:
+    """The fingerprint of version 0.1.0: twelve digits that change when a weight does."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
         digest.update(name.encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 import warnings
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from feataug.checks import check_batch, check_features, check_loader, check_masks, check_number, check_sequence
+from feataug.copying import copy_model
 from feataug.errors import ConfigError, DataError, FeatAugWarning, message
 from feataug.evaluation.candidates import candidates
 from feataug.evaluation.histograms import ClassHistograms, activations
@@ -21,7 +21,7 @@ from feataug.generator import FeatureGenerator
 from feataug.locating import layer_names
 from feataug.metrics import recognition
 from feataug.recording import eval_mode
-from feataug.seeds import derive_seed
+from feataug.seeds import derive_seed, seeded
 from feataug.splitting import Cut, split
 from feataug.training.config import GeneratorConfig
 from feataug.training.generator import GeneratorTrainer
@@ -48,7 +48,7 @@ def stages(
     config: GeneratorConfig | None = None,
     val_loader: Iterable[tuple[Tensor, Tensor]] | None = None,
     ignore_index: int = 255,
-    device: str | None = "auto",
+    device: str | torch.device | None = "auto",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Compare the places where a model can be cut: statistics of the features and, if asked for, how well they can be generated.
@@ -100,7 +100,7 @@ def stages(
         check_number("stages", name, value, low=1, integer=True)
     check_number("stages", "bins", bins, low=2, high=2**16, integer=True)
     check_number("stages", "generator_images", generator_images, low=0, integer=True)
-    model = copy.deepcopy(model).eval()
+    model = copy_model(model).eval()
     named = _given(at) if at is not None else candidates(model, example, count)
     halves = [split(model, name, example=example) for name in named]
     for cut, name in zip(halves, named, strict=True):
@@ -276,13 +276,12 @@ def _recognised(
     num_classes: int,
     config: GeneratorConfig,
     ignore_index: int,
-    device: str | None,
+    device: str | torch.device | None,
     progress: bool | str,
 ) -> dict[str, float]:
     """A generator trained for a stage, and its recognition score."""
     began = time.monotonic()
-    with torch.random.fork_rng():
-        torch.manual_seed(derive_seed(config.seed, "generator"))
+    with seeded(derive_seed(config.seed, "generator"), next(cut.model.parameters()).device):
         generator = FeatureGenerator(num_classes, cut.spec, ignore_index=ignore_index)
         trainer = GeneratorTrainer(generator, cut, config, device=device, progress=progress)
         with warnings.catch_warnings():

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from feataug.checks import check_number, describe
 from feataug.errors import ConfigError, FeatAugWarning, ShapeError, message
+from feataug.identity import describe_callable, describe_masks
+from feataug.masks.nesting import Nested, check_inner
 from feataug.masks.sources import as_source, check_count
 
 
-class HardNegativeSampler:
+class HardNegativeSampler(Nested):
     """A mask source that keeps the masks with the highest loss for the next draws, then mines again.
 
     Args:
@@ -29,7 +31,7 @@ class HardNegativeSampler:
             ones, and the ``keep`` hardest of both stay. It costs no forward; ``candidates``, ``refresh_every`` and ``score`` are not used.
 
     Raises:
-        ConfigError: a number is out of range, or ``keep`` exceeds ``candidates``.
+        ConfigError: a number is out of range, ``keep`` exceeds ``candidates``, or ``masks`` holds a sampler that learns.
 
     Source:
         Sec. 3.3: "randomly sample some patches and compute their loss; the top ranking ones generate the features for the next
@@ -56,8 +58,10 @@ class HardNegativeSampler:
                 message(f"{who}: keep exceeds candidates.", given=f"{keep} > {candidates}", needed="keep <= candidates")
             )
         self.source = as_source(masks)
+        check_inner(who, self.source)
         self.candidates, self.keep, self.refresh_every = candidates, keep, refresh_every
         self.score, self.enabled, self.learn = score, enabled, learn
+        self._bound: Callable[[Tensor], Tensor] | None = None
         self.pool: Tensor | None = None
         self.pool_losses: Tensor | None = None
         self.candidate_losses: Tensor | None = None
@@ -105,8 +109,24 @@ class HardNegativeSampler:
         hardest = losses.nan_to_num(nan=-torch.inf).topk(self.keep).indices
         self.pool, self.pool_losses, self.candidate_losses = masks[hardest], losses[hardest], losses
 
+    def inner(self) -> dict[str, Any]:
+        """The source of the candidates."""
+        return {"source": self.source}
+
+    def bind(self, score: Callable[[Tensor], Tensor]) -> None:
+        """Take a score from a ``FeatureMixer``, in the place of an earlier mixer's; a score of the user stays."""
+        super().bind(score)
+        if not self.learn and (self.score is None or self.score is self._bound):
+            self.score = self._bound = score
+
+    def settings(self) -> dict[str, Any]:
+        """What decides which masks are drawn, for checkpoints and result files."""
+        names = ("candidates", "keep", "refresh_every", "enabled", "learn")
+        own = None if self.score is self._bound else describe_callable(self.score)
+        return {name: getattr(self, name) for name in names} | {"score": own, "source": describe_masks(self.source)}
+
     def observe(self, masks: Tensor, losses: Tensor) -> None:
-        """What training found: a ``FeatureMixer`` calls it from ``loss``.
+        """Take the losses that training found; a ``FeatureMixer`` calls it from ``loss``.
 
         Args:
             masks: The tensor that was drawn last; another one's masks count as fresh.
@@ -145,8 +165,11 @@ class HardNegativeSampler:
     def state_dict(self) -> dict[str, Any]:
         """The pool and where in its life it is, for checkpoints."""
         self._absorb()
-        return {"draws": self._draws, "pool": self.pool, "pool_losses": self.pool_losses}
+        return super().state_dict() | {"draws": self._draws, "pool": self.pool, "pool_losses": self.pool_losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``."""
+        super().load_state_dict(state)
         self._draws, self.pool, self.pool_losses = state["draws"], state["pool"], state["pool_losses"]
+        # What was drawn and observed before belongs to another run.
+        self._drawn = self._observed = None

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from feataug.checks import check_masks, check_number, check_sequence
 from feataug.errors import DataError, message
+from feataug.identity import describe_masks
+from feataug.masks.nesting import Nested, check_inner
 from feataug.masks.sources import DatasetMasks, as_source, check_count
 
 
@@ -47,7 +49,7 @@ class ClassBalancedMasks:
         check_number("ClassBalancedMasks", "min_pixels", min_pixels, low=1, integer=True)
         check_number("ClassBalancedMasks", "tries", tries, low=1, high=1000, integer=True)
         self.masks = DatasetMasks(dataset, transforms)
-        self.min_pixels, self.tries = min_pixels, tries
+        self.num_classes, self.min_pixels, self.tries = num_classes, min_pixels, tries
         plain = DatasetMasks(dataset, torch.as_tensor)  # as they are stored: the data set's own transforms would crop at random
         held: list[list[int]] = [[] for _ in range(num_classes)]
         for index in range(len(plain)):
@@ -64,6 +66,11 @@ class ClassBalancedMasks:
                     needed=f"{min_pixels} pixels of one class",
                 )
             )
+
+    def settings(self) -> dict[str, Any]:
+        """What decides which masks are drawn, for checkpoints and result files."""
+        numbers = {"min_pixels": self.min_pixels, "tries": self.tries, "num_classes": self.num_classes}
+        return numbers | {"masks": describe_masks(self.masks)}
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` masks, ``(n, H, W)`` int64."""
@@ -85,7 +92,7 @@ class ClassBalancedMasks:
         return self.masks.stack(masks)
 
 
-class LayoutComposer:
+class LayoutComposer(Nested):
     """New layouts: objects of rare classes, cut out of one mask and pasted into another.
 
     No image is needed, and nothing has to fit but the labels. An object stays near its height in the image, where such objects are;
@@ -102,6 +109,7 @@ class LayoutComposer:
 
     Raises:
         DataError: no class is given.
+        ConfigError: a number is out of range, or ``masks`` or ``donors`` is a sampler that learns: the losses are those of other masks.
 
     Source:
         Sec. 3.4 (additional masks); Ghiasi et al. (2021), copy-paste. Ours: in mask space.
@@ -129,8 +137,18 @@ class LayoutComposer:
         check_number("LayoutComposer", "max_share", max_share, low=0, high=1, open_low=True)
         check_number("LayoutComposer", "shift", shift, low=0, high=1)
         self.masks, self.donors = as_source(masks), as_source(donors)
+        check_inner("LayoutComposer", self.masks, self.donors)
         self.classes = tuple(int(number) for number in classes)
         self.objects, self.min_pixels, self.max_share, self.shift = objects, min_pixels, max_share, shift
+
+    def inner(self) -> dict[str, Any]:
+        """Where is pasted, and where the objects come from; a source that is both counts once."""
+        return {"masks": self.masks} | ({"donors": self.donors} if self.donors is not self.masks else {})
+
+    def settings(self) -> dict[str, Any]:
+        """What decides which masks are drawn, for checkpoints and result files."""
+        names = ("classes", "objects", "min_pixels", "max_share", "shift")
+        return {name: getattr(self, name) for name in names} | {name: describe_masks(source) for name, source in self.inner().items()}
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` composed masks, ``(n, H, W)`` int64; where the donor holds no object the mask stays as it is."""

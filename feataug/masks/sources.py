@@ -10,7 +10,10 @@ from torch import Tensor
 
 from feataug.checks import check_mask_form, check_number, check_sequence, describe, is_sequence
 from feataug.errors import ConfigError, DataError, DtypeError, ShapeError, message
+from feataug.identity import describe_callable, describe_dataset, describe_masks
 from feataug.joint import transform_mask
+from feataug.masks.nesting import Nested
+from feataug.mining import learns
 from feataug.randomness import generators_in, seeded
 
 
@@ -133,15 +136,21 @@ class DatasetMasks:
             raise ShapeError(message("DatasetMasks: an item is no mask.", given=describe(mask), needed="(H, W) integers"))
         return mask.long()
 
+    def settings(self) -> dict[str, Any]:
+        """What decides which masks are drawn, for checkpoints and result files."""
+        return {"dataset": describe_dataset(self.dataset), "transforms": describe_callable(self.transforms)}
 
-class MaskMixture:
+
+class MaskMixture(Nested):
     """Several sources in fixed proportions in every draw.
 
     Args:
         sources: Mask sources, or whatever ``DatasetMasks`` takes.
         weights: One for each source: ``(3, 1)`` for three masks of the first to one of the second.
 
-    A share that is not whole is rounded at random, so that its mean over draws is exact.
+    A share that is not whole is rounded at random, so that its mean over draws is exact. Samplers among the sources, also within
+    mixtures, take part as they would alone: a ``FeatureMixer``'s score reaches them, each is told the losses of the masks that it drew, and
+    their states are saved.
 
     Raises:
         ConfigError: the numbers of sources and weights differ, or a weight is not positive.
@@ -165,6 +174,20 @@ class MaskMixture:
             check_number("MaskMixture", f"weights[{number}]", weight, low=0, open_low=True)
         self.sources = [as_source(source) for source in sources]
         self.weights = torch.tensor(weights, dtype=torch.float64)
+        self._last: tuple[Tensor, Tensor, list[tuple[Any, Tensor]]] | None = None
+
+    @property
+    def learn(self) -> bool:
+        """Whether a source wants to know the losses of its masks."""
+        return any(learns(source) for source in self.sources)
+
+    def inner(self) -> dict[str, Any]:
+        """The sources, by their numbers."""
+        return {str(number): source for number, source in enumerate(self.sources)}
+
+    def settings(self) -> dict[str, Any]:
+        """What decides which masks are drawn, for checkpoints and result files."""
+        return {"weights": self.weights.tolist(), "sources": [describe_masks(source) for source in self.sources]}
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """``n`` masks in random order; ``(n, H, W)`` int64.
@@ -178,7 +201,8 @@ class MaskMixture:
         points = torch.rand((), generator=generator, dtype=torch.float64) + torch.arange(n)
         chosen = torch.searchsorted(edges, points, right=True).clamp(max=len(self.sources) - 1)
         counts = torch.bincount(chosen, minlength=len(self.sources)).tolist()
-        drawn = [s.draw(count, generator) for s, count in zip(self.sources, counts, strict=True) if count]
+        pairs = [(s, s.draw(count, generator)) for s, count in zip(self.sources, counts, strict=True) if count]
+        drawn = [masks for _, masks in pairs]
         if len({tuple(masks.shape[1:]) for masks in drawn}) > 1:
             raise ShapeError(
                 message(
@@ -190,7 +214,31 @@ class MaskMixture:
             )
         # Of no masks, the first source still knows the size.
         masks = torch.cat(drawn or [self.sources[0].draw(0, generator)])
-        return masks[torch.randperm(n, generator=generator)]
+        order = torch.randperm(n, generator=generator)
+        masks = masks[order]
+        self._last = (masks, order, pairs) if self.learn else None
+        return masks
+
+    def observe(self, masks: Tensor, losses: Tensor) -> None:
+        """Give each source that learns the losses of the masks that it drew; a ``FeatureMixer`` calls it from ``loss``.
+
+        Args:
+            masks: The tensor that was drawn last; losses of another one are passed over, since nothing tells who drew its masks.
+            losses: One for each mask, on any device.
+        """
+        if self._last is None or masks is not self._last[0]:
+            return
+        (_, order, pairs), self._last = self._last, None
+        by_source = torch.empty_like(losses)
+        by_source[order.to(losses.device)] = losses
+        for (source, drawn), part in zip(pairs, by_source.split([len(drawn) for _, drawn in pairs]), strict=True):
+            if learns(source):
+                source.observe(drawn, part)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of ``state_dict``."""
+        super().load_state_dict(state)
+        self._last = None
 
 
 def as_source(masks: Any) -> MaskSource:

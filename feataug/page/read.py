@@ -12,6 +12,7 @@ from feataug.page.plain import figures, gaps, listed, mapping, number, plain_gap
 from feataug.report import TITLES
 from feataug.samples import SAMPLES, Samples, read_samples
 from feataug.training.checkpoint import checkpoints, stored_settings
+from feataug.training.settings import IDENTITY
 
 KINDS = {
     "demo": "a demo run",
@@ -142,6 +143,9 @@ def read_run(folder: str | Path) -> Run:
         except FeatAugError as error:
             notes.append(str(error).replace("\n", " "))
     settings = mapping(result.get("config")) or mapping(result.get("settings")) or _stored(folder)
+    # Digests and transforms that tell runs apart say nothing to people; a comparison's model and generator stay named.
+    hidden = IDENTITY if kind == "training" else IDENTITY - {"model", "generator"} if kind == "compare" else frozenset()
+    settings = {name: value for name, value in settings.items() if name not in hidden}
     return Run(folder, kind, result, command, settings, lines, samples, notes)
 
 

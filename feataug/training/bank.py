@@ -85,6 +85,11 @@ class FeatureBank(Dataset):
         levels = tuple(shard.get_slice(f"level_{level}")[place].float() for level in range(len(self.spec)))
         return levels, shard.get_slice("masks")[place].long()
 
+    def settings(self) -> dict[str, Any]:
+        """What the bank holds, for the settings of a run that reads it."""
+        digest = hashlib.sha256("".join(shard["sha256"] for shard in self.shards).encode()).hexdigest()
+        return {"length": len(self), "shards": digest[:16]}
+
     def __getstate__(self) -> dict[str, Any]:
         """Worker processes open the files for themselves."""
         return self.__dict__ | {"_open": {}}

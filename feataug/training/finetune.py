@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +12,16 @@ from torch import Tensor, nn
 
 from feataug.checks import check_dtype_of, check_images, check_mask_form, check_pairs
 from feataug.errors import ConfigError, message
+from feataug.fingerprints import fingerprint
 from feataug.hub import HubModel
+from feataug.identity import describe_callable, describe_data
 from feataug.labelcheck import check_labels
 from feataug.losses import segmentation_loss
 from feataug.metrics import evaluate
+from feataug.norms import frozen_parts, measure, modes, modes_of
 from feataug.processes import total
+from feataug.recording import eval_mode
+from feataug.seeds import seeded
 from feataug.training.batches import bad_samples, endless, part_of, shared
 from feataug.training.config import FinetuneConfig
 from feataug.training.progress import progress_bar
@@ -35,14 +40,15 @@ class Finetuner:
     """SGD with the poly policy on ``(images, masks)``, with or without synthetic features.
 
     Args:
-        model: The whole segmentation model, images to logits. It is put into train mode, all of it; to keep norms frozen,
-            override its ``train``.
-        config: See ``FinetuneConfig``; its defaults are the paper's.
+        model: The whole segmentation model, images to logits. It is put into train mode by its ``train``, which may keep norms frozen.
+            What was frozen before stays frozen, too: modules in eval mode within a model in train mode, without a weight that requires a
+            gradient.
+        config: See ``FinetuneConfig``.
         mixer: Extends every batch at the cut; without one, training sees real samples only (the control).
         cut: Where the mixer's features enter ``model``; needed with ``mixer``.
         loss: Your own, of the model's output and the masks; cross entropy by default. A mixer brings its own.
         output: Folder for ``stats.jsonl`` and checkpoints. A run that finds its own checkpoint there goes on from it.
-        device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, a ``torch.device``, or ``"auto"``.
         progress: Show a progress bar; its text, if a string.
 
     Raises:
@@ -61,7 +67,7 @@ class Finetuner:
         cut: Any = None,
         loss: Callable[[Any, Tensor], Tensor] | None = None,
         output: str | Path | None = None,
-        device: str | None = "auto",
+        device: str | torch.device | None = "auto",
         progress: bool | str = True,
     ) -> None:
         if mixer is not None and (cut is None or cut.model is not model):
@@ -84,6 +90,8 @@ class Finetuner:
         self.model, self.mixer, self.cut, self.loss = model, mixer, cut, loss
         self.config = config or FinetuneConfig()
         self.run = RunFolder(output, self.config.to_dict() | {"mixed": mixer.settings() if mixer is not None else False})
+        self._start: dict[str, Any] = {}
+        self._modes: dict[nn.Module, bool] = {}
         self.accelerator = make_accelerator(device, self.config.mixed_precision)
         self.progress = progress
 
@@ -109,7 +117,8 @@ class Finetuner:
 
         Raises:
             TrainingError: the loader yields nothing, or the loss is not finite.
-            CheckpointError: ``output`` holds a run with other settings, or another run uses it.
+            CheckpointError: ``output`` holds a run with other settings, of another model, generator, mask source, data set or loss, or
+                another run uses it.
             DataError: the masks that a reader of ``feataug.data`` reads hold one class and void only, as binary masks of 0 and 255 do.
 
         Warns:
@@ -126,6 +135,7 @@ class Finetuner:
         self, loader: Iterable[tuple[Tensor, Tensor]], validate: Any, num_classes: int | None, ignore_index: int, stop: StopRequest
     ) -> list[dict[str, Any]]:
         config, accelerator = self.config, self.accelerator
+        self.run.settings |= self._identity(loader, validate, num_classes, ignore_index)
         memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model.to(accelerator.device, memory_format=memory_format)  # type: ignore[call-overload]
         optimizer = torch.optim.SGD(self._groups(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
@@ -145,7 +155,7 @@ class Finetuner:
             # What was known of the weights says nothing of those that come.
             self.model.card = {}
         batches = endless(shared(loader, accelerator), step)
-        model.train()
+        self._train_mode(model)
         began = time.monotonic()
         text = self.progress if isinstance(self.progress, str) else "finetune"
         bar = progress_bar(config.num_steps, step, text, "step", bool(self.progress) and accelerator.is_main_process)
@@ -160,9 +170,9 @@ class Finetuner:
                 masks = masks.to(accelerator.device, non_blocking=True)
                 for group in optimizer.param_groups:
                     group["lr"] = config.lr * group["scale"] * (1 - step / config.num_steps) ** config.power
-                with torch.random.fork_rng():
-                    # Dropout then depends on the step alone: arms see equal noise, and a resumed run repeats it.
-                    torch.manual_seed((config.seed * 1_000_003 + step + 10**12 * accelerator.process_index) % 2**63)
+                # Dropout then depends on the step alone: arms see equal noise, and a resumed run repeats it.
+                seed = (config.seed * 1_000_003 + step + 10**12 * accelerator.process_index) % 2**63
+                with seeded(seed, accelerator.device):
                     loss = self._loss(model, images, masks, ignore_index)
                 optimizer.zero_grad()
                 accelerator.backward(loss)
@@ -188,14 +198,19 @@ class Finetuner:
                 stop.obey()
         return results
 
-    def update_bn(self, loader: Iterable[tuple[Tensor, Tensor]]) -> None:
-        """Measure BatchNorm's running statistics anew, on one pass over real images; models without BatchNorm stay as they are.
+    def update_bn(self, loader: Iterable[Any]) -> None:
+        """Measure BatchNorm's running statistics on one pass over real images, for the norms that were trained; see ``feataug.update_bn``.
 
         After mixed training they are those of real and synthetic features together, which evaluation on real images does not want.
-        On CamVid it turned a loss of class accuracy into a gain (``docs/results.md``).
+        On CamVid it turned a loss of class accuracy into a gain (``docs/results.md``). Norms that were in eval mode in ``fit`` stay as they
+        are, whatever mode the model has now. Without a ``fit`` before, the model's modes count; a model in eval mode is put into train
+        mode first, by its own ``train``, and back.
 
         Args:
             loader: Yields ``(images, masks)`` or images; one that repeats itself (``data.seeded_loader``) is read from its first epoch.
+
+        Raises:
+            DataError: the loader yields nothing, or no images.
 
         Source:
             ``torch.optim.swa_utils.update_bn``. Ours: to use it here.
@@ -204,7 +219,40 @@ class Finetuner:
         if hasattr(batches, "set_epoch"):
             # A run that was resumed at its end would otherwise look at another epoch's crops.
             batches.set_epoch(0)
-        torch.optim.swa_utils.update_bn(loader, self.model, device=self.accelerator.device)
+        if self.model in self._modes or self.model.training:
+            measure(self.model, loader, self.accelerator.device, self._modes, "Finetuner.update_bn")
+            return
+        # Never trained here, and in eval mode.
+        with modes(self.model, {}):
+            self.model.train()
+            measure(self.model, loader, self.accelerator.device, {}, "Finetuner.update_bn")
+
+    def trained_modes(self, trained: Mapping[nn.Module, bool]) -> None:
+        """Say which modules of ``model`` were in training mode, where other code has trained it; ``update_bn`` then goes by it."""
+        self._modes = dict(trained)
+
+    def _train_mode(self, model: nn.Module) -> None:
+        """Training mode, but for what was frozen before; ``update_bn`` asks later which norms were trained."""
+        frozen = frozen_parts(self.model)
+        model.train()
+        for module in frozen:
+            module.training = False
+        self._modes = modes_of(self.model)
+
+    def _identity(self, loader: Any, validate: Any, num_classes: int | None, ignore_index: int) -> dict[str, Any]:
+        """What tells this run from others besides its settings; the model and the generator as they were when training began."""
+        if not self._start:
+            self._start = {"model": fingerprint(self.model), "loss": describe_callable(self.loss)}
+            if self.mixer is not None:
+                spec = getattr(self.cut, "spec", None)
+                self._start |= self.mixer.origin() | {
+                    "cut": list(getattr(self.cut, "at", ())),
+                    "spec": spec.to_dict() if spec is not None else None,
+                }
+        found: dict[str, Any] = {"data": describe_data(loader), "ignore_index": ignore_index}
+        if validate is None or not callable(validate):
+            found |= {"val_data": describe_data(validate, measured=True), "num_classes": num_classes}
+        return self._start | found
 
     def _loss(self, model: nn.Module, images: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
         with self.accelerator.autocast():
@@ -226,10 +274,9 @@ class Finetuner:
                 raise ConfigError(message("Finetuner: num_classes is missing.", given="a validation loader", needed="num_classes="))
             # The metrics' counts are summed over processes.
             return evaluate(self.model, part_of(validate), num_classes, ignore_index=ignore_index, device=self.accelerator.device)
-        try:
-            return validate(self.model.eval())
-        finally:
-            self.model.train()
+        # Each module back into its own mode: what was frozen stays frozen.
+        with eval_mode(self.model):
+            return validate(self.model)
 
     def _save(self, step: int, optimizer: Any, results: list[dict[str, Any]], running: float) -> None:
         state = {

@@ -15,8 +15,10 @@ from torch.optim.swa_utils import AveragedModel
 
 from feataug.cards import known_facts
 from feataug.errors import FeatAugWarning
+from feataug.fingerprints import fingerprint
 from feataug.fits import check_spec
 from feataug.generator import FeatureGenerator
+from feataug.identity import architecture, describe_data
 from feataug.labelcheck import check_labels
 from feataug.metrics import recognition
 from feataug.processes import total
@@ -45,7 +47,7 @@ class GeneratorTrainer:
         critic: A function of ``(num_classes, spec)`` that returns a critic of your own: a module whose ``forward(masks, features)`` returns a list of
             tensors of scores, with as many rows as the features, ``k B`` for ``B`` masks. Called twice. The critics of ``config`` by default.
         output: Folder for ``stats.jsonl``, checkpoints and trackers. A run that finds its own checkpoint there goes on from it.
-        device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, a ``torch.device``, or ``"auto"``.
         progress: Show a progress bar; its text, if a string.
 
     Raises:
@@ -65,7 +67,7 @@ class GeneratorTrainer:
         *,
         critic: MakeCritic | None = None,
         output: str | Path | None = None,
-        device: str | None = "auto",
+        device: str | torch.device | None = "auto",
         progress: bool | str = True,
     ) -> None:
         check_spec("GeneratorTrainer", generator.spec, cut.spec, "FeatureGenerator(num_classes, spec=cut.spec)")
@@ -98,7 +100,8 @@ class GeneratorTrainer:
             TrainingError: the loader yields nothing, or single samples, or a loss is not finite.
             LabelError: a mask holds a value that is neither a class nor ``ignore_index``.
             DataError: the masks hold one class and void only, as binary masks of 0 and 255 do.
-            CheckpointError: ``output`` holds a run with other settings, or another run uses it.
+            CheckpointError: ``output`` holds a run with other settings, of another cut, model, generator or data set, or another run uses
+                it.
 
         Warns:
             FeatAugWarning: the generator ignores ``z``; or a class has no pixel in any mask, where the set is small enough to look at all.
@@ -112,6 +115,10 @@ class GeneratorTrainer:
 
     def _fit(self, loader: Iterable[tuple[Tensor, Tensor]], val_loader: Any, stop: StopRequest) -> list[dict[str, Any]]:
         config, accelerator, device = self.config, self.accelerator, self.accelerator.device
+        self.run.settings |= {
+            "cut": list(self.cut.at), "spec": self.cut.spec.to_dict(), "model": fingerprint(self.cut.model),
+            "architecture": architecture(self.generator), "data": describe_data(loader), "val_data": describe_data(val_loader, measured=True),
+        }  # fmt: skip
         self.objective.prepare(accelerator)
         optimizers = self.objective.optimizers
         ema = AveragedModel(self.generator) if config.ema_images else None

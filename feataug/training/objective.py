@@ -24,7 +24,7 @@ from feataug.losses import (
     split_outputs,
 )
 from feataug.processes import own, place
-from feataug.seeds import derive_seed, generator_for
+from feataug.seeds import derive_seed, generator_for, seeded
 from feataug.specs import FeatureSpec
 from feataug.splitting import Cut
 from feataug.training.config import GeneratorConfig
@@ -91,8 +91,7 @@ class Objective:
         self.generator, self.cut, self.config = generator, cut, config
         if critic is None:
             critic = partial(Discriminator, width=config.critic_width, scales=config.critic_scales, masks=config.critic_masks)
-        with torch.random.fork_rng():
-            torch.manual_seed(derive_seed(config.seed, "critics"))
+        with seeded(derive_seed(config.seed, "critics"), torch.get_default_device()):
             critics = {name: critic(generator.num_classes, cut.spec) for name in ("judge_encoded", "judge_random")}
             for made in critics.values():
                 check_critic(made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,9 +18,10 @@ from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
 from feataug.errors import CheckpointError, ConfigError, FeatAugWarning, TrainingError, message
-from feataug.files import clear_torn, writing
+from feataug.files import clear_torn, sync, write_text, writing
 from feataug.processes import is_main
 from feataug.training.checkpoint import DamagedError, checkpoints, load_checkpoint, save_checkpoint
+from feataug.training.settings import check_settings
 
 try:
     import fcntl
@@ -73,11 +75,15 @@ class RunFolder:
                     kept.append(line + "\n")
             except (ValueError, KeyError, TypeError):
                 break
-        self._stats.write_text("".join(kept))
+        write_text(self._stats, "".join(kept))
 
     def save(self, progress: int, state: dict[str, Any]) -> None:
         """Write a checkpoint."""
         if self.path is not None and is_main():
+            if self._stats.exists():
+                # Lines from before a checkpoint are not written again.
+                with writing(self._stats):
+                    sync(self._stats)
             save_checkpoint(self.path, progress, {"settings": json.loads(json.dumps(self.settings)), "state": state})
 
     def log(self, progress: int, values: dict[str, Any]) -> None:
@@ -127,38 +133,37 @@ def held(folder: Path | None) -> Iterator[None]:
         os.close(handle)
 
 
-def check_settings(what: str, settings: dict[str, Any], stored: dict[str, Any], path: Path, advice: str = "") -> None:
-    """Raise ``CheckpointError``, headed by ``what``, unless the settings are those that ``path`` was written with."""
-    plain = json.loads(json.dumps(settings))
-    if stored == plain:
-        return
-    changed = sorted(key for key in plain | stored if stored.get(key) != plain.get(key))
-    raise CheckpointError(
-        message(
-            what,
-            given=", ".join(f"{key}={settings.get(key)!r}" for key in changed),
-            needed=", ".join(f"{key}={stored.get(key)!r}" for key in changed) + f", as in {path}",
-            advice=advice or "Use another output folder, or delete this one to start again.",
-        )
-    )
-
-
 def make_accelerator(
-    device: str | None, mixed_precision: str, trackers: tuple[str, ...] = (), folder: Path | None = None
+    device: str | torch.device | None, mixed_precision: str, trackers: tuple[str, ...] = (), folder: Path | None = None
 ) -> Accelerator:
-    """An accelerator on ``"cpu"``, or on whatever accelerate finds (``None`` or ``"auto"``, ``"cuda"``).
+    """An accelerator on a device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, a ``torch.device``, or what accelerate finds (``"auto"``, ``None``).
+
+    A numbered GPU becomes this process's current CUDA device.
 
     Raises:
-        TrainingError: CUDA was asked for and is not there.
-        ConfigError: accelerate already runs in this process with another precision or device.
+        TrainingError: that CUDA device is not there.
+        ConfigError: the device has another name; accelerate already runs in this process with another precision or device.
     """
-    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-        raise TrainingError(
-            message("feataug: no CUDA device was found.", given=f"device={device!r}", needed='device="cpu" or "auto"')
-        )
+    wanted = _device(device)
+    if wanted is not None and wanted.type == "cuda":
+        if not torch.cuda.is_available():
+            raise TrainingError(
+                message("feataug: no CUDA device was found.", given=f"device={_said(device)}", needed='device="cpu" or "auto"')
+            )
+        if wanted.index is not None:
+            if wanted.index >= torch.cuda.device_count():
+                raise TrainingError(
+                    message(
+                        "feataug: there is no such CUDA device.",
+                        given=f"device={_said(device)}",
+                        needed=", ".join(f'"cuda:{number}"' for number in range(torch.cuda.device_count())),
+                    )
+                )
+            # accelerate takes the current one.
+            torch.cuda.set_device(wanted.index)
     try:
         accelerator = Accelerator(
-            cpu=device == "cpu",
+            cpu=wanted is not None and wanted.type == "cpu",
             mixed_precision=mixed_precision,
             log_with=list(trackers) or None,
             project_config=ProjectConfiguration(project_dir=str(folder) if folder else None),
@@ -168,14 +173,45 @@ def make_accelerator(
         raise ConfigError(
             message(
                 "feataug: accelerate refuses these settings.",
-                given=f"mixed_precision={mixed_precision!r}, device={device!r} ({error})",
+                given=f"mixed_precision={mixed_precision!r}, device={_said(device)} ({error})",
                 needed="one precision and one device in a process",
                 advice="Use the same mixed_precision for generator and finetuning, or train them in two processes.",
             )
         ) from error
+    taken = accelerator.device
+    if wanted is not None and (taken.type != wanted.type or (None not in (taken.index, wanted.index) and taken.index != wanted.index)):
+        raise ConfigError(
+            message(
+                "feataug: accelerate runs on another device in this process.",
+                given=f"device={_said(device)}",
+                needed=f'device="{taken}" or "auto"',
+                advice="Was another device used before, or does a launcher give each process its own? Use one device in a process.",
+            )
+        )
     if trackers:
         accelerator.init_trackers("feataug")
     return accelerator
+
+
+def _device(device: Any) -> torch.device | None:
+    """The device that was asked for; ``None`` where accelerate is to choose."""
+    if device is None or device == "auto":
+        return None
+    if isinstance(device, torch.device) or (isinstance(device, str) and re.fullmatch(r"cpu|cuda(:\d+)?", device)):
+        found = torch.device(device)
+        if found.type in ("cpu", "cuda"):
+            return found
+    raise ConfigError(
+        message(
+            "feataug: no such device.",
+            given=f"device={_said(device)}",
+            needed='"auto", "cpu", "cuda", "cuda:1", or a torch.device of these',
+        )
+    )
+
+
+def _said(device: Any) -> str:
+    return repr(str(device)) if isinstance(device, (str, torch.device)) else repr(device)
 
 
 def check_finite(name: str, value: float, progress: int) -> None:

@@ -14,33 +14,40 @@ from feataug.processes import place, total
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM, noted while a step is under way and obeyed after it, in all processes after the same one."""
+    """Ctrl-C or SIGTERM, noted while a step is under way and obeyed after it, in all processes after the same one.
+
+    Attributes:
+        noted: The signal that has arrived here, or 0; it may arrive at any moment.
+        signum: The signal that all processes have agreed on, or 0. Only ``agree`` changes it, so that it holds for the rest of the step.
+    """
 
     def __init__(self) -> None:
-        self.signum = 0
+        self.noted = self.signum = 0
         self._at_once = False
 
     def note(self, signum: int, frame: Any) -> None:
         """The handler: the second Ctrl-C does not wait."""
-        again, self.signum = self.signum == signum, signum
+        again, self.noted = self.noted == signum, signum
         if self._at_once or again:
-            self.obey()
+            self.noted = 0  # it is obeyed here
+            _leave(signum)
 
     def agree(self, device: torch.device) -> None:
-        """Make a signal to one process one to all: they have to stop after the same step, or some would wait for the others for ever."""
-        if place()[1] > 1:
-            asked = torch.tensor(
-                [self.signum == number for number in (signal.SIGINT, signal.SIGTERM)], dtype=torch.int32, device=device
-            )
-            interrupted, terminated = total(asked).tolist()
-            self.signum = signal.SIGINT if interrupted else signal.SIGTERM if terminated else 0
+        """Share stop requests, so that all processes stop after the same step: otherwise some would wait for the others for ever.
+
+        A signal that arrives meanwhile stays noted, and is shared after the next step.
+        """
+        if place()[1] == 1:
+            self.signum = self.noted
+            return
+        noted = self.noted
+        asked = torch.tensor([noted == number for number in (signal.SIGINT, signal.SIGTERM)], dtype=torch.int32, device=device)
+        interrupted, terminated = total(asked).tolist()
+        self.signum = signal.SIGINT if interrupted else signal.SIGTERM if terminated else 0
 
     def obey(self) -> None:
-        """Leave, if that was asked for: ``KeyboardInterrupt`` for Ctrl-C, ``SystemExit(143)`` for SIGTERM."""
-        if self.signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.signum:
-            raise SystemExit(128 + self.signum)
+        """Leave, if that was agreed on: ``KeyboardInterrupt`` for Ctrl-C, ``SystemExit(143)`` for SIGTERM."""
+        _leave(self.signum)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -50,15 +57,25 @@ class StopRequest:
             return
         self._at_once = True
         try:
-            self.obey()
+            _leave(self.noted)
             yield
         finally:
             self._at_once = False
 
 
+def _leave(signum: int) -> None:
+    if signum == signal.SIGINT:
+        raise KeyboardInterrupt
+    if signum:
+        raise SystemExit(128 + signum)
+
+
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Note SIGINT and SIGTERM instead of breaking off in the middle of a step; in the main thread only, where signals arrive."""
+    """Note SIGINT and SIGTERM instead of breaking off in the middle of a step; in the main thread only, where signals arrive.
+
+    A signal that arrived after the last step was agreed on is obeyed at the end: it is not lost.
+    """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -71,3 +88,4 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    _leave(request.noted)

@@ -16,6 +16,7 @@ from feataug.data import MaskedImages, seeded_loader
 from feataug.errors import CheckpointError, DataError, TrainingError
 from feataug.files import write_json
 from feataug.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from feataug.training.run import RunFolder
 
 
 @pytest.fixture
@@ -157,3 +158,88 @@ def test_an_image_that_unpacks_to_gigabytes(tmp_path):
         Image.new("1", (30_000, 30_000)).save(tmp_path / name / "a.png")
     with pytest.raises(DataError, match="a file cannot be decoded"):
         MaskedImages(tmp_path / "images", tmp_path / "masks", ["sky"])[0]
+
+
+def noted(monkeypatch):
+    """What is synced and renamed, in order."""
+    log = []
+    fsync, replace = os.fsync, os.replace
+
+    def synced(handle):
+        log.append(("sync", os.path.basename(os.readlink(f"/proc/self/fd/{handle}"))))
+        fsync(handle)
+
+    def renamed(source, target):
+        log.append(("rename", os.path.basename(source), os.path.basename(target)))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", renamed)
+    return log
+
+
+def test_files_are_synced_under_another_name_then_renamed_then_their_folder_is_synced(tmp_path, monkeypatch):
+    log = noted(monkeypatch)
+    write_json(tmp_path / "result.json", {"a": 1})
+    assert log == [("sync", "result.partial"), ("rename", "result.partial", "result.json"), ("sync", tmp_path.name)]
+    log.clear()
+    save_checkpoint(tmp_path, 1, {"a": torch.ones(2)})
+    # Renames of safetensors itself come before.
+    assert log[-3:] == [
+        ("sync", "checkpoint-0000000001.partial"),
+        ("rename", "checkpoint-0000000001.partial", "checkpoint-0000000001.safetensors"),
+        ("sync", tmp_path.name),
+    ]
+
+
+def test_statistics_are_written_anew_beside_the_old_ones(tmp_path, monkeypatch):
+    """To cut a file in place is to lose it where the machine stops in between."""
+    folder = RunFolder(tmp_path, {})
+    for progress in (1, 2, 3):
+        folder.log(progress, {"loss": 0.5})
+    folder.save(2, {})
+    whole = (tmp_path / "stats.jsonl").read_text()
+
+    def stopped(source, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            RunFolder(tmp_path, {}).resume()
+    assert (tmp_path / "stats.jsonl").read_text() == whole
+    log = noted(monkeypatch)
+    RunFolder(tmp_path, {}).resume()
+    assert log == [("sync", "stats.partial"), ("rename", "stats.partial", "stats.jsonl"), ("sync", tmp_path.name)]
+    assert [line["progress"] for line in folder.history()] == [1, 2]
+
+
+def test_lines_are_on_the_disk_before_the_checkpoint_that_follows_them(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path, {})
+    folder.log(1, {"loss": 0.5})
+    log = noted(monkeypatch)
+    folder.save(1, {})
+    assert log[0] == ("sync", "stats.jsonl")
+    assert ("sync", "checkpoint-0000000001.partial") in log[1:]
+
+
+def test_a_file_system_that_cannot_sync_folders_will_do(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def refusing(handle):
+        if os.path.isdir(os.readlink(f"/proc/self/fd/{handle}")):
+            raise OSError(22, "Invalid argument")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    assert json.loads(write_json(tmp_path / "result.json", {"a": 1}).read_text()) == {"a": 1}
+
+    def broken(handle):
+        raise OSError(5, "Input/output error")
+
+    # A file that is not on the disk is an error, and the one before it stays.
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(CheckpointError, match=r"^feataug: a file cannot be written\.\n  given:   .*Input/output error"):
+        write_json(tmp_path / "result.json", {"a": 2})
+    assert json.loads((tmp_path / "result.json").read_text()) == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]

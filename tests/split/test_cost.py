@@ -136,4 +136,4 @@ def test_all_places_are_listed_where_they_are_asked_for():
     model = nn.Sequential(*[nn.Sequential(Counted(3 if n == 0 else 8, 8), nn.MaxPool2d(1)) for n in range(40)], nn.Conv2d(8, 3, 1))
     everything, shown = (feataug.cuts(model, torch.rand(1, 3, 16, 16), everything=flag) for flag in (True, False))
     assert len(everything) == 40
-    assert set(place.at for place in shown) < set(place.at for place in everything)
+    assert {place.at for place in shown} < {place.at for place in everything}

@@ -3,9 +3,12 @@ import json
 import math
 
 import pytest
+import torch
+from torch import nn
 
 from feataug.errors import ConfigError
 from feataug.training.config import FinetuneConfig, GeneratorConfig
+from feataug.training.finetune import Finetuner
 
 CONFIGS = [FinetuneConfig, GeneratorConfig]
 COUNTS = {  # setting: the least that is allowed
@@ -133,3 +136,18 @@ def test_the_papers_objective():
     assert GeneratorConfig.paper(task_weight=2.0, seed=5) == dataclasses.replace(paper, task_weight=2.0, seed=5)
     with pytest.raises(ConfigError):
         GeneratorConfig.paper(seed=-1)
+
+
+def test_the_default_learning_rate_moves_a_model_and_the_papers_hardly_does():
+    assert FinetuneConfig().lr == 1e-3
+    assert FinetuneConfig.paper() == FinetuneConfig(lr=1e-6)
+    assert FinetuneConfig.paper(lr=1e-7, num_steps=5) == FinetuneConfig(lr=1e-7, num_steps=5)
+    moved = {}
+    images, masks = torch.rand(4, 3, 8, 8), torch.randint(3, (4, 8, 8))
+    for name, config in (("ours", FinetuneConfig(num_steps=20)), ("paper", FinetuneConfig.paper(num_steps=20))):
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 3, 1)
+        before = model.weight.detach().clone()
+        Finetuner(model, config, device="cpu", progress=False).fit([(images, masks)])
+        moved[name] = float((model.weight.detach() - before).abs().max())
+    assert moved["paper"] < 1e-4 < 1e-3 < moved["ours"]

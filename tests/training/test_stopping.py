@@ -1,15 +1,18 @@
 """Signals, locks and damaged checkpoints: nothing is lost, and what goes on is the undisturbed run."""
 
 import signal
+import socket
 import threading
 
 import pytest
 import torch
+from forks import Fork
 from torch import nn
 
 from feataug import FeatureGenerator, FinetuneConfig, Finetuner, GeneratorConfig, GeneratorTrainer, split
 from feataug.data import Scenes, seeded_loader, train_transforms
 from feataug.errors import CheckpointError, FeatAugWarning
+from feataug.training import stopping
 from feataug.training.checkpoint import checkpoints
 from feataug.training.run import held
 from feataug.training.stopping import StopRequest, stop_requests
@@ -98,7 +101,7 @@ def test_training_outside_of_the_main_thread_leaves_signals_alone(tmp_path):
 def test_the_second_interrupt_does_not_wait():
     with stop_requests() as stop:
         signal.raise_signal(signal.SIGINT)
-        assert stop.signum == signal.SIGINT
+        assert (stop.noted, stop.signum) == (signal.SIGINT, 0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
@@ -162,3 +165,108 @@ def test_what_a_kill_left_in_the_folder_is_cleared_away(tmp_path):
         (tmp_path / name).write_bytes(b"half of a file")
     run(finetuner, tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == names
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_the_exchange_is_shared_after_the_next_step(monkeypatch, signum):
+    """Each of several processes asks the others; a signal that arrives meanwhile must not be overwritten by their answer."""
+    monkeypatch.setattr(stopping, "place", lambda: (0, 2))
+    arriving = [signum]
+
+    def total(asked):
+        while arriving:
+            signal.raise_signal(arriving.pop())
+        return asked
+
+    monkeypatch.setattr(stopping, "total", total)
+
+    def steps():
+        with stop_requests() as stop:
+            stop.agree(torch.device("cpu"))
+            assert (stop.signum, stop.noted) == (0, signum)
+            stop.obey()  # the other process has not heard of it: this step is not the last
+            stop.agree(torch.device("cpu"))
+            assert stop.signum == signum
+            stop.obey()
+            raise AssertionError("the run goes on")
+
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as stopped:
+        steps()
+    assert stopped.type is (SystemExit if signum == signal.SIGTERM else KeyboardInterrupt)
+
+
+def test_a_signal_after_the_agreement_waits_for_the_next_step():
+    """A checkpoint is saved where a step was agreed to be the last; a signal between the two must not leave without one."""
+
+    def steps():
+        with stop_requests() as stop:
+            stop.agree(torch.device("cpu"))
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.signum == 0
+            stop.obey()
+            stop.agree(torch.device("cpu"))
+            assert stop.signum == signal.SIGTERM
+            stop.obey()
+            raise AssertionError("the run goes on")
+
+    with pytest.raises(SystemExit):
+        steps()
+
+
+def test_a_signal_after_the_last_step_is_not_lost():
+    reached = []
+
+    def steps():
+        with stop_requests():
+            signal.raise_signal(signal.SIGTERM)
+            reached.append(True)
+
+    with pytest.raises(SystemExit) as stopped:
+        steps()
+    assert reached
+    assert stopped.value.code == 143
+
+
+TWO = """
+import os, signal, sys
+import torch
+import torch.distributed as dist
+from feataug.training import stopping
+
+dist.init_process_group("gloo")
+rank, kind = dist.get_rank(), sys.argv[1]
+whole = stopping.total
+
+def total(asked):
+    # The signal arrives after the question was put into a tensor, and before the answer is there.
+    if rank == 1 and step == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return whole(asked)
+
+stopping.total = total
+code = 0
+try:
+    with stopping.stop_requests() as stop:
+        for step in range(20):
+            if kind == "overwritten":
+                # Planted: what the handler noted is replaced by the answer.
+                stop.agree(torch.device("cpu"))
+                stop.noted = stop.signum
+            else:
+                stop.agree(torch.device("cpu"))
+            stop.obey()
+except SystemExit as stopped:
+    code = stopped.code
+print(step, code)
+"""
+
+
+@pytest.mark.parametrize(("kind", "said"), [("ours", "4 143"), ("overwritten", "19 0")])
+def test_two_processes_stop_after_the_same_step(kind, said):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2}
+    running = [Fork(TWO, kind, env=env | {"RANK": rank}) for rank in range(2)]
+    done = [fork.wait(120) for fork in running]
+    assert [(fork.returncode, fork.stdout.strip()) for fork in done] == [(0, said)] * 2, [fork.stderr for fork in done]
