@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug import randomness, seeds
 from feataug.capture import Capture, Taken
 from feataug.comparing import has_nan, same
 from feataug.containers import flatten, map_tensors, sealed
@@ -21,7 +20,9 @@ from feataug.decode_plan import Passage, reached
 from feataug.errors import SplitError, message
 from feataug.example import Example
 from feataug.halves import Halves
+from feataug.randomness import seeded as all_seeded
 from feataug.recording import Call, eval_mode, training_paths, uncompiled
+from feataug.seeds import seeded as torch_seeded
 from feataug.sites import Site
 from feataug.slicing import Needs, decoder_needs
 from feataug.tracing import Dataflow, trace
@@ -207,7 +208,7 @@ def leak_error(label: str, names: list[str], when: str, complete: list[str]) -> 
 @contextmanager
 def seeded(device: torch.device, seed: int = 0) -> Iterator[None]:
     """Within, everybody draws the same numbers every time; all global generators are then as they were."""
-    with seeds.seeded(seed, device), randomness.seeded(seed):
+    with torch_seeded(seed, device), all_seeded(seed):
         yield
 
 
