@@ -9,7 +9,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from feataug.balancing import deficit_weights
-    from feataug.evaluation import Inference, compare, stages
+    from feataug.evaluation.compare import compare
+    from feataug.evaluation.inference import Inference
+    from feataug.evaluation.stages import stages
     from feataug.filtering import PixelFilter
     from feataug.generator import FeatureGenerator
     from feataug.masks import ClassBalancedMasks, DatasetMasks, HardNegativeSampler, LayoutComposer, MaskMixture, pseudo_masks
