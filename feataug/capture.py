@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,16 +36,6 @@ class Taken:
         return {leaf.key for leaf in leaves_of(self.seen) if isinstance(leaf, Seen)}
 
 
-class Clock:
-    """Tells times and looks at tensors where no dataflow is recorded; a ``Dataflow`` does the same for its trace."""
-
-    def __init__(self) -> None:
-        self.clock = itertools.count()
-
-    look = staticmethod(Seen.of)
-    paused = staticmethod(nullcontext)
-
-
 class Capture:
     """What passes some layers in a trace: their outputs, as the hooks of others have not yet seen them, or their inputs.
 
@@ -67,7 +56,7 @@ class Capture:
         return None if None in found else [item for item in found if item is not None]
 
     @contextmanager
-    def during(self, flow: Dataflow | Clock) -> Iterator[None]:
+    def during(self, flow: Dataflow) -> Iterator[None]:
         """Keep what passes within."""
         handles = []
         modules = dict(self.model.named_modules())
@@ -90,19 +79,19 @@ class Capture:
             for handle in handles:
                 handle.remove()
 
-    def _after(self, flow: Dataflow | Clock) -> Callable[..., None]:
+    def _after(self, flow: Dataflow) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             self._keep(flow, module, False, output, one=True)
 
         return hook
 
-    def _before(self, flow: Dataflow | Clock, one: bool) -> Callable[..., None]:
+    def _before(self, flow: Dataflow, one: bool) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             self._keep(flow, module, True, (args, kwargs), one=one)
 
         return hook
 
-    def _keep(self, flow: Dataflow | Clock, module: nn.Module, before: bool, value: Any, one: bool) -> None:
+    def _keep(self, flow: Dataflow, module: nn.Module, before: bool, value: Any, one: bool) -> None:
         number = self._counts.get((module, before), -1) + 1
         self._counts[module, before] = number
         if one:

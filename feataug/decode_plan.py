@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from feataug.capture import Capture, Clock, Taken
+from feataug.capture import Capture, Taken
 from feataug.containers import Leaf, flatten, leaves_of, map_tensors, tensors_of
 from feataug.errors import SplitError, message
 from feataug.example import Example
 from feataug.meta_twin import MetaTwin
 from feataug.port import Port, put_on, take_off
-from feataug.recording import Call, Seen, eval_mode, uncompiled, watch
+from feataug.recording import Call, Seen, eval_mode, uncompiled
 from feataug.seeds import kept
 from feataug.sites import Site, invoke, observe
+from feataug.tracing import trace
 
 
 @dataclass(frozen=True)
@@ -216,7 +218,7 @@ class SitedTwin(MetaTwin):
     def __init__(self, model: nn.Module, sites: Sequence[Site], example: Example) -> None:
         super().__init__(model)
         self.example = example
-        self._passages: dict[tuple[int, tuple[int, int]], Passage] = {}
+        self._passages: dict[tuple[int, tuple[int, int]], tuple[Passage, list[Any]]] = {}
         for module in self.original:
             take_off(module, lambda hook: isinstance(hook, Port))
         self.sites = [Site(site.name, self.of[site.module], Port(site.port.index, site.port.before)) for site in sites]
@@ -225,31 +227,50 @@ class SitedTwin(MetaTwin):
 
     def passage(self, batch: int, image_size: tuple[int, int]) -> Passage:
         """How so many images of that size pass, to the end."""
-        if (batch, image_size) in self._passages:
-            return self._passages[batch, image_size]
-        capture, clock = Capture(self.model, [site.name for site in self.sites]), Clock()
-        with capture.during(clock):
-            calls, output = watch(self.model, lambda: self._call(batch, image_size), clock.clock)
+        return self._passed(batch, image_size)[0]
+
+    def trains_as_it_predicts(self) -> bool:
+        """Whether every operation of a pass along the ways of training reads and writes what it does in eval mode."""
+        case = len(self.example.images), self.example.size
+        try:
+            return self._passed(*case)[1] == self._pass(*case, training=True)[1]
+        except Exception:  # a forward that wants targets while it trains, or numbers
+            return False
+
+    def mixed_output(self, batch: int, append: Callable[[Any], Any]) -> list[Any]:
+        """Shapes and types of what the model returns for so many images of the example's size, if ``append`` is applied at the cut."""
+        args, kwargs = self._arguments(batch, self.example.size, self.example.required)
+        with self.active(), eval_mode(self.model), self.sites[0].port.doing(append):
+            return [_look(Seen.of(tensor)) for tensor in tensors_of(invoke(uncompiled(self.model), args, kwargs))]
+
+    def _passed(self, batch: int, image_size: tuple[int, int]) -> tuple[Passage, list[Any]]:
+        key = (batch, image_size)
+        if key in self._passages:
+            return self._passages[key]
+        found = self._pass(batch, image_size)
+        if image_size == self.example.size:
+            self._passages[key] = found
+        return found
+
+    def _pass(self, batch: int, image_size: tuple[int, int], *, training: bool = False) -> tuple[Passage, list[Any]]:
+        """One pass to the end, and its way: the calls, and what each operation reads and writes."""
+        example = self.example
+        whole = batch == len(example.images) and image_size == example.size
+        args, kwargs = self._arguments(batch, image_size, example.tensors if whole else example.required)
+        followed = [item for item in (*args, *kwargs.values()) if isinstance(item, Tensor)]
+        capture = Capture(self.model, [site.name for site in self.sites])
+        with self.active():
+            run = partial(invoke, uncompiled(self.model), args, kwargs)
+            calls, output, flow = trace(self.model, followed, run, training=training, during=capture.during)
         taken = capture.at_sites(self.sites)
         if taken is None:
             raise ValueError("another way than through the cut")
         found = Passage.of(calls, self.sites, taken, output)
-        if image_size == self.example.size:
-            self._passages[batch, image_size] = found
-        return found
+        return found, [[call.name for call in calls], flow.operations, flow.outputs, found.output]
 
-    def mixed_output(self, batch: int, append: Callable[[Any], Any]) -> list[Any]:
-        """Shapes and types of what the model returns for so many images of the example's size, if ``append`` is applied at the cut."""
-        with self.sites[0].port.doing(append):
-            return [_look(Seen.of(tensor)) for tensor in tensors_of(self._call(batch, self.example.size))]
-
-    def _call(self, batch: int, image_size: tuple[int, int]) -> Any:
+    def _arguments(self, batch: int, image_size: tuple[int, int], tensors: Iterable[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         images = self.like(self.example.images, (batch, self.example.images.shape[1], *image_size))
-        args, kwargs = self.example.arguments(
-            images, (), self.example.stand_ins(self.example.required, batch, image_size, images.device)
-        )
-        with self.active(), eval_mode(self.model):
-            return invoke(uncompiled(self.model), args, kwargs)
+        return self.example.arguments(images, (), self.example.stand_ins(tensors, batch, image_size, images.device))
 
 
 def _look(leaf: Any) -> Any:

@@ -36,11 +36,12 @@ def read_levels(cut: Halves, taken: list[Taken], checked: list[Verifier]) -> dic
         if isinstance(leaf, Seen)
     }
     if cut.planner.twin is not None:
-        elsewhere = measured(cut, other_sizes(cut.example.size))
+        odd, even = other_sizes(cut.example.size)
+        elsewhere = measured(cut, odd) or measured(cut, even)
     else:
         elsewhere = measured(cut, cheap_sizes(cut.example.size), enough=1)
     found = {position: _layout(cut, position, leaf, elsewhere) for position, leaf in crossing.items()}
-    rounded = [layout for layout in found.values() if layout is not None and layout.offset is not None]
+    rounded = [layout for layout in found.values() if layout is not None and layout.offset is not None and not layout.settled]
     if rounded and cut.planner.twin is not None:
         elsewhere |= measured(cut, finer_sizes(cut.example.size, rounded))
         found = {position: _layout(cut, position, leaf, elsewhere) for position, leaf in crossing.items()}

@@ -17,6 +17,9 @@ MAX_PREFIX = 16
 # Pixels by which images have to differ until every map does.
 WIDER = 64
 
+# A multiple of the strides of networks: powers of two up to 64, and 7 times up to 64 of them.
+_COMMON = 448
+
 Size = tuple[int, int]
 
 
@@ -30,6 +33,7 @@ class Layout:
         prefix: Class and register tokens at the front.
         live: Are the prefix tokens read after the cut? Then they are a level of their own, ``(B, channels, 1, prefix)``.
         offset: As in ``LevelSpec``.
+        settled: Whether no other offset explains what was measured.
     """
 
     kind: str
@@ -38,6 +42,7 @@ class Layout:
     prefix: int = 0
     live: bool = True
     offset: int | None = None
+    settled: bool = True
 
     @classmethod
     def of(
@@ -68,7 +73,7 @@ class Layout:
             sides = [pair for size, shape in found.items() for pair in zip(size, (shape[rows], shape[columns]), strict=True)]
             stride = _stride(sides, image_size, single=len(found) == 1)
             if stride is not None and len({shape[channels] for shape in found.values()}) == 1:
-                layouts.append(cls(kind, found[image_size][channels], stride[0], offset=stride[1]))
+                layouts.append(cls(kind, found[image_size][channels], stride[0], offset=stride[1], settled=stride[2]))
         # Where both readings are possible, the stride that divides the image is the likelier one.
         layouts.sort(key=lambda layout: any(side % layout.reduction for side in image_size))
         return layouts[0] if layouts else None
@@ -139,15 +144,17 @@ class Layout:
         return 1 + bool(self.kind == "nlc" and self.prefix and self.live)
 
 
-def other_sizes(size: Size) -> list[Size]:
-    """Image sizes to measure at besides ``size``: some that few strides divide, and some, much wider, that all usual strides divide.
+def other_sizes(size: Size) -> tuple[list[Size], list[Size]]:
+    """Image sizes to measure at besides ``size``, where that costs next to nothing.
 
-    The first tell how sizes are rounded; many models take the second alone.
+    First those that tell how sizes are rounded: one more pixel than a multiple of every usual stride begins a new cell only if they are
+    rounded up, one less leaves the last cell out only if they are rounded down. Then, for models that do not take these, multiples.
+    One of either is much wider, so that every map is.
     """
     rows, columns = size
-    odd = [(rows - 1, columns + 1), (rows + 3, columns - 3), (rows + 35, 4 * columns + 51)]
+    odd = [(rows - 1, columns + 1), (_COMMON * -(-rows // _COMMON) + 1, _COMMON * (-(-columns // _COMMON) + 1) - 1)]
     even = [(-(-rows // side) * side, (columns // side + 1) * side + WIDER) for side in (32, 56)]
-    return [item for item in odd if min(item) > 0] + even
+    return [item for item in odd if min(item) > 0], even
 
 
 def finer_sizes(size: Size, layouts: Iterable[Layout]) -> list[Size]:
@@ -181,8 +188,8 @@ def _stays(found: Mapping[Size, Sequence[int]], dimensions: Sequence[int]) -> bo
     return max(widths) - min(widths) >= WIDER and len({tuple(shape[d] for d in dimensions) for shape in found.values()}) == 1
 
 
-def _stride(sides: Iterable[tuple[int, int]], image_size: Size, *, single: bool) -> tuple[int, int | None] | None:
-    """Stride and offset that give each second number of ``sides`` from the first, if there are any.
+def _stride(sides: Iterable[tuple[int, int]], image_size: Size, *, single: bool) -> tuple[int, int | None, bool] | None:
+    """Stride and offset that give each second number of ``sides`` from the first, if there are any, and whether no other offset does.
 
     From a ``single`` image size no offsets are concluded but those that round up or down.
     """
@@ -219,7 +226,7 @@ def _offsets(sides: Sequence[tuple[int, int]], stride: int) -> tuple[int, int] |
     return (low, high) if low <= high else None
 
 
-def _chosen(offsets: Mapping[int, tuple[int, int]], image_size: Size) -> tuple[int, int | None] | None:
+def _chosen(offsets: Mapping[int, tuple[int, int]], image_size: Size) -> tuple[int, int | None, bool] | None:
     """The likeliest stride, rounding up if that fits, else down, else by the offset that is nearest to it."""
     upwards = [stride for stride, (_, high) in offsets.items() if high == stride - 1]
     downwards = [stride for stride, (low, high) in offsets.items() if low <= 0 <= high]
@@ -227,7 +234,7 @@ def _chosen(offsets: Mapping[int, tuple[int, int]], image_size: Size) -> tuple[i
     if stride is None:
         return None
     low, high = offsets[stride]
-    return stride, None if high == stride - 1 else min(max(low, 0), high)
+    return stride, None if high == stride - 1 else min(max(low, 0), high), low == high
 
 
 def _likeliest(image_size: Size, strides: list[int]) -> int | None:

@@ -254,9 +254,10 @@ def _measured_elsewhere(model: nn.Module, case: Example, calls: list[Call]) -> d
     except Exception:  # whatever a model may do with numbers that are not there
         return {}
     measured: dict[Size, Shapes] = {}
-    for size in other_sizes(case.size):
-        with suppress(Exception):  # whatever it may say to such images
-            measured[size] = shapes(twin, 1, size)
+    for sizes in other_sizes(case.size):
+        for size in sizes if not measured else ():
+            with suppress(Exception):  # whatever it may say to such images
+                measured[size] = shapes(twin, 1, size)
     return measured
 
 

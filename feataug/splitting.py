@@ -278,7 +278,12 @@ class Cut(Halves):
         return Cut(model, self.at, self._given)
 
     def _in_training(self) -> Trace | None:
-        """A pass along the ways of training; ``None`` where the model wants targets for it, or goes another way than through the cut."""
+        """A pass along the ways of training.
+
+        ``None`` where it would tell nothing new; or where the model wants targets for it, or goes another way than through the cut.
+        """
+        if self.planner.twin is not None and self.planner.twin.trains_as_it_predicts():
+            return None
         try:
             trace = Trace.of(self.model, self.example, self.at, training=True)
         except Exception:  # nothing can be told here
