@@ -28,7 +28,7 @@ def inspect(args: argparse.Namespace) -> None:
 
     from feataug.factories import code_file
     from feataug.models import named_model
-    from feataug.places import cuts
+    from feataug.places import chosen, cuts
     from feataug.report import places_table, write_result
 
     model = named_model(args.model)
@@ -39,7 +39,8 @@ def inspect(args: argparse.Namespace) -> None:
     native = (known if isinstance(known, dict) else {}).get("input_size", (args.channels, 256, 256))
     rows, columns = args.size or native[1:]
     try:
-        places = cuts(model, torch.zeros(1, args.channels, rows, columns), max_levels=args.max_levels)
+        images = torch.zeros(1, args.channels, rows, columns)
+        found = cuts(model, images, max_levels=args.max_levels, everything=True)
     except FeatAugError:
         raise
     except Exception as error:
@@ -47,8 +48,10 @@ def inspect(args: argparse.Namespace) -> None:
         raise ConfigError(
             message("feataug inspect: the model does not take such images.", given=given, needed="another --size")
         ) from error
+    places = found if args.all else chosen(found)
     print(places_table(places))
-    print(f"{len(places)} places where {args.model} can be cut whole, at {rows} x {columns}; `/` is the stride")
+    rest = f"; {len(found) - len(places)} more with --all" if len(found) > len(places) else ""
+    print(f"{len(places)} places where {args.model} can be cut whole, at {rows} x {columns}; `/` is the stride{rest}")
     if args.output is not None:
         write_result(args.output, {"model": args.model, "size": [rows, columns], "places": [place.to_dict() for place in places]})
 

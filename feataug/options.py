@@ -138,6 +138,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--channels", type=POSITIVE, default=3, help="channels of the images")
     command.add_argument("--max-levels", type=POSITIVE, default=8, help="leave out places where more tensors cross")
+    command.add_argument("--all", action="store_true", help="all places, where a network has more than twenty")
     command.add_argument("--output", type=Path, metavar="DIR", help="also write DIR/result.json")
     command.add_argument("--traceback", action="store_true", help="show where an error was raised")
 
