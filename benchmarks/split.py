@@ -20,7 +20,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -121,13 +120,6 @@ LARGE: dict[str, tuple[Callable[[], Any], int, str, str]] = {
 }  # fmt: skip
 
 
-def peak(run: Callable[[], Any]) -> int:
-    """The highest that the process's memory rises while ``run`` runs."""
-    Path("/proc/self/clear_refs").write_text("5")  # the kernel forgets the peak so far
-    run()
-    return process_bytes("VmHWM")
-
-
 @torch.no_grad()
 def cost(name: str) -> list[dict[str, Any]]:
     """The claims on a large model."""
@@ -135,7 +127,7 @@ def cost(name: str) -> list[dict[str, Any]]:
     torch.manual_seed(0)
     make, side, at, leaking = LARGE[name]
     model, images = make().eval(), torch.zeros(1, 3, side, side)
-    # What only the first split of a process does: modules are imported.
+    # The first split of a process imports modules, which is not what is measured.
     split(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 2, 1)), "1")
 
     def advice() -> None:
@@ -155,9 +147,27 @@ def cost(name: str) -> list[dict[str, Any]]:
         figures = {"ours": statistics.median(a for a, _ in pairs), "other": statistics.median(b for _, b in pairs)}
         figures["ratio"] = statistics.median(a / b for a, b in pairs)
         results.append({"claim": claim} | {key: round(value, 3) for key, value in figures.items()} | {"bound": bound})
-    plain, ours = peak(lambda: model(images)), peak(lambda: split(model, at, example=images))
-    results.append({"claim": "trace_memory", "ours": ours, "other": plain, "ratio": round(ours / plain, 3), "bound": 1.5})
     return [line | {"model": name, "device": name_of("cpu"), "shape": list(images.shape)} for line in results]
+
+
+@torch.no_grad()
+def peak(name: str, side: str) -> int:
+    """The highest that a process's memory rises that makes a large model, and passes an image (``forward``) or cuts it (``split``)."""
+    torch.set_num_threads(1)
+    make, rows, at, _ = LARGE[name]
+    model, images = make().eval(), torch.zeros(1, 3, rows, rows)
+    split(nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 2, 1)), "1")
+    if side == "split":
+        split(model, at, example=images)
+    else:
+        model(images)
+    return process_bytes("VmHWM")
+
+
+def alone(name: str, *further: str) -> Any:
+    """The cost of a large model, in a process of its own."""
+    command = [sys.executable, __file__, "--large", name, *further]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -166,11 +176,12 @@ def main() -> None:
     options.add_argument("--batch", type=int, default=2)
     options.add_argument("--only", choices=("halves", "cost"), help="measure these claims, and keep the others as they are")
     options.add_argument("--large", choices=tuple(LARGE), help="the cost of this model alone, printed and not kept")
+    options.add_argument("--side", choices=("forward", "split"), help="with --large: the peak of its memory alone")
     options.set_defaults(seconds=30)
     args = options.parse_args()
     keep_freed_memory()
     if args.large:
-        print(json.dumps(cost(args.large)))
+        print(json.dumps(peak(args.large, args.side) if args.side else cost(args.large)))
         return
     file = RESULTS / f"split-{args.device}.json"
     kept = json.loads(file.read_text()) if args.only and file.exists() else []
@@ -183,10 +194,12 @@ def main() -> None:
     if args.only != "halves" and args.device == "cpu":
         costs = []
         for name in LARGE:
-            command = [sys.executable, __file__, "--large", name]
-            run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            costs += json.loads(run.stdout.splitlines()[-1])
-            print(*map(json.dumps, costs[-3:]), sep="\n", flush=True)
+            lines = alone(name)
+            ours, plain = (alone(name, "--side", side) for side in ("split", "forward"))
+            figures = {"ours": ours, "other": plain, "ratio": round(ours / plain, 3), "bound": 1.5}
+            lines.append(lines[0] | {"claim": "trace_memory"} | figures)
+            print(*map(json.dumps, lines), sep="\n", flush=True)
+            costs += lines
     keep("split", args.device, halves + costs)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug.capture import Capture, Taken
 from feataug.containers import Leaf, flatten, leaves_of, map_tensors, tensors_of
 from feataug.errors import SplitError, message
 from feataug.example import Example
@@ -103,23 +103,22 @@ def reached(calls: Sequence[Call], sites: Sequence[Site], until: float = math.in
 
 @dataclass(eq=False)
 class Passage:
-    """One pass of the model.
+    """One pass of the model as far as the cut.
 
     Attributes:
         met: The calls that decoding would meet, as ``reached`` lists them.
         crossing: What crosses at each site, with a ``Seen`` for each tensor.
-        output: Shapes and types of what the model returned; ``None`` where it was left at the cut.
     """
 
     met: list[tuple[Call, str]]
     crossing: list[Any]
-    output: list[Any] | None = None
 
     @classmethod
-    def of(cls, calls: Sequence[Call], sites: Sequence[Site], taken: Sequence[Taken], output: Any) -> Passage:
-        """A pass to the end, in which ``taken`` passed the sites."""
-        met = list(reached(calls, sites, max(item.time for item in taken)))
-        return cls(met, [item.seen for item in taken], [_look(Seen.of(tensor)) for tensor in tensors_of(output)])
+    def of(cls, model: nn.Module, sites: Sequence[Site], arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Passage:
+        """Call the model with these arguments, and leave it at the cut."""
+        args, kwargs = arguments
+        calls, crossing = observe(model, sites, partial(invoke, uncompiled(model), args, kwargs))
+        return cls(list(reached(calls, sites)), [map_tensors(Seen.of, value) for value in crossing])
 
     def looks(self) -> list[Any]:
         """What must agree between the passes of two models if one is to speak for the other."""
@@ -165,11 +164,11 @@ class Planner:
             return self._traced
         if self.twin is not None:
             return self.twin.passage(batch, image_size)
-        images = torch.zeros(batch, self.example.images.shape[1], *image_size, device=device, dtype=self.example.images.dtype)
-        args, kwargs = self.example.arguments(images, (), self.example.stand_ins(self.example.required, batch, image_size, device))
+        example = self.example
+        images = torch.zeros(batch, example.images.shape[1], *image_size, device=device, dtype=example.images.dtype)
+        arguments = example.arguments(images, (), example.stand_ins(example.required, batch, image_size, device))
         with torch.no_grad(), eval_mode(self.model), kept(device):
-            calls, crossing = observe(self.model, self.sites, lambda: invoke(uncompiled(self.model), args, kwargs))
-        return Passage(list(reached(calls, self.sites)), [map_tensors(Seen.of, value) for value in crossing])
+            return Passage.of(self.model, self.sites, arguments)
 
     def _trusted_twin(self) -> SitedTwin | None:
         try:
@@ -218,7 +217,6 @@ class SitedTwin(MetaTwin):
     def __init__(self, model: nn.Module, sites: Sequence[Site], example: Example) -> None:
         super().__init__(model)
         self.example = example
-        self._passages: dict[tuple[int, tuple[int, int]], tuple[Passage, list[Any]]] = {}
         for module in self.original:
             take_off(module, lambda hook: isinstance(hook, Port))
         self.sites = [Site(site.name, self.of[site.module], Port(site.port.index, site.port.before)) for site in sites]
@@ -226,47 +224,49 @@ class SitedTwin(MetaTwin):
             put_on(site.module, site.port)
 
     def passage(self, batch: int, image_size: tuple[int, int]) -> Passage:
-        """How so many images of that size pass, to the end."""
-        return self._passed(batch, image_size)[0]
+        """How so many images of that size pass."""
+        # All that the example holds only where it is the example: the model itself was traced so.
+        whole = batch == len(self.example.images) and image_size == self.example.size
+        arguments = self._arguments(batch, image_size, self.example.tensors if whole else self.example.required)
+        with self.active(), eval_mode(self.model):
+            return Passage.of(self.model, self.sites, arguments)
 
-    def trains_as_it_predicts(self) -> bool:
-        """Whether every operation of a pass along the ways of training reads and writes what it does in eval mode."""
-        case = len(self.example.images), self.example.size
+    def trains_as_it_predicts(self, seconds: float) -> bool:
+        """Whether every operation of a pass along the ways of training reads and writes what it does in eval mode.
+
+        Args:
+            seconds: Given up, with ``False``, if one pass takes longer: some operations are slow where there are no numbers.
+        """
         try:
-            return self._passed(*case)[1] == self._pass(*case, training=True)[1]
+            return self._way(seconds, training=False) == self._way(seconds, training=True)
         except Exception:  # a forward that wants targets while it trains, or numbers
             return False
 
-    def mixed_output(self, batch: int, append: Callable[[Any], Any]) -> list[Any]:
-        """Shapes and types of what the model returns for so many images of the example's size, if ``append`` is applied at the cut."""
-        args, kwargs = self._arguments(batch, self.example.size, self.example.required)
-        with self.active(), eval_mode(self.model), self.sites[0].port.doing(append):
-            return [_look(Seen.of(tensor)) for tensor in tensors_of(invoke(uncompiled(self.model), args, kwargs))]
+    def mixes(self, append: Callable[[Any], Any]) -> bool:
+        """Whether the model returns one sample more if ``append`` adds one at the cut, as it does for one image more.
 
-    def _passed(self, batch: int, image_size: tuple[int, int]) -> tuple[Passage, list[Any]]:
-        key = (batch, image_size)
-        if key in self._passages:
-            return self._passages[key]
-        found = self._pass(batch, image_size)
-        if image_size == self.example.size:
-            self._passages[key] = found
-        return found
+        Raises:
+            Exception: of any kind, where it cannot.
+        """
+        batch = len(self.example.images)
+        found = self._output(batch, append)
+        return found == self._output(batch + 1)
 
-    def _pass(self, batch: int, image_size: tuple[int, int], *, training: bool = False) -> tuple[Passage, list[Any]]:
-        """One pass to the end, and its way: the calls, and what each operation reads and writes."""
-        example = self.example
-        whole = batch == len(example.images) and image_size == example.size
-        args, kwargs = self._arguments(batch, image_size, example.tensors if whole else example.required)
+    def _way(self, seconds: float, *, training: bool) -> list[Any]:
+        """The calls of a pass of the example, and what each operation reads and writes."""
+        args, kwargs = self._arguments(len(self.example.images), self.example.size, self.example.tensors)
         followed = [item for item in (*args, *kwargs.values()) if isinstance(item, Tensor)]
-        capture = Capture(self.model, [site.name for site in self.sites])
         with self.active():
             run = partial(invoke, uncompiled(self.model), args, kwargs)
-            calls, output, flow = trace(self.model, followed, run, training=training, during=capture.during)
-        taken = capture.at_sites(self.sites)
-        if taken is None:
-            raise ValueError("another way than through the cut")
-        found = Passage.of(calls, self.sites, taken, output)
-        return found, [[call.name for call in calls], flow.operations, flow.outputs, found.output]
+            calls, _, flow = trace(self.model, followed, run, training=training, within=seconds)
+        return [[call.name for call in calls], flow.operations, flow.outputs]
+
+    def _output(self, batch: int, append: Callable[[Any], Any] | None = None) -> list[Any]:
+        """Shapes and types of what the model returns for so many images of the example's size."""
+        args, kwargs = self._arguments(batch, self.example.size, self.example.required)
+        at_cut = self.sites[0].port.doing(append) if append is not None else nullcontext()
+        with self.active(), eval_mode(self.model), at_cut:
+            return [_look(Seen.of(tensor)) for tensor in tensors_of(invoke(uncompiled(self.model), args, kwargs))]
 
     def _arguments(self, batch: int, image_size: tuple[int, int], tensors: Iterable[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         images = self.like(self.example.images, (batch, self.example.images.shape[1], *image_size))

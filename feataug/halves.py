@@ -7,7 +7,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -187,18 +187,17 @@ class Halves:
                 leaves[number] = leaf[torch.arange(len(leaf) + len(synthetic[0]), device=leaf.device) % len(leaf)]
         return rebuild(leaves)
 
-    def mixes_in_one_pass(self) -> bool:
-        """Does the model run with more samples after the cut than before it? Not if it reads ``len(images)`` there."""
+    @cached_property
+    def one_pass(self) -> bool:
+        """Whether ``mixing`` can append features while the model runs once: not if it reads ``len(images)`` after the cut."""
         if len(self.sites) > 1:
             return False
         example, twin = self.example, self.planner.twin
-        one = int(example.images.shape[0])
         try:
             if twin is not None:
                 levels = [level for layout in self.layouts.values() for level in layout.specs("")]
                 synthetic = [twin.like(example.images, (1, level.channels, *level.size(example.size))) for level in levels]
-                mixed = twin.mixed_output(one, lambda value: self.appended(value, synthetic))
-                return mixed == twin.passage(one + 1, example.size).output
+                return twin.mixes(lambda value: self.appended(value, synthetic))
             return self._mixes_truly()
         except Exception:  # that it cannot
             return False

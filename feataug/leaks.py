@@ -79,7 +79,8 @@ class Trace:
 
     def passage(self, sites: list[Site]) -> Passage:
         """The pass as far as the last of the sites."""
-        return Passage.of(self.calls, sites, self.taken(sites) or [], self.output)
+        taken = self.taken(sites) or []
+        return Passage(list(reached(self.calls, sites, max(item.time for item in taken))), [item.seen for item in taken])
 
     def constants(self) -> set[tuple[str, int]]:
         """Names and numbers of the calls that return tensors, none of which depends on the images."""
@@ -169,12 +170,12 @@ class Verifier:
         return training_paths(self.cut.model, self.cut.example.images) if self.traced.training else eval_mode(self.cut.model)
 
 
-def check_complete(cut: Halves, verifier: Verifier) -> tuple[list[str], str] | None:
-    """The layers that are read round the cut, and in which mode; ``None`` if the cut is complete."""
+def check_complete(cut: Halves, verifier: Verifier, *, decode: bool = True) -> tuple[list[str], str] | None:
+    """The layers that are read round the cut, and in which mode; ``None`` if the cut is complete, also when it is verified by decoding."""
     when = ", in training" if verifier.traced.training else ""
     if not verifier.needs.complete:
         return verifier.needs.leaks or [IMAGES], when
-    if verifier.changes() and (not verifier.exact or not verifier.is_random() or verifier.changes()):
+    if decode and verifier.changes() and (not verifier.exact or not verifier.is_random() or verifier.changes()):
         # What crosses goes by two names: a layer that works in place, and its input, which is read as well.
         keys = {key for item in verifier.taken for key in item.keys}
         until = max(item.time for item in verifier.taken)

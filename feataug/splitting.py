@@ -25,6 +25,8 @@ from feataug.port import Port, take_off
 from feataug.sites import Site
 from feataug.specs import FeatureSpec
 
+# A twin is asked whether training takes another way if that costs less than this share of a pass.
+_GAIN = 0.35
 # Seconds that something may take without a word.
 _PATIENCE = 5.0
 
@@ -148,11 +150,12 @@ class Cut(Halves):
         try:
             checked: list[Verifier] = []
             for training in (False, True):
-                trace = self._in_training() if training else traced
+                trace = self._in_training(traced.seconds) if training else traced
                 if trace is None:
                     continue
                 verifier = Verifier(self, trace, trace.needs(sites, constants))
-                if leak := check_complete(self, verifier):
+                # A cut that is to be offered as advice is verified in eval mode, and in training when it is taken.
+                if leak := check_complete(self, verifier, decode=advise or not training):
                     complete = self._complete_cuts(leak[0], traced) if advise else []
                     raise leak_error(self.label, *leak, complete)
                 checked.append(verifier)
@@ -168,7 +171,9 @@ class Cut(Halves):
             last_use = traced.flow.last_use()
             used = {name for name, p in named if last_use.get(traced.flow.key(p), math.inf) < until}
             self._encoder_names = used - again
-            self.one_pass = self.mixes_in_one_pass()
+            if self.planner.twin is None:
+                # Now, since it runs the model, and hooks of others with it; a twin can be asked when somebody mixes.
+                _ = self.one_pass
         except BaseException:
             self.remove()
             raise
@@ -277,12 +282,12 @@ class Cut(Halves):
             take_off(module, lambda hook: isinstance(hook, Port))
         return Cut(model, self.at, self._given)
 
-    def _in_training(self) -> Trace | None:
-        """A pass along the ways of training.
+    def _in_training(self, seconds: float) -> Trace | None:
+        """A pass along the ways of training; one in eval mode took ``seconds``.
 
         ``None`` where it would tell nothing new; or where the model wants targets for it, or goes another way than through the cut.
         """
-        if self.planner.twin is not None and self.planner.twin.trains_as_it_predicts():
+        if self.planner.twin is not None and self.planner.twin.trains_as_it_predicts(_GAIN * seconds):
             return None
         try:
             trace = Trace.of(self.model, self.example, self.at, training=True)

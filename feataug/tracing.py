@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -51,12 +52,13 @@ class Dataflow(TorchDispatchMode):
     Args:
         inputs: The images, and whatever else is to be followed as they are.
         clock: Ticks at every operation, and at whatever else is to be ordered with them.
+        within: Seconds after which ``TimeoutError`` is raised.
     """
 
     # Operators that take functions (torch.cond, flex_attention) come here, too.
     supports_higher_order_operators = True
 
-    def __init__(self, inputs: Iterable[Tensor], clock: Iterator[int]) -> None:
+    def __init__(self, inputs: Iterable[Tensor], clock: Iterator[int], within: float = math.inf) -> None:
         # Brings triton, which takes an eighth of what torch takes to import.
         from torch.utils.flop_counter import flop_registry
 
@@ -72,6 +74,7 @@ class Dataflow(TorchDispatchMode):
         self.flops: list[tuple[int, int]] = []
         self.outputs: set[int | None] | None = set()
         self._paused = False
+        self._deadline = time.monotonic() + within
         self._last_read: dict[int | None, float] | None = None
 
     def key(self, tensor: Tensor) -> int | None:
@@ -116,7 +119,9 @@ class Dataflow(TorchDispatchMode):
             return out
         if schema and results and all(ret.alias_info is not None and not ret.alias_info.is_write for ret in returns):
             return out  # a view: nothing is read yet, and the storage stays the same
-        time = next(self.clock)
+        if time.monotonic() > self._deadline:
+            raise TimeoutError("the pass takes too long")
+        when = next(self.clock)
         written = [
             value for value, argument in zip(args, parameters, strict=False) if argument.alias_info and argument.alias_info.is_write
         ]
@@ -126,13 +131,13 @@ class Dataflow(TorchDispatchMode):
         writes = self._keys([*results, *tree_leaves(written)])
         depends = not reads.isdisjoint(self.tainted)
         for key in writes:
-            self.made.setdefault(key, time)
+            self.made.setdefault(key, when)
             if depends and key is not None:
                 self.tainted.add(key)
-        self.operations.append(Operation(time, reads, writes))
+        self.operations.append(Operation(when, reads, writes))
         count = self.counts.get(getattr(func, "_overloadpacket", None))
         if count is not None:
-            self.flops.append((time, int(count(*args, **kwargs, out_val=out))))
+            self.flops.append((when, int(count(*args, **kwargs, out_val=out))))
         return out
 
     def _keys(self, values: Iterable[Any]) -> frozenset[int | None]:
@@ -197,14 +202,18 @@ def trace(
     run: Callable[[], Any],
     *,
     training: bool = False,
+    within: float = math.inf,
     during: Callable[[Dataflow], AbstractContextManager[None]] | None = None,
 ) -> tuple[list[Call], Any, Dataflow]:
     """``run()`` the model on ``inputs`` in eval mode (or along the paths that only training takes): its calls, its output, and what
     flowed; one clock for all. Around the pass stands what ``during`` makes of the dataflow.
+
+    Raises:
+        TimeoutError: it takes longer than ``within`` seconds.
     """
     clock = itertools.count()
     inputs = list(inputs)
-    flow = Dataflow(inputs, clock)
+    flow = Dataflow(inputs, clock, within)
     around = during(flow) if during is not None else nullcontext()
     with training_paths(model, inputs[0]) if training else eval_mode(model), around, flow:
         calls, output = watch(model, run, clock, flow.look)

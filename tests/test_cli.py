@@ -205,3 +205,18 @@ def test_inspect_needs_a_size(capsys):
     with pytest.raises(SystemExit):
         main(["inspect", "timm/test_resnet", "--size", "64"])
     assert "'64' is no size such as 512x1024" in capsys.readouterr().err
+
+
+def test_inspect_lists_what_one_would_take_and_all_on_request(tmp_path, capsys):
+    assert main(["inspect", "timm/efficientnet_b0", "--size", "64x64", "--output", str(tmp_path / "some")]) == 0
+    some = capsys.readouterr().out.splitlines()
+    assert main(["inspect", "timm/efficientnet_b0", "--size", "64x64", "--all", "--output", str(tmp_path / "all")]) == 0
+    everything = capsys.readouterr().out.splitlines()
+    places = [json.loads((tmp_path / name / "result.json").read_text())["places"] for name in ("some", "all")]
+    shown, total = map(len, places)
+    assert shown < 25 < total
+    assert all(place in places[1] for place in places[0])
+    assert some[-1] == (
+        f"{shown} places where timm/efficientnet_b0 can be cut whole, at 64 x 64; `/` is the stride; {total - shown} more with --all"
+    )
+    assert everything[-1] == f"{total} places where timm/efficientnet_b0 can be cut whole, at 64 x 64; `/` is the stride"
