@@ -25,6 +25,9 @@ CLAIMS = {
     "fused_adam": ("Adam over generator and critics in one kernel", "weight by weight, times faster"),
     "compiled_generator": ("generator under `torch.compile`, forward and backward", "as it is, times faster"),
     "waiting_for_data": ("generator's training fed from", "the same steps on a batch that is there, share of its time"),
+    "split_forwards": ("`split` of a large model", "a forward pass, times its time"),
+    "advice_forwards": ("an error of `split` with complete cuts as advice", "a forward pass, times its time"),
+    "trace_memory": ("peak memory of a process that splits a large model", "one that makes a forward pass, share of its peak"),
     "import": ("`import feataug`", "`import torch`, share of its time"),
     "import_names": ("the same, with `split`, `FeatureGenerator`, `FeatureMixer`, `HardNegativeSampler`", "share of its time"),
 }
