@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import enum
-from collections.abc import Callable, Iterable, Mapping
+import gc
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -17,6 +18,9 @@ from torch.utils import _pytree as pytree
 class Leaf:
     """What stands for a tensor in the structures of others: never opened."""
 
+
+# Objects that are looked at behind a leaf.
+_LOOKED_AT = 10_000
 
 # Opened no further: they hold no tensor of a forward pass, or are none of our business.
 _CLOSED = (
@@ -58,8 +62,27 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
 
 
 def sealed(value: Any) -> list[str]:
-    """The types of the leaves that may hold, or were made of, tensors that cannot be found: iterators, NumPy's arrays, callable objects."""
-    return list(dict.fromkeys(type(leaf).__name__ for leaf in leaves_of(value) if not isinstance(leaf, (Tensor, *_CLOSED))))
+    """The types of the leaves that hold tensors which cannot be found: iterators, functions and other objects that refer to a tensor."""
+    kinds = [type(leaf).__name__ for leaf in leaves_of(value) if isinstance(leaf, Iterator) or _refers_to_tensors(leaf)]
+    return list(dict.fromkeys(kinds))
+
+
+def _refers_to_tensors(leaf: Any) -> bool:
+    """Whether an object that was not opened refers to a tensor, directly or through others."""
+    if isinstance(leaf, (Tensor, Leaf, nn.Module, type, ModuleType)):
+        return False
+    seen: set[int] = set()
+    waiting = [leaf]
+    while waiting and len(seen) < _LOOKED_AT:
+        item = waiting.pop()
+        if id(item) in seen or isinstance(item, (nn.Module, type, ModuleType)):
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            return True
+        # Of a function what it encloses, and not all that its module holds.
+        waiting += [*(item.__closure__ or ()), *(item.__defaults__ or ())] if isinstance(item, FunctionType) else gc.get_referents(item)
+    return False
 
 
 def _open(value: Any, leaves: list[Any], above: frozenset[int]) -> Callable[[Any], Any]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from feataug.capture import Capture, Taken
 from feataug.comparing import has_nan, same
-from feataug.containers import flatten, map_tensors, sealed
+from feataug.containers import flatten, map_tensors, sealed, tensors_of
 from feataug.decode_plan import Passage, reached
 from feataug.errors import SplitError, message
 from feataug.example import Example
@@ -62,11 +62,11 @@ class Trace:
         began = time.monotonic()
         with seeded(example.images.device):
             calls, output, flow = trace(model, example.followed, run, training=training, during=capture.during)
-        if flow.outputs is None or not flow.outputs:
+        if not flow.outputs or None in flow.outputs or any(tensor.is_nested for tensor in tensors_of(output)):
             raise SplitError(
                 message(
                     "split: the model's output cannot be looked into.",
-                    given=", ".join(sealed(output)) or f"{type(output).__name__} without any tensor",
+                    given=", ".join(sealed(output)) or f"{type(output).__name__} without any tensor that has a memory of its own",
                     needed="tensors, in lists, dictionaries, dataclasses, or objects with attributes",
                     advice="Split the part of the model that returns tensors.",
                 )

@@ -34,7 +34,7 @@ class Seen(Leaf):
     @classmethod
     def of(cls, tensor: Tensor) -> Seen:
         """Look at a tensor."""
-        return cls(tuple(tensor.shape), tensor.dtype)
+        return cls(shape_of(tensor), tensor.dtype)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -47,6 +47,11 @@ class Seen(Leaf):
     def is_floating_point(self) -> bool:
         """Whether the numbers are floating point numbers."""
         return self.dtype.is_floating_point
+
+
+def shape_of(tensor: Tensor) -> tuple[int, ...]:
+    """The shape of a tensor; nothing for nested ones, which have none."""
+    return () if tensor.is_nested else tuple(tensor.shape)
 
 
 @dataclass(eq=False)

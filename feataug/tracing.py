@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from feataug.containers import sealed, tensors_of
-from feataug.recording import Call, Seen, eval_mode, training_paths, watch
+from feataug.recording import Call, Seen, eval_mode, shape_of, training_paths, watch
 
 # Overwrite their first argument without looking at it.
 _BLIND = {"aten::copy_", "aten::fill_", "aten::zero_"}
@@ -95,7 +95,7 @@ class Dataflow(TorchDispatchMode):
 
     def look(self, tensor: Tensor) -> Seen:
         """Shape and storage of a tensor."""
-        return Seen(tuple(tensor.shape), tensor.dtype, self.key(tensor))
+        return Seen(shape_of(tensor), tensor.dtype, self.key(tensor))
 
     @contextmanager
     def paused(self) -> Iterator[None]:

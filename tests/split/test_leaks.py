@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import math
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -256,17 +260,32 @@ def test_outputs_of_any_kind_are_looked_into(kind):
         split(Wrapped(OPENED[kind], leak=True), "high", example=IMAGES)
 
 
+class Calling:
+    """Gives its tensor to who calls it."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def __call__(self):
+        return self.tensor
+
+
 @pytest.mark.parametrize(
     ("wrap", "given"),
     [
         (lambda x: iter([x]), "list_iterator"),
         (lambda x: (y for y in [x]), "generator"),
-        (lambda x: x.numpy(), "ndarray"),
-        (lambda x: lambda: x, "function without any tensor"),
-        (lambda x: None, "NoneType without any tensor"),
+        (lambda x: lambda: x, "function"),
+        (lambda x: (x, partial(len, x)), "partial"),
+        (lambda x: Calling(x), "Calling"),
+        (lambda x: x.numpy(), "ndarray without any tensor that has a memory of its own"),
+        (lambda x: None, "NoneType without any tensor that has a memory of its own"),
+        (lambda x: x.to_sparse(), "Tensor without any tensor that has a memory of its own"),
+        (lambda x: torch.nested.nested_tensor([x[0]]), "Tensor without any tensor that has a memory of its own"),
     ],
-    ids=["iterator", "generator", "array", "function", "nothing"],
+    ids=["iterator", "generator", "function", "partial", "callable", "array", "nothing", "sparse", "nested"],
 )
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_outputs_that_cannot_be_looked_into_are_refused(wrap, given):
     with pytest.raises(SplitError) as error:
         split(Wrapped(wrap, leak=False), "high", example=IMAGES)
@@ -276,6 +295,36 @@ def test_outputs_that_cannot_be_looked_into_are_refused(wrap, given):
         "  needed:  tensors, in lists, dictionaries, dataclasses, or objects with attributes\n"
         "Split the part of the model that returns tensors."
     )
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [object(), Path("x"), datetime.date(2020, 1, 1), range(3), len, math.pi, np.zeros(3), np.float32(2)],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_holds_no_tensor_may_stand_beside_the_logits(beside):
+    cut = split(Wrapped(lambda x: (x, beside), leak=False), "high", example=IMAGES)
+    assert cut.spec.reductions == (4,)
+
+
+class Reports(Skips):
+    """Returns a number of the first stage beside the logits."""
+
+    def __init__(self, number):
+        super().__init__(lambda model, low, high: high)
+        self.number = number
+
+    def forward(self, images):
+        return super().forward(images), self.number(self.box["low"])
+
+
+@pytest.mark.parametrize("number", [lambda low: float(low.mean()), lambda low: low.numpy().copy(), lambda low: low.mean().numpy()])
+def test_numbers_in_the_output_count(number):
+    with pytest.raises(SplitError, match="a number of Python's, or an array of NumPy's"):
+        split(Reports(number), "high", example=IMAGES)
+    # After the cut they are as good as tensors.
+    model = Wrapped(lambda x: (x, number(x)), leak=False).eval()
+    assert split(model, "high", example=IMAGES).spec.reductions == (4,)
 
 
 class Encoder(nn.Module):
@@ -327,7 +376,7 @@ def test_containers_are_opened_and_rebuilt():
     assert type(again["a"][1]) is Slots
     assert again["b"][1:] == (3, None)
     assert sealed([tensor, 1, "a", None, torch.float32]) == []
-    assert sealed([iter(()), {"a": object()}]) == ["tuple_iterator", "object"]
+    assert sealed([iter(()), {"a": object()}, lambda: tensor, partial(len, [tensor])]) == ["tuple_iterator", "function", "partial"]
 
 
 class Draws(nn.Module):
