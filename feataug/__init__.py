@@ -63,6 +63,9 @@ _HOME = {
     "update_bn": "norms",
 }
 
+# Modules that the documentation names: `import feataug` is enough to use them.
+_MODULES = ("data", "errors", "lightning", "losses", "models", "page", "plots")
+
 __all__ = [
     "ClassBalancedMasks",
     "Cut",
@@ -99,6 +102,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"feataug.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'feataug' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"feataug.{_HOME[name]}"), name)

@@ -44,3 +44,9 @@ def test_the_core_needs_neither_timm_nor_matplotlib():
     )
     out = subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_the_modules_that_the_documentation_names_need_no_import_of_their_own():
+    code = "import feataug; print(feataug.data.seeded_loader.__name__, feataug.errors.DataError.__name__, feataug.losses.__name__)"
+    out = subprocess.run([sys.executable, "-c", code], check=True, timeout=120, capture_output=True, text=True)
+    assert out.stdout.split() == ["seeded_loader", "DataError", "feataug.losses"]
