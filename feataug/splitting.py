@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 import sys
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from feataug.checks import check_dtype_of, check_features, check_images, check_size
 from feataug.copying import copy_model
+from feataug.encoder_decoder import EncoderDecoder
 from feataug.errors import SplitError, message
 from feataug.example import Example, explained
 from feataug.halves import Halves
@@ -89,25 +89,6 @@ def split(
             needed='split(model, at="layer3") or split(encoder=..., decoder=...)',
         )
     )
-
-
-class EncoderDecoder(nn.Module):
-    """Two halves as one model: ``decoder(encoder(images))``."""
-
-    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder, self.decoder = encoder, decoder
-        positional = [
-            p
-            for p in inspect.signature(decoder.forward).parameters.values()
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty
-        ]
-        self.takes_size = len(positional) >= 2
-
-    def forward(self, images: Tensor) -> Any:
-        """Images to whatever the decoder returns."""
-        features = self.encoder(images)
-        return self.decoder(features, tuple(images.shape[-2:])) if self.takes_size else self.decoder(features)
 
 
 class Cut(Halves):
