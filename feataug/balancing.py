@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from feataug.checks import check_batch, check_loader, check_number
 from feataug.errors import DataError, message
+from feataug.labelcheck import refuse_one_class
 from feataug.losses import split_outputs
 from feataug.metrics import SegmentationMetrics
 from feataug.recording import eval_mode
@@ -49,7 +50,7 @@ def deficit_weights(
 
     Raises:
         ConfigError: a number is out of range.
-        DataError: the loader holds no valid pixel.
+        DataError: the loader holds no valid pixel, or pixels of one class and void only.
         LabelError: a mask holds what is neither a class nor void.
 
     Source:
@@ -75,6 +76,8 @@ def class_counts(
             images, masks = check_batch("deficit_weights", batch, model)
             metrics.update(split_outputs(model(images.to(device)))[0], masks.to(device))
     labelled, predicted = metrics.confusion.sum(1).cpu(), metrics.confusion.sum(0).cpu()
+    effect = "so that no class can be weighed against another"
+    refuse_one_class("deficit_weights", labelled.tolist(), int(metrics.void), ignore_index, effect)
     if not labelled.sum():
         raise DataError(message("deficit_weights: no valid pixel.", given="a loader of void", needed="images with labels"))
     return labelled, predicted

@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 from feataug.errors import DataError, FeatAugWarning, message
 
 # Masks that are read in any case, and at most where the first ones look wrong or the set is small.
@@ -45,19 +47,58 @@ def check_labels(who: str, *sources: Any, training: bool = False) -> None:
             )
 
 
+class FirstLabels:
+    """Looks at the masks of a training's first batches, whatever they come from, until two classes were seen.
+
+    Args:
+        who: For the error.
+        ignore_index: Label of void.
+        batches: After so many with one class and void only, that is what the masks hold.
+    """
+
+    def __init__(self, who: str, ignore_index: int, batches: int = _FIRST) -> None:
+        self.who, self.ignore_index, self.left = who, ignore_index, batches
+        self._pixels: dict[int, int] = {}
+
+    def look(self, masks: Tensor, num_classes: int | None = None) -> None:
+        """Count a batch's labels.
+
+        Args:
+            masks: ``(B, H, W)``, best where the loader left them: on a GPU this waits.
+            num_classes: Of the task; ``None`` where nobody has said.
+
+        Raises:
+            DataError: this was the last of the first batches, and all had one class and void only.
+        """
+        if self.left <= 0:
+            return
+        self.left -= 1
+        for label, count in zip(*(x.tolist() for x in masks.unique(return_counts=True)), strict=True):
+            self._pixels[label] = self._pixels.get(label, 0) + count
+        held = sorted(label for label in self._pixels if label != self.ignore_index)
+        if len(held) > 1 or num_classes == 1:
+            self.left = 0
+        elif not self.left and len(held) == 1 and self.ignore_index in self._pixels:
+            classes = [0] * max(2, num_classes or 0, held[0] + 1)
+            classes[held[0]] = self._pixels[held[0]]
+            refuse_one_class(self.who, classes, self._pixels[self.ignore_index], self.ignore_index, "so that nothing can be learned")
+
+
 def one_class(classes: Sequence[int], void: int) -> bool:
     """Whether pixels of one class and of void are all there is, though there are more classes."""
     return len(classes) > 1 and void > 0 and sum(count > 0 for count in classes) == 1
 
 
-def refuse_one_class(who: str, classes: Sequence[int], void: int, ignore_index: int) -> None:
-    """Raise ``DataError`` where all masks that were measured on hold one class and void only."""
+def refuse_one_class(
+    who: str, classes: Sequence[int], void: int, ignore_index: int, effect: str = "so that the measures say nothing"
+) -> None:
+    """Raise ``DataError`` where all masks that were measured on, or trained on so far, hold one class and void only."""
     if not one_class(classes, void):
         return
     held = next(number for number, count in enumerate(classes) if count)
     raise DataError(
         message(
-            f"{who}: the masks hold one class and void only, so that the measures say nothing.",
+            f"{who}: the masks hold one class and void only, {effect}.",
             given=f"{classes[held]} pixels of class {held}, {void} of void ({ignore_index}), none of the other {len(classes) - 1}",
             needed="pixels of two classes or more",
             advice=f"If {ignore_index} is a class in the files, say so: the readers take ids={{0: 0, 255: 1}}. A set that is so all the same "

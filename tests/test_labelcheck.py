@@ -12,7 +12,7 @@ from torch import nn
 import feataug
 from feataug.data import MaskedImages, MaskFolder, eval_transforms, seeded_loader, train_transforms
 from feataug.errors import ConfigError, DataError, FeatAugWarning
-from feataug.labelcheck import check_labels, listed, one_class
+from feataug.labelcheck import FirstLabels, check_labels, listed, one_class
 from feataug.losses import segmentation_loss, smoothed_cross_entropy
 from feataug.metrics import evaluate
 from feataug.page import write_page
@@ -267,3 +267,65 @@ def test_a_mixer_takes_whatever_holds_masks(tmp_path):
     assert mixer.masks is sources[-1]
     for wrong in ({"a": 1}, 7, "masks"):
         assert error_of(lambda wrong=wrong: feataug.FeatureMixer(generator, wrong), ConfigError).startswith("FeatureMixer: masks cannot draw.")
+
+
+def binary(count=8, size=16):
+    """Labels of 0 and 255, in tensors of one's own."""
+    masks = torch.zeros(count, size, size, dtype=torch.long)
+    masks[:, 4:9, 4:9] = 255
+    return torch.utils.data.DataLoader([(torch.rand(3, size, size), mask) for mask in masks], 4)
+
+
+def learned_from(loader, steps=20, **changes):
+    """Trainings that look at no file: the loader's batches are all they know."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 2, 1), nn.Upsample(scale_factor=2))
+    cut = feataug.split(model, "1")
+    generator = feataug.FeatureGenerator(2, cut.spec, width=8, mask_widths=(8,), depth=1)
+    config = feataug.GeneratorConfig(num_images=4 * steps, critic_width=4, **changes)
+    yield lambda: feataug.GeneratorTrainer(generator, cut, config, device="cpu", progress=False).fit(loader)
+    settings = feataug.FinetuneConfig(num_steps=steps)
+    yield lambda: feataug.Finetuner(model, settings, device="cpu", progress=False).fit(loader, lambda model: {})
+    yield lambda: feataug.deficit_weights(model, loader, 2)
+
+
+@pytest.mark.filterwarnings("ignore::feataug.errors.FeatAugWarning")
+def test_loaders_of_ones_own_are_looked_at_while_training_begins():
+    effects = {
+        "GeneratorTrainer": "so that nothing can be learned",
+        "Finetuner": "so that nothing can be learned",
+        "deficit_weights": "so that no class can be weighed against another",
+    }
+    for (who, effect), call in zip(effects.items(), learned_from(binary()), strict=True):
+        with pytest.raises(DataError) as error:
+            call()
+        text = str(error.value)
+        assert text.startswith(f"{who}: the masks hold one class and void only, {effect}.\n")
+        assert "of class 0, " in text
+        assert "none of the other 1\n" in text
+    # Of fewer batches nothing is concluded; nor is a generator lost whose last batch is of one class.
+    for call in list(learned_from(binary(), steps=3))[:2]:
+        call()
+    # Two classes in any of the first batches will do.
+    loader = binary()
+    loader.dataset[7][1][0, 0] = 1
+    for call in learned_from(loader):
+        call()
+
+
+def test_first_labels_are_counted_until_two_classes_were_seen():
+    def looked(*labels, num_classes=3, batches=2):
+        seen = FirstLabels("x", 9, batches)
+        for label in labels:
+            seen.look(torch.tensor([[label]]), num_classes)
+        return seen.left
+
+    assert looked([0, 9]) == 1
+    assert looked([0, 1]) == 0
+    assert looked([0, 0], [0, 0]) == 0  # no void: a class of its own may be all there is
+    assert looked([9, 9], [9, 9]) == 0
+    assert looked([0, 9], [0, 9], num_classes=1) == 0
+    with pytest.raises(DataError, match="4 of void|2 of void"):
+        looked([0, 9], [0, 9])
+    with pytest.raises(DataError, match="pixels of class 5"):
+        looked([5, 9], [5, 9], num_classes=None)

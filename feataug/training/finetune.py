@@ -15,7 +15,7 @@ from feataug.errors import ConfigError, message
 from feataug.fingerprints import fingerprint
 from feataug.hub import HubModel
 from feataug.identity import describe_callable, describe_data
-from feataug.labelcheck import check_labels
+from feataug.labelcheck import FirstLabels, check_labels
 from feataug.losses import segmentation_loss
 from feataug.metrics import evaluate
 from feataug.norms import frozen_parts, measure, modes, modes_of
@@ -159,12 +159,14 @@ class Finetuner:
         began = time.monotonic()
         text = self.progress if isinstance(self.progress, str) else "finetune"
         bar = progress_bar(config.num_steps, step, text, "step", bool(self.progress) and accelerator.is_main_process)
+        labels = FirstLabels("Finetuner", ignore_index)
         with bar:
             while step < config.num_steps:
                 images, masks = next(batches)
                 check_images("Finetuner", images)
                 if self.loss is None:
                     check_mask_form("Finetuner", masks)
+                    labels.look(masks, num_classes)
                     check_pairs("Finetuner", (images,), masks, "images")
                 images = images.to(accelerator.device, memory_format=memory_format, non_blocking=True)
                 masks = masks.to(accelerator.device, non_blocking=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from feataug.cards import known_facts
-from feataug.errors import FeatAugWarning
+from feataug.errors import DataError, FeatAugWarning
 from feataug.fingerprints import fingerprint
 from feataug.fits import check_spec
 from feataug.generator import FeatureGenerator
 from feataug.identity import architecture, describe_data
-from feataug.labelcheck import check_labels
+from feataug.labelcheck import FirstLabels, check_labels
 from feataug.metrics import recognition
 from feataug.processes import total
 from feataug.recording import eval_mode
@@ -148,9 +148,11 @@ class GeneratorTrainer:
             began = time.monotonic()
             shown = bool(self.progress) and accelerator.is_main_process
             text = self.progress if isinstance(self.progress, str) else "generator"
+            labels = FirstLabels("GeneratorTrainer", self.generator.ignore_index)
             with progress_bar(config.num_images, seen, text, "img", shown) as bar:
                 while seen < config.num_images:
                     images, masks = last_batch = next(batches)
+                    labels.look(masks, self.generator.num_classes)
                     losses = self.objective.step(images, masks, seen)
                     if ema is not None:
                         self._average(ema, len(masks) * processes)
@@ -191,8 +193,9 @@ class GeneratorTrainer:
         if config.trackers:
             accelerator.end_training()
         if accelerator.is_main_process and (results or (last_batch is not None and isinstance(last_batch[0], Tensor))):
-            # Without a validation set the last batch has to do.
-            self._warn((results[-1] if results else self._evaluate([last_batch], None))["diversity"])
+            # Without a validation set the last batch has to do, unless it is of a single class.
+            with suppress(DataError):
+                self._warn((results[-1] if results else self._evaluate([last_batch], None))["diversity"])
         return results
 
     @torch.no_grad()
