@@ -6,8 +6,8 @@ On models of ResNet-50's size, in eval mode and without gradients: the decoder t
 
 Then, on large models with random weights, one thread and one image, each in a process of its own: the time of ``split`` and of an error
 with its advice over that of a forward pass (``split_forwards``, at most 5; ``advice_forwards``, at most 12), and the peak of the process's
-memory while it splits over that of a forward pass (``trace_memory``, at most 1.5). ``--only cost`` measures these alone. Mask2Former needs transformers
-and scipy.
+memory while it splits over that of a forward pass (``trace_memory``, at most 1.5). ``--only cost`` measures these alone.
+Mask2Former needs transformers and scipy.
 
 One JSON line per claim, kept in ``benchmarks/results/split-DEVICE.json``.
 """

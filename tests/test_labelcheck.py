@@ -325,7 +325,7 @@ def test_first_labels_are_counted_until_two_classes_were_seen():
     assert looked([0, 0], [0, 0]) == 0  # no void: a class of its own may be all there is
     assert looked([9, 9], [9, 9]) == 0
     assert looked([0, 9], [0, 9], num_classes=1) == 0
-    with pytest.raises(DataError, match="4 of void|2 of void"):
+    with pytest.raises(DataError, match="2 of void"):
         looked([0, 9], [0, 9])
     with pytest.raises(DataError, match="pixels of class 5"):
         looked([5, 9], [5, 9], num_classes=None)
