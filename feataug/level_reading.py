@@ -11,8 +11,11 @@ from feataug.containers import leaves_of
 from feataug.errors import SplitError, message
 from feataug.halves import Halves
 from feataug.leaks import Position, Verifier
-from feataug.levels import Layout, Size, cheap_sizes, finer_sizes, other_sizes
+from feataug.levels import Layout, Size, cheap_sizes, deciding_size, other_sizes
 from feataug.recording import Seen
+
+# Further sizes at most; each halves what is open, for two levels at a time.
+_ROUNDS = 16
 
 # The leaves of what crosses at each site, for one image of some size.
 Elsewhere = dict[Size, list[list[Any]]]
@@ -41,9 +44,13 @@ def read_levels(cut: Halves, taken: list[Taken], checked: list[Verifier]) -> dic
     else:
         elsewhere = measured(cut, cheap_sizes(cut.example.size), enough=1)
     found = {position: _layout(cut, position, leaf, elsewhere) for position, leaf in crossing.items()}
-    rounded = [layout for layout in found.values() if layout is not None and layout.offset is not None and not layout.settled]
-    if rounded and cut.planner.twin is not None:
-        elsewhere |= measured(cut, finer_sizes(cut.example.size, rounded))
+    for _ in range(_ROUNDS if cut.planner.twin is not None else 0):
+        # Rounding up is what nearly all networks do: as long as it explains everything, nothing is asked.
+        unsure = [layout for layout in found.values() if layout is not None and layout.offset is not None]
+        size = deciding_size(cut.example.size, unsure)
+        if size is None or size in elsewhere or not (further := measured(cut, [size])):
+            break
+        elsewhere |= further
         found = {position: _layout(cut, position, leaf, elsewhere) for position, leaf in crossing.items()}
     live = live_leaves(checked, found)
     layouts: dict[Position, Layout] = {}

@@ -33,7 +33,7 @@ class Layout:
         prefix: Class and register tokens at the front.
         live: Are the prefix tokens read after the cut? Then they are a level of their own, ``(B, channels, 1, prefix)``.
         offset: As in ``LevelSpec``.
-        settled: Whether no other offset explains what was measured.
+        between: The least and the greatest offset that explain what was measured, where there are several.
     """
 
     kind: str
@@ -42,7 +42,7 @@ class Layout:
     prefix: int = 0
     live: bool = True
     offset: int | None = None
-    settled: bool = True
+    between: tuple[int, int] | None = None
 
     @classmethod
     def of(
@@ -73,7 +73,7 @@ class Layout:
             sides = [pair for size, shape in found.items() for pair in zip(size, (shape[rows], shape[columns]), strict=True)]
             stride = _stride(sides, image_size, single=len(found) == 1)
             if stride is not None and len({shape[channels] for shape in found.values()}) == 1:
-                layouts.append(cls(kind, found[image_size][channels], stride[0], offset=stride[1], settled=stride[2]))
+                layouts.append(cls(kind, found[image_size][channels], stride[0], offset=stride[1], between=stride[2]))
         # Where both readings are possible, the stride that divides the image is the likelier one.
         layouts.sort(key=lambda layout: any(side % layout.reduction for side in image_size))
         return layouts[0] if layouts else None
@@ -152,25 +152,20 @@ def other_sizes(size: Size) -> tuple[list[Size], list[Size]]:
     One of either is much wider, so that every map is.
     """
     rows, columns = size
-    odd = [(rows - 1, columns + 1), (_COMMON * -(-rows // _COMMON) + 1, _COMMON * (-(-columns // _COMMON) + 1) - 1)]
+    odd = [(rows - 1, columns + 1), (_COMMON * -(-rows // _COMMON) + 1, _COMMON * (-(-columns // _COMMON) + 3) - 1)]
     even = [(-(-rows // side) * side, (columns // side + 1) * side + WIDER) for side in (32, 56)]
     return [item for item in odd if min(item) > 0], even
 
 
-def finer_sizes(size: Size, layouts: Iterable[Layout]) -> list[Size]:
-    """Further sizes, where sides are not rounded up: at which of them does a map get another cell?"""
-    rows, columns = size
-    found = [
-        (rows + 2, columns - 2),
-        (rows + 5, columns - 5),
-        (rows + 9, columns - 7),
-        (rows + 11, columns + 22),
-        (rows + 14, columns + 25),
-    ]
-    odd = max((layout.reduction for layout in layouts if layout.offset), default=0)
-    # Rounded neither up nor down: every remainder of a side is tried.
-    found += [(rows + step, columns + odd // 2 + step) for step in range((odd + 1) // 2)]
-    return [item for item in found if min(item) > 0]
+def deciding_size(size: Size, layouts: Iterable[Layout]) -> Size | None:
+    """An image size that halves what is open about the offsets of one or two layouts; ``None`` where nothing is."""
+    sides = []
+    for layout in layouts:
+        if layout.between is not None:
+            # With this offset, or a greater one, a side of so many pixels has one cell more.
+            middle = sum(layout.between) // 2 + 1
+            sides.append(layout.reduction * (max(size) // layout.reduction + 2) - middle)
+    return (sides[0], sides[-1]) if sides else None
 
 
 def cheap_sizes(size: Size) -> list[Size]:
@@ -188,8 +183,10 @@ def _stays(found: Mapping[Size, Sequence[int]], dimensions: Sequence[int]) -> bo
     return max(widths) - min(widths) >= WIDER and len({tuple(shape[d] for d in dimensions) for shape in found.values()}) == 1
 
 
-def _stride(sides: Iterable[tuple[int, int]], image_size: Size, *, single: bool) -> tuple[int, int | None, bool] | None:
-    """Stride and offset that give each second number of ``sides`` from the first, if there are any, and whether no other offset does.
+def _stride(
+    sides: Iterable[tuple[int, int]], image_size: Size, *, single: bool
+) -> tuple[int, int | None, tuple[int, int] | None] | None:
+    """Stride and offset that give each second number of ``sides`` from the first, if there are any, and what is open about the offset.
 
     From a ``single`` image size no offsets are concluded but those that round up or down.
     """
@@ -222,27 +219,32 @@ def _offsets(sides: Sequence[tuple[int, int]], stride: int) -> tuple[int, int] |
     low = max(cells * stride - pixels for pixels, cells in sides)
     high = min(cells * stride - pixels for pixels, cells in sides) + stride - 1
     # Convolutions without padding lose a few pixels; none gains any.
-    low, high = max(low, -2 * stride), min(high, stride - 1)
+    low, high = max(low, -8 * stride), min(high, stride - 1)
     return (low, high) if low <= high else None
 
 
-def _chosen(offsets: Mapping[int, tuple[int, int]], image_size: Size) -> tuple[int, int | None, bool] | None:
-    """The likeliest stride, rounding up if that fits, else down, else by the offset that is nearest to it."""
-    upwards = [stride for stride, (_, high) in offsets.items() if high == stride - 1]
-    downwards = [stride for stride, (low, high) in offsets.items() if low <= 0 <= high]
-    stride = _likeliest(image_size, upwards or downwards or list(offsets))
+def _chosen(offsets: Mapping[int, tuple[int, int]], image_size: Size) -> tuple[int, int | None, tuple[int, int] | None] | None:
+    """The likeliest stride: a usual one if there is one, rounding up if that fits, else down, else by the offset that is nearest to it."""
+
+    def rank(stride: int) -> tuple[bool, int, tuple[int, int]]:
+        low, high = offsets[stride]
+        rounding = 0 if high == stride - 1 else 1 if low <= 0 <= high else 2 if high > 0 else 3
+        # Hardly any network has a stride such as 31, however well it is rounded.
+        return _rank(image_size, stride)[0] > 1, rounding, _rank(image_size, stride)
+
+    stride = min(offsets, key=rank, default=None)
     if stride is None:
         return None
     low, high = offsets[stride]
-    return stride, None if high == stride - 1 else min(max(low, 0), high), low == high
+    return stride, None if high == stride - 1 else min(max(low, 0), high), (low, high) if low < high else None
 
 
 def _likeliest(image_size: Size, strides: list[int]) -> int | None:
+    return min(strides, key=lambda stride: _rank(image_size, stride), default=None)
+
+
+def _rank(image_size: Size, stride: int) -> tuple[int, int]:
     """Small maps fit several strides: powers of two and patch sizes that divide the image come first."""
-
-    def rank(stride: int) -> tuple[int, int]:
-        exact = not any(side % stride for side in image_size)
-        power = stride & (stride - 1) == 0
-        return (0 if exact and (power or stride <= 16) else 1 if power else 2 if exact else 3), stride
-
-    return min(strides, key=rank, default=None)
+    exact = not any(side % stride for side in image_size)
+    power = stride & (stride - 1) == 0
+    return (0 if exact and (power or stride <= 16) else 1 if power else 2 if exact else 3), stride

@@ -136,7 +136,9 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     """Put every module into eval mode, and each back into the mode that it had."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        # Not model.eval(): where a model overrides `train` (to keep an encoder frozen, say), that would leave parts as they are.
+        # Calls `train` of every part, which may do more than switch: timm's LeViT forgets biases that it has cached.
+        model.eval()
+        # Where it does less (smp's frozen encoders stay as they are), the switch is thrown all the same.
         for module, _ in modes:
             module.training = False
         yield

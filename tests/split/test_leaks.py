@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from feataug.containers import flatten, map_tensors, sealed, tensors_of
 from feataug.errors import SplitError
+from feataug.metrics import evaluate
+from feataug.recording import eval_mode
 from feataug.splitting import split
 
 IMAGES = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -456,3 +458,52 @@ def test_dead_memory_is_not_taken_for_a_tensor():
             assert torch.equal(cut.decode(cut.encode(IMAGES), (32, 32)), model(IMAGES))
         assert len(list(cut.decoder_parameters())) == (4 if at == "low" else 2)
     assert not math.isnan(float(model(IMAGES).sum()))
+
+
+class Cached(nn.Module):
+    """Keeps what it computed of its weights, and forgets it in ``train()`` and ``eval()`` alone, as timm's LeViT does."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias, self.cache = nn.Parameter(torch.zeros(1, 8, 1, 1)), None
+
+    def train(self, mode=True):
+        self.cache = None
+        return super().train(mode)
+
+    def forward(self, maps):
+        if self.training:
+            return maps + self.bias
+        if self.cache is None:
+            self.cache = self.bias * 2 / 2
+        return maps + self.cache
+
+
+class Stubborn(nn.Sequential):
+    """Stays in training mode whatever it is told, as a part that is skipped by an override of ``train``."""
+
+    def train(self, mode=True):
+        return self
+
+
+def test_eval_mode_calls_eval_and_throws_every_switch():
+    model = nn.Sequential(conv(3, 8), Cached(), Stubborn(nn.Dropout(0.5)), nn.Conv2d(8, 3, 1))
+    loader = [(IMAGES, torch.zeros(1, 16, 16, dtype=torch.long))]
+    with eval_mode(model):
+        first = model(IMAGES)
+        assert torch.equal(first, model(IMAGES))
+    assert model[2][0].training
+    with torch.no_grad():
+        model[1].bias += 1
+        model[3].weight.zero_()
+        model[3].weight[2] = 1
+        model[3].bias.zero_()
+    # What is measured is the model as it is now, and not what it once had cached.
+    with eval_mode(model):
+        assert float(model(IMAGES)[:, 2].mean()) != pytest.approx(float(first[:, 2].mean()))
+    assert evaluate(model, loader, 3)["pixel_acc"] < 100
+    # A weight that eval mode had cached is still the encoder's.
+    model.eval()
+    model(IMAGES)
+    cut = split(model, "1", example=IMAGES)
+    assert any(parameter is model[1].bias for parameter in cut.encoder_parameters())

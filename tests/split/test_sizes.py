@@ -39,6 +39,7 @@ ENCODERS = {
     "convolution, pooling, convolution": (lambda: nn.Sequential(conv(3, 8), nn.MaxPool2d(2), conv(8, 8)), 8, 5),
     "pooling, convolution": (lambda: nn.Sequential(nn.MaxPool2d(2), conv(3, 8)), 4, 2),
     "no padding": (lambda: nn.Sequential(conv(3, 8, padding=0), conv(8, 8, padding=0)), 4, -3),
+    "three without padding": (lambda: nn.Sequential(conv(3, 8, padding=0), conv(8, 8, 1, padding=0), conv(8, 8, 1, padding=0)), 2, -9),
     "stride 1, no padding": (lambda: conv(3, 8, 1, padding=0), 1, -2),
     "patches of 14": (lambda: conv(3, 8, 14, 14, 0), 14, 0),
     "patches of 16, padded": (lambda: conv(3, 8, 16, 16, 2), 16, 4),
@@ -112,7 +113,7 @@ def test_queries_are_no_map(count):
         split(Queries(count), "norm", example=torch.rand(1, 3, 64, 64))
     assert str(error.value) == (
         'split: what crosses at "norm" is no feature map.\n'
-        f"  given:   [1, {count}, 8] float32 for images of 64 x 64, [1, {count}, 8] for 449 x 895\n"
+        f"  given:   [1, {count}, 8] float32 for images of 64 x 64, [1, {count}, 8] for 449 x 1791\n"
         "  needed:  (B, channels, h, w), (B, h, w, channels) or tokens (B, h w, channels), float, with h and w in proportion to the image\n"
         "If this is one, pass example= images of a size that the stride divides."
     )
@@ -167,6 +168,16 @@ def test_shapes_at_other_sizes_tell_layouts_apart():
     assert Layout.of(tokens, 1, (128, 128)).reduction == 15
     layout = Layout.of(tokens, 1, (128, 128), {(131, 563): (1, 361, 8)})
     assert (layout.reduction, layout.prefix, layout.offset) == (14, 1, 0)
+
+
+def test_near_sizes_alone_prefer_a_network_that_pads():
+    # 14 cells for 223, 224 and 225 pixels: 16 and a padding, not 14 and a loss of 16 pixels.
+    layout = Layout.of(torch.zeros(1, 384, 14, 14), 1, (224, 224), {(223, 225): (1, 384, 14, 14)})
+    assert layout.reduction == 16
+    assert layout.between == (1, 14)
+    # Hardly any network has a stride of 31.
+    layout = Layout.of(torch.zeros(1, 64, 4, 4), 1, (128, 128), {(127, 129): (1, 64, 4, 4), (449, 895): (1, 64, 14, 28)})
+    assert layout.reduction == 32
 
 
 def test_specs_keep_their_offsets():
