@@ -35,7 +35,7 @@ def check_finetune(args: argparse.Namespace, given: Mapping[str, Any]) -> None:
 
     Args:
         args: All options.
-        given: Those of the command line itself. A configuration file may serve several commands, so what it says besides is passed over.
+        given: Those of the command line itself. A configuration file may serve several commands, so further options in it are passed over.
 
     Raises:
         ConfigError: there are two models, or an option that does nothing without another one.

@@ -69,10 +69,6 @@ class Halves:
         self._removed = True
         _remove(self._hooks)
 
-    def call_example(self) -> Any:
-        """Call the model as the example says."""
-        return self.call_with(self.example.images, self.example.tensors)
-
     def plan(self, image_size: tuple[int, int], device: torch.device) -> Plan:
         """What decoding meets before the cut."""
         return self.planner.plan(image_size, device)

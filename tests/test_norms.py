@@ -7,7 +7,6 @@ import random
 
 import numpy as np
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
@@ -15,6 +14,8 @@ import feataug
 from feataug.errors import ConfigError, DataError
 from feataug.evaluation.arms import train_arm
 from feataug.norms import moved_norms, statistics_of
+
+smp = pytest.importorskip("segmentation_models_pytorch")
 
 SIZE = (16, 24)
 

@@ -90,7 +90,7 @@ def decode_labels(who: str, file: Path) -> Labels:
                     f"{who}: a mask is stored as {lossy}, which changes labels.",
                     given=str(file),
                     needed="a lossless format, such as PNG",
-                    advice="Write the masks anew from the original labels: saving this file as PNG does not bring them back.",
+                    advice="Write the masks again from the original labels: saving this file as PNG does not bring them back.",
                 )
             )
         if picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:

@@ -82,7 +82,7 @@ class LabelFiles(Dataset):
         else:
             self._table, self._labels = _lookup(who, ids, void, self.num_classes, ignore_index)
         self.palette = tuple(palette) if palette is not None else default_palette(len(self.classes))
-        # True where labels mean what nobody said: a label 255 may be void or a class.
+        # Whether the user has left open what label 255 means: void, or a class.
         self.void_is_assumed = ids is None and colors is None
         self._palettes, self._first_compared = Palettes(), False
         self._counts: dict[int, LabelCounts] = {}

@@ -205,7 +205,7 @@ def test_lossy_masks_are_refused(tmp_path, name, saved, what):
     Image.new("RGB" if name.endswith("webp") else "L", (16, 16)).save(file, **saved)
     assert error_of(lambda: MaskFolder(tmp_path, "abc")[0]) == (
         f"MaskFolder: a mask is stored as {what}, which changes labels.\n  given:   {file}\n  needed:  a lossless format, such as PNG\n"
-        "Write the masks anew from the original labels: saving this file as PNG does not bring them back."
+        "Write the masks again from the original labels: saving this file as PNG does not bring them back."
     )
 
 
