@@ -49,6 +49,8 @@ class Finetuner:
         loss: Your own, of the model's output and the masks; cross entropy by default. A mixer brings its own.
         output: Folder for ``stats.jsonl`` and checkpoints. A run that finds its own checkpoint there goes on from it.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, a ``torch.device``, or ``"auto"``.
+        same_start: Whether a run in ``output`` is continued only if it started from the weights that ``model`` has now. ``False`` is for
+            models whose first weights are random and were not seeded: the run's own weights then take their place.
         progress: Show a progress bar; its text, if a string.
 
     Raises:
@@ -68,6 +70,7 @@ class Finetuner:
         loss: Callable[[Any, Tensor], Tensor] | None = None,
         output: str | Path | None = None,
         device: str | torch.device | None = "auto",
+        same_start: bool = True,
         progress: bool | str = True,
     ) -> None:
         if mixer is not None and (cut is None or cut.model is not model):
@@ -90,6 +93,7 @@ class Finetuner:
         self.model, self.mixer, self.cut, self.loss = model, mixer, cut, loss
         self.config = config or FinetuneConfig()
         self.run = RunFolder(output, self.config.to_dict() | {"mixed": mixer.settings() if mixer is not None else False})
+        self._same_start = same_start
         self._start: dict[str, Any] = {}
         self._modes: dict[nn.Module, bool] = {}
         self.accelerator = make_accelerator(device, self.config.mixed_precision)
@@ -244,7 +248,8 @@ class Finetuner:
     def _identity(self, loader: Any, validate: Any, num_classes: int | None, ignore_index: int) -> dict[str, Any]:
         """What tells this run from others besides its settings; the model and the generator as they were when training began."""
         if not self._start:
-            self._start = {"model": fingerprint(self.model), "loss": describe_callable(self.loss)}
+            # An empty description is compared with nothing.
+            self._start = {"model": fingerprint(self.model) if self._same_start else {}, "loss": describe_callable(self.loss)}
             if self.mixer is not None:
                 spec = getattr(self.cut, "spec", None)
                 self._start |= self.mixer.origin() | {

@@ -28,7 +28,10 @@ def check_settings(what: str, settings: dict[str, Any], stored: dict[str, Any], 
         return
     advice = advice or "Use another output folder, or delete this one to start again."
     if any(name == "model" for name, *_ in changed):
-        advice += "\nA model that starts from random weights has to start from the same: torch.manual_seed(...) before it is made."
+        advice += (
+            "\nA model that starts from random weights has to start from the same: torch.manual_seed(...) before it is made. If it was not\n"
+            "seeded, Finetuner(..., same_start=False) goes on with the weights of the run."
+        )
     raise CheckpointError(
         message(
             what,

@@ -164,7 +164,8 @@ def test_one_error_lists_all_that_differs(tmp_path):
         f"  given:   data.dataset.seed=3, data.seed=2, model='{other}'\n"
         f"  needed:  data.dataset.seed=0, data.seed=1, model='{model}', as in {path}\n"
         "Use another output folder, or delete this one to start again.\n"
-        "A model that starts from random weights has to start from the same: torch.manual_seed(...) before it is made."
+        "A model that starts from random weights has to start from the same: torch.manual_seed(...) before it is made. If it was not\n"
+        "seeded, Finetuner(..., same_start=False) goes on with the weights of the run."
     )
 
 
@@ -212,3 +213,25 @@ def test_differences_are_named_by_their_place():
     # What was None is known, and what says nothing of itself is not.
     assert differences({"val_data": None}, {"val_data": {"seed": 1}}) == [("val_data", None, {"seed": 1})]
     assert differences({"val_data": None}, {"val_data": {}}) == []
+
+
+def test_a_run_from_weights_that_nobody_seeded_goes_on_where_that_is_said(tmp_path):
+    def run(folder, start, same_start, seed=1):
+        net = network(start)
+        tuner = feataug.Finetuner(
+            net, feataug.FinetuneConfig(num_steps=2, lr=0.05), output=folder, device="cpu", same_start=same_start, progress=False
+        )
+        tuner.fit(seeded_loader(scenes(), 3, seed=seed))
+        return net.state_dict()
+
+    first = run(tmp_path, 0, True)
+    with pytest.raises(CheckpointError, match="same_start=False"):
+        run(tmp_path, 1, True)
+    assert equal(run(tmp_path, 1, False), first)
+    assert equal(run(tmp_path, 0, True), first)
+    # Everything else still has to agree.
+    with pytest.raises(CheckpointError, match="data"):
+        run(tmp_path, 1, False, seed=2)
+    # A run that was begun so is known by no weights.
+    begun = run(tmp_path / "other", 3, False)
+    assert equal(run(tmp_path / "other", 4, False), begun)
