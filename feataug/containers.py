@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from feataug.attributes import slots_of
+
 
 class Leaf:
     """What stands for a tensor in the structures of others: never opened."""
@@ -106,13 +108,8 @@ def _open(value: Any, leaves: list[Any], above: frozenset[int]) -> Callable[[Any
 
 
 def _attributes(value: Any) -> list[tuple[str, Any]]:
-    slots = [name for kind in type(value).__mro__ for name in _listed(getattr(kind, "__slots__", ()))]
-    kept = {name: getattr(value, name) for name in slots if hasattr(value, name) and name not in ("__dict__", "__weakref__")}
+    kept = {name: getattr(value, name) for name in slots_of(type(value)) if hasattr(value, name)}
     return list((kept | getattr(value, "__dict__", {})).items())
-
-
-def _listed(names: Any) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _leaf(value: Any, leaves: list[Any]) -> Callable[[Any], Any]:

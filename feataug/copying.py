@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from feataug.attributes import slots_of
+
 Module = TypeVar("Module", bound=nn.Module)
 
 # What deepcopy does not open, so that no tensor in it is copied.
@@ -66,11 +68,6 @@ def _parts(value: Any) -> list[Any]:
         parts = [value.func, value.args, value.keywords]
     else:
         parts = []
-    slots = [name for kind in type(value).__mro__ for name in _names(getattr(kind, "__slots__", ()))]
-    parts += [getattr(value, name) for name in slots if name not in ("__dict__", "__weakref__") and hasattr(value, name)]
+    parts += [getattr(value, name) for name in slots_of(type(value)) if hasattr(value, name)]
     own = getattr(value, "__dict__", None)
     return parts + (list(own.values()) if isinstance(own, dict) else [])
-
-
-def _names(slots: Any) -> tuple[str, ...]:
-    return (slots,) if isinstance(slots, str) else tuple(slots)

@@ -131,15 +131,15 @@ class Passage:
 class Planner:
     """Measures what decoding meets before the cut, for any image size.
 
-    Where the model's ``MetaTwin`` makes of the example what the model itself made of it, the twin is asked: it takes no memory and hardly
-    any time. Otherwise the model's encoder is run, on one image and on two.
+    The model's ``MetaTwin`` is asked if it returns the same shapes for the example as the model: it takes no memory and hardly any time.
+    Otherwise the model's encoder is run, on one image and on two.
 
     Args:
         model: The whole model.
         sites: Where it is cut.
         example: How it is called.
         traced: How the model itself passed the example.
-        constants: Names and numbers of calls that no image has a part in, such as position embeddings: decoding makes them again.
+        constants: Names and numbers of calls that do not depend on the images, such as position embeddings: decoding repeats them.
     """
 
     def __init__(
@@ -249,8 +249,7 @@ class SitedTwin(MetaTwin):
             Exception: of any kind, where it cannot.
         """
         batch = len(self.example.images)
-        found = self._output(batch, append)
-        return found == self._output(batch + 1)
+        return self._output(batch, append) == self._output(batch + 1)
 
     def _way(self, seconds: float, *, training: bool) -> list[Any]:
         """The calls of a pass of the example, and what each operation reads and writes."""

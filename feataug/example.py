@@ -144,9 +144,9 @@ class Example:
 
 @contextmanager
 def explained(who: str, example: Example) -> Iterator[None]:
-    """Within, the model is called with the example. If it cannot take zeros that nobody gave, that is a ``SplitError``.
+    """Explain what the model raises when it is called with the example within.
 
-    What it raises for an example of the user's is left as it is, with a note.
+    An error on the default example becomes a ``SplitError``. An error on the user's own example stays as it is and gets a note.
     """
     shape = " x ".join(map(str, example.images.shape[1:]))
     try:

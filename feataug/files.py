@@ -48,23 +48,23 @@ def write_json(path: Path, value: Mapping[str, Any]) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file as a whole: under another name, synced, then renamed; its folder is made where it is missing."""
-    temporary = path.with_suffix(".partial")
-    with writing(path):
-        try:
-            temporary.write_text(text)
-            _rename(temporary, path)
-        except BaseException:
-            # A full disk has no room for half a file.
-            temporary.unlink(missing_ok=True)
-            raise
+    with _replaced(path) as temporary:
+        temporary.write_text(text)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file; what a kill leaves has a name that ``clear_torn`` knows."""
+    """Write a safetensors file in the same way; what a kill leaves has a name that ``clear_torn`` knows."""
+    with _replaced(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A name to write to within; in the end the file takes the place of ``path``, or is deleted if that failed."""
     temporary = path.with_suffix(".partial")
     with writing(path):
         try:
-            save_file(tensors, temporary, metadata)
+            yield temporary
             _rename(temporary, path)
         except BaseException:
             # A full disk has no room for half a file.

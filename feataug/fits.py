@@ -65,7 +65,7 @@ def labels_checked(generator: Any, masks: Tensor, device: torch.device) -> bool:
     """Check labels where they lie, so that a generator on a GPU need not wait for the GPU to check them.
 
     Args:
-        generator: Is told by ``checked=True``, if its ``forward`` takes that; one of the user's may not.
+        generator: Gets ``checked=True`` if its ``forward`` has this parameter; a user's own generator may not have it.
         masks: ``(n, H, W)``, as they were drawn.
         device: Where the generator will get them.
 

@@ -131,6 +131,14 @@ class Halves:
         like = self.example.images
         return torch.zeros((), device=device, dtype=like.dtype).expand(batch, like.shape[1], *size)
 
+    def blank_arguments(
+        self, features: Sequence[Tensor], size: tuple[int, int], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The model's arguments for decoding: blank images, those that are given, and stand-ins for required ones that are not."""
+        batch, device = len(features[0]), features[0].device
+        others = self.example.stand_ins(self.example.missing(args, kwargs), batch, size, device)
+        return self.example.arguments(self.blank(batch, size, device), args, {**kwargs, **others})
+
     def _crossing(self, plan: Plan, features: Sequence[Tensor], size: tuple[int, int]) -> list[Any]:
         """Features in the structures in which the model passes them on."""
         crossing = []
@@ -209,10 +217,8 @@ class Halves:
             with self.in_one_pass(synthetic, [], lambda: None):
                 mixed = invoke(self.callee(), args, kwargs)
             joined = tuple(join(a, b) for a, b in zip(real, synthetic, strict=True))
-            blank = self.blank(len(joined[0]), example.size, joined[0].device)
-            args, kwargs = example.arguments(blank, (), {name: example.tensors[name] for name in self.read_arguments})
-            kwargs |= example.stand_ins(example.missing((), kwargs), len(joined[0]), example.size, joined[0].device)
-            apart = self.run_decoder(self.callee(), joined, example.size, args, kwargs)
+            read = {name: example.tensors[name] for name in self.read_arguments}
+            apart = self.run_decoder(self.callee(), joined, example.size, *self.blank_arguments(joined, example.size, (), read))
         return same(mixed, apart, exact=False)
 
     @contextmanager

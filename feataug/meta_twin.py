@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from feataug.seeds import kept
+
 # Libraries whose hooks are plain functions that keep nothing beyond a forward pass.
 _CAREFUL = {"torch", "timm", "transformers", "accelerate"}
 
@@ -49,7 +51,7 @@ class MetaTwin:
         for module, twin in self.of.items():
             twin.training = module.training
         # What a model draws, it would draw from the generators that everybody has.
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), torch.device("meta"):
+        with kept(), torch.no_grad(), torch.device("meta"):
             yield
 
     @staticmethod

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
@@ -15,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from feataug.checks import check_loader, describe
 from feataug.errors import ConfigError, DataError, message
-from feataug.seeds import kept
+from feataug.randomness import all_kept
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -71,7 +69,7 @@ def measure(
         return
     others = [module for module in model.modules() if isinstance(module, _NormBase) and module not in chosen]
     where = torch.device(device) if device is not None else _device_of(model)
-    with modes(model, trained), _random_state_kept(_device_of(model)), _averaging(chosen, others):
+    with modes(model, trained), all_kept(_device_of(model) or "cpu"), _averaging(chosen, others):
         empty = True
         for batch in check_loader(who, loader):
             images, empty = _images(who, batch), False
@@ -232,18 +230,6 @@ def _images(who: str, batch: Any) -> Tensor:
             message(f"{who}: a batch holds no images.", given=type(batch).__name__, needed="images, or a tuple that begins with them")
         )
     return images
-
-
-@contextmanager
-def _random_state_kept(device: torch.device | None) -> Iterator[None]:
-    """Put back every random number generator that dropout, a loader or its transforms may take from."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with kept(device or "cpu"):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import random
 import types
-import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from feataug.seeds import derive_seed
+from feataug.attributes import slots_of
+from feataug.seeds import derive_seed, kept
 
 # How far, and over how many objects, generators are looked for: a pipeline of transforms is small, a data set may be large.
 _DEPTH = 12
@@ -28,8 +28,6 @@ _LEAVES = (str, bytes, int, float, complex, torch.Tensor, np.ndarray, np.generic
 _PLAIN = frozenset((str, bytes, int, float, bool, type(None), torch.Tensor, np.ndarray, type))
 # What torch keeps in every module, but for the modules within it.
 _OF_MODULES = frozenset(torch.nn.Module().__dict__) - {"_modules"}
-# By type, as looking for them takes longer than all the rest.
-_KNOWN_SLOTS: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()
 
 
 def generators_in(*roots: Any) -> list[Any]:
@@ -78,17 +76,7 @@ def _children(value: Any) -> Sequence[Any]:
         found = [child for name, child in value.__dict__.items() if name not in _OF_MODULES]
     else:
         found = list(attributes.values()) if isinstance(attributes, dict) else []
-    return found + [child for name in _slots(type(value)) if (child := getattr(value, name, None)) is not None]
-
-
-def _slots(kind: type) -> tuple[str, ...]:
-    if kind not in _KNOWN_SLOTS:
-        names: list[str] = []
-        for base in kind.__mro__:
-            slots = vars(base).get("__slots__", ())
-            names += (slots,) if isinstance(slots, str) else tuple(slots)
-        _KNOWN_SLOTS[kind] = tuple(name for name in names if name not in ("__dict__", "__weakref__"))
-    return _KNOWN_SLOTS[kind]
+    return found + [child for name in slots_of(type(value)) if (child := getattr(value, name, None)) is not None]
 
 
 def _referred(function: types.FunctionType) -> list[Any]:
@@ -113,6 +101,18 @@ def _foreign(item: Any, function: types.FunctionType) -> bool:
 
 
 @contextmanager
+def all_kept(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Put the global generators of torch (the CPU's and one device's), numpy and ``random`` back afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with kept(device):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextmanager
 def seeded(seed: int, generators: Sequence[Any] = ()) -> Iterator[None]:
     """Seed the global CPU generators of torch, numpy and ``random``, and the given ones; put all of them back at the end.
 
@@ -120,20 +120,17 @@ def seeded(seed: int, generators: Sequence[Any] = ()) -> Iterator[None]:
         seed: Goes to torch as it is; the other generators get seeds that are derived from it.
         generators: Further ones, as ``generators_in`` finds them.
     """
-    kept = (torch.default_generator.get_state(), np.random.get_state(), random.getstate())
     states = [_state(generator) for generator in generators]
     try:
-        # Not torch.manual_seed, which seeds every GPU as well: a training loop's dropout would follow from the data.
-        torch.default_generator.manual_seed(seed)
-        np.random.seed(derive_seed(seed, "numpy") % 2**32)
-        random.seed(derive_seed(seed, "random"))
-        for number, generator in enumerate(generators):
-            _reseed(generator, derive_seed(seed, "own", number))
-        yield
+        with all_kept():
+            # Not torch.manual_seed, which seeds every GPU as well: a training loop's dropout would follow from the data.
+            torch.default_generator.manual_seed(seed)
+            np.random.seed(derive_seed(seed, "numpy") % 2**32)
+            random.seed(derive_seed(seed, "random"))
+            for number, generator in enumerate(generators):
+                _reseed(generator, derive_seed(seed, "own", number))
+            yield
     finally:
-        torch.default_generator.set_state(kept[0])
-        np.random.set_state(kept[1])
-        random.setstate(kept[2])
         for generator, state in zip(generators, states, strict=True):
             _put_back(generator, state)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from feataug.containers import Leaf, leaves_of, map_tensors
+from feataug.seeds import kept
 
 
 class Stopped(BaseException):
@@ -155,7 +156,7 @@ def training_paths(model: nn.Module, like: Tensor) -> Iterator[None]:
 
     What a composite module draws all the same is drawn from a fork of torch's generators, on ``like``'s device.
     """
-    with eval_mode(model), torch.random.fork_rng(devices=[like.device] if like.is_cuda else []):
+    with eval_mode(model), kept(like.device):
         for module in model.modules():
             stateful = next(module.buffers(recurse=False), None) is not None
             module.training = not stateful and next(module.children(), None) is not None

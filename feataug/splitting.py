@@ -199,9 +199,7 @@ class Cut(Halves):
         features = check_features("cut.decode", features, self.spec)
         size = check_size("cut.decode", "image_size", image_size)
         check_dtype_of("cut.decode", "features", features[0], self.model)
-        images = self.blank(len(features[0]), size, features[0].device)
-        missing = self.example.missing(args, kwargs)
-        if wanted := sorted(self.read_arguments & set(missing)):
+        if wanted := sorted(self.read_arguments & set(self.example.missing(args, kwargs))):
             raise SplitError(
                 message(
                     "cut.decode: the decoder reads further arguments of the model.",
@@ -209,8 +207,7 @@ class Cut(Halves):
                     needed=f"cut.decode(features, image_size, {', '.join(f'{name}=...' for name in wanted)})",
                 )
             )
-        kwargs = kwargs | self.example.stand_ins(missing, len(features[0]), size, features[0].device)
-        return self.run_decoder(self.callee(), features, size, *self.example.arguments(images, args, kwargs))
+        return self.run_decoder(self.callee(), features, size, *self.blank_arguments(features, size, args, kwargs))
 
     @contextmanager
     def mixing(self, synthetic: Sequence[Tensor] | Tensor, *, ready: Callable[[], None] | None = None) -> Iterator[None]:

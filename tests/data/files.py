@@ -4,7 +4,11 @@ import struct
 import zlib
 
 import numpy as np
+import pytest
 from PIL import Image
+
+from feataug.data import MaskedImages
+from feataug.errors import DataError
 
 # Adam7: first row, first column, steps.
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
@@ -62,3 +66,20 @@ def pairs(root, *names, suffix=".jpg"):
     for name in names:
         image(root / "i" / f"{name}{suffix}")
         mask(root / "m" / f"{name}.png")
+
+
+def read(root, **given):
+    """The pairs below a folder, in three classes."""
+    return MaskedImages(root / "i", root / "m", "abc", **given)
+
+
+def stems(data):
+    """Names of the images that were found."""
+    return [file.stem for file in data.image_files]
+
+
+def error_of(call, kind=DataError):
+    """The whole text of the error that a call raises."""
+    with pytest.raises(kind) as error:
+        call()
+    return str(error.value)

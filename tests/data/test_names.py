@@ -1,25 +1,10 @@
 """Lists of names: which images belong to a data set, as PASCAL VOC and CamVid write them, and what is no such list."""
 
 import pytest
-from files import image, mask, pairs
+from files import error_of, image, mask, pairs, read, stems
 
-from feataug.data import Images, MaskedImages, MaskFolder
-from feataug.errors import ConfigError, DataError, MissingDataError
-
-
-def read(root, **given):
-    return MaskedImages(root / "i", root / "m", "abc", **given)
-
-
-def stems(data):
-    return [file.stem for file in data.image_files]
-
-
-def error_of(call, kind=DataError):
-    with pytest.raises(kind) as error:
-        call()
-    return str(error.value)
-
+from feataug.data import Images, MaskFolder
+from feataug.errors import ConfigError, MissingDataError
 
 VOC = ["2007_000032", "2007_000039"]
 

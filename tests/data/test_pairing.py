@@ -3,26 +3,12 @@
 import os
 
 import pytest
-from files import image, mask, pairs
+from files import error_of, image, mask, pairs, read, stems
 
 from feataug.data import Cityscapes, Images, MaskedImages, MaskFolder
-from feataug.errors import ConfigError, DataError, MissingDataError
+from feataug.errors import ConfigError, MissingDataError
 
 IMAGE_KINDS = "*.png, *.jpg, *.jpeg, *.tif, *.tiff, *.bmp, *.webp"
-
-
-def read(root, **given):
-    return MaskedImages(root / "i", root / "m", "abc", **given)
-
-
-def stems(data):
-    return [file.stem for file in data.image_files]
-
-
-def error_of(call, kind=DataError):
-    with pytest.raises(kind) as error:
-        call()
-    return str(error.value)
 
 
 @pytest.mark.parametrize("place", [".ipynb_checkpoints", "__MACOSX", "@eaDir", "x/.git"])
