@@ -9,11 +9,13 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from feataug.balancing import deficit_weights
+    from feataug.evaluation.class_bias import fit_class_bias
     from feataug.evaluation.compare import compare
-    from feataug.evaluation.inference import Inference
+    from feataug.evaluation.fitting import fit_inference
     from feataug.evaluation.stages import stages
     from feataug.filtering import PixelFilter
     from feataug.generator import FeatureGenerator
+    from feataug.inference import Inference
     from feataug.masks import ClassBalancedMasks, DatasetMasks, HardNegativeSampler, LayoutComposer, MaskMixture, pseudo_masks
     from feataug.metrics import SegmentationMetrics, evaluate, recognition
     from feataug.mining import synthetic_loss
@@ -44,7 +46,7 @@ _HOME = {
     "GeneratorConfig": "training.config",
     "GeneratorTrainer": "training.generator",
     "HardNegativeSampler": "masks",
-    "Inference": "evaluation",
+    "Inference": "inference",
     "LevelSpec": "specs",
     "MaskMixture": "masks",
     "MixedBatch": "specs",
@@ -54,6 +56,8 @@ _HOME = {
     "cuts": "places",
     "deficit_weights": "balancing",
     "evaluate": "metrics",
+    "fit_class_bias": "evaluation",
+    "fit_inference": "evaluation",
     "pseudo_masks": "masks",
     "recognition": "metrics",
     "recommended": "presets",
@@ -91,6 +95,8 @@ __all__ = [
     "cuts",
     "deficit_weights",
     "evaluate",
+    "fit_class_bias",
+    "fit_inference",
     "pseudo_masks",
     "recognition",
     "recommended",

@@ -188,7 +188,7 @@ def evaluate(
     Source:
         Sec. 4.1.
     """
-    device = _device_of(predict) if device is None else device
+    device = device_of(predict) if device is None else device
     metrics = SegmentationMetrics(num_classes, ignore_index).to(device)
     with eval_mode(predict) if isinstance(predict, torch.nn.Module) else nullcontext():
         for batch in check_loader("evaluate", loader):
@@ -235,7 +235,7 @@ def recognition(
         Sec. 4.4, the paper's PSPNet-score. Ours: the diversity ratio.
     """
     check_number("recognition", "seed", seed, low=0, integer=True)
-    device = _device_of(cut.model) if device is None else device
+    device = device_of(cut.model) if device is None else device
     real, synthetic = (SegmentationMetrics(generator.num_classes, ignore_index).to(device) for _ in range(2))
     rng = torch.Generator().manual_seed(seed)
     within = across = 0.0
@@ -261,7 +261,7 @@ def recognition(
     }
 
 
-def _device_of(predict: Any) -> torch.device:
+def device_of(predict: Any) -> torch.device:
     """Where the weights of a module, or of a method's module, are, or its buffers if it has none; the CPU for anything else."""
     predict = getattr(predict, "__self__", predict)
     if isinstance(predict, torch.nn.Module):

@@ -11,7 +11,7 @@ import feataug
 NAMES = [
     "ClassBalancedMasks", "Cut", "DatasetMasks", "FeatureBank", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner",
     "GeneratorConfig", "GeneratorTrainer", "HardNegativeSampler", "Inference", "LayoutComposer", "LevelSpec", "MaskMixture", "MixedBatch",
-    "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "deficit_weights", "evaluate", "pseudo_masks", "recognition", "recommended",
+    "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "deficit_weights", "evaluate", "fit_class_bias", "fit_inference", "pseudo_masks", "recognition", "recommended",
     "split", "stages", "synthetic_loss", "update_bn",
 ]  # fmt: skip
 

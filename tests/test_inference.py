@@ -11,8 +11,8 @@ from torch import nn
 
 import feataug
 from feataug.errors import ConfigError, DtypeError, ShapeError
-from feataug.evaluation import inference
-from feataug.evaluation.inference import Inference, _cover, _starts
+from feataug import inference
+from feataug.inference import Inference, _cover, _starts
 from feataug.models import PSPNet
 
 PSPNET_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)

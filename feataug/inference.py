@@ -1,4 +1,4 @@
-"""Prediction of whole images: at several scales, mirrored too, by sliding windows."""
+"""Prediction of whole images: at several scales, mirrored too, by sliding windows, with a number added for each class."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ class Inference(nn.Module):
         stride: Rows and columns from one window to the next; two thirds of the window by default, rounded up.
         divisor: Without a window, pad scaled images (in the same way) to multiples of it, for models that take no other sizes.
         batch_size: Crops, or scaled images, that the model gets at once; as many as there are images by default.
+        class_bias: ``(K,)``: a number for each class, added to the logarithms of mean probabilities; see ``fit_class_bias``.
 
     Raises:
-        ConfigError: a setting is out of range, or contradicts another.
-        ShapeError: ``window`` or ``stride`` is no size.
+        ConfigError: a setting is out of range, or contradicts another; ``class_bias`` are no finite numbers.
+        ShapeError: ``window`` or ``stride`` is no size; or, in ``forward``, there are more or fewer classes than in ``class_bias``.
 
     Source:
         Zhao et al. (2017), by their code (hszhao/semseg, tool/test.py): six scales, mirror images, windows with a stride of two thirds,
@@ -51,6 +52,8 @@ class Inference(nn.Module):
         torch.Size([2, 4, 48, 80])
     """
 
+    class_bias: Tensor | None
+
     def __init__(
         self,
         model: Callable[[Tensor], Any],
@@ -61,6 +64,7 @@ class Inference(nn.Module):
         stride: Sequence[int] | None = None,
         divisor: int = 1,
         batch_size: int | None = None,
+        class_bias: Tensor | Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         if not callable(model):
@@ -81,6 +85,20 @@ class Inference(nn.Module):
         self.model, self.scales, self.flip = model, tuple(scales), flip
         self.window, self.stride = _windows(window, stride, divisor)
         self.divisor, self.batch_size = divisor, batch_size
+        self.register_buffer("class_bias", _bias(class_bias))
+
+    def settings(self) -> dict[str, Any]:
+        """What the prediction is made with, for JSON: every argument that is not the default."""
+        plain: dict[str, Any] = {
+            "scales": list(self.scales) if self.scales != (1.0,) else None,
+            "flip": self.flip or None,
+            "window": list(self.window) if self.window else None,
+            "stride": list(self.stride) if self.stride and self.window and self.stride != _thirds(self.window) else None,
+            "divisor": self.divisor if self.divisor != 1 else None,
+            "batch_size": self.batch_size,
+            "class_bias": self.class_bias.tolist() if self.class_bias is not None else None,
+        }
+        return {name: value for name, value in plain.items() if value is not None}
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
@@ -110,7 +128,20 @@ class Inference(nn.Module):
         assert total is not None
         mean = total.div_(len(self.scales) * (1 + self.flip))
         # The logarithm stays finite: what resizes these logits further must not meet zero times infinity.
-        return mean.clamp_(min=torch.finfo(mean.dtype).tiny).log_().contiguous()
+        found = mean.clamp_(min=torch.finfo(mean.dtype).tiny).log_().contiguous()
+        return found if self.class_bias is None else self._shifted(found, self.class_bias)
+
+    def _shifted(self, found: Tensor, bias: Tensor) -> Tensor:
+        """With a number added for each class; logarithms of probabilities again."""
+        if found.shape[1] != len(bias):
+            raise ShapeError(
+                message(
+                    "Inference: class_bias is of other classes than the model's.",
+                    given=f"{len(bias)} numbers for logits of {found.shape[1]} classes",
+                    needed="a number for each class, as fit_class_bias gives them for this model",
+                )
+            )
+        return (found + bias.to(found)[:, None, None]).log_softmax(1)
 
     def _slide(self, images: Tensor) -> Tensor:
         """Mean of the probabilities over all windows that hold a pixel, ``(B, K, H, W)``."""
@@ -174,7 +205,7 @@ def _windows(window: Any, stride: Any, divisor: int) -> tuple[tuple[int, int] | 
             )
         )
     if stride is None:
-        return (height, width), (-(-2 * height // 3), -(-2 * width // 3))
+        return (height, width), _thirds((height, width))
     down, right = check_size("Inference", "stride", stride)
     if down > height or right > width:
         raise ConfigError(
@@ -185,6 +216,26 @@ def _windows(window: Any, stride: Any, divisor: int) -> tuple[tuple[int, int] | 
             )
         )
     return (height, width), (down, right)
+
+
+def _thirds(window: tuple[int, int]) -> tuple[int, int]:
+    """Two thirds of a window, rounded up: the stride by default."""
+    return -(-2 * window[0] // 3), -(-2 * window[1] // 3)
+
+
+def _bias(given: Any) -> Tensor | None:
+    """A number for each class, or nothing."""
+    if given is None:
+        return None
+    try:
+        bias = torch.as_tensor(given, dtype=torch.float32).detach().clone()
+    except (TypeError, ValueError, RuntimeError):
+        bias = torch.zeros(0)
+    if bias.ndim != 1 or len(bias) < 2 or not bool(bias.isfinite().all()):
+        raise ConfigError(
+            message("Inference: class_bias is no number for each class.", given=describe(given), needed="(K,) finite numbers")
+        )
+    return bias
 
 
 def _resized(images: Tensor, size: tuple[int, int]) -> Tensor:

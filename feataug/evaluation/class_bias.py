@@ -1,0 +1,221 @@
+"""One number for each class, added to a trained model's logits: fitted on training images, free at inference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from feataug.checks import check_batch, check_loader, check_masks, check_number, check_void, describe, is_plain
+from feataug.errors import ConfigError, DataError, ShapeError, message
+from feataug.losses import resize_logits, split_outputs
+from feataug.metrics import MEASURES, device_of, scores
+from feataug.recording import eval_mode
+from feataug.seeds import generator_for
+
+# Changes of one class's number that are tried at once, in units of the step; and the steps, from coarse to fine.
+_REACH = torch.arange(-8.0, 9.0)
+_STEPS = (1.0, 0.5, 0.25, 0.125)
+# Shares of the prior's logarithm that the ascent may start from, besides nothing.
+_PRIORS = (0.25, 0.5, 1.0)
+# An end to the ascent on measures that creep.
+_SWEEPS = 20
+
+
+@torch.no_grad()
+def fit_class_bias(
+    predict: Callable[[Tensor], Any],
+    loader: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    *,
+    measure: str | Callable[[dict[str, Any]], float] = "miou",
+    ignore_index: int = 255,
+    pixels: int = 500_000,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """The number for each class which, added to the logits, gives the best ``measure`` on labelled images: post-hoc logit adjustment.
+
+    A model that was trained on rare classes, or on crops and measured on whole images, predicts some classes too rarely and others too often.
+    Class weights press on that in training; this costs one pass over some images. Fit it on *training* images, never on those that you
+    measure on. ``Inference(model, class_bias=...)`` applies it.
+
+    Args:
+        predict: Images ``(B, C, H, W)`` to logits ``(B, K, h, w)``, or to any output that ``losses.split_outputs`` understands: the
+            way you predict with later, such as ``Inference(model, window=...)``. A module is put into eval mode, and each of its parts back
+            into the mode that it had.
+        loader: Labelled ``(images, masks)``, as they will be predicted: without random colours, at the size of prediction. One pass.
+        num_classes: Number of classes ``K``.
+        measure: One of ``"pixel_acc"``, ``"class_acc"``, ``"miou"`` and ``"fw_iou"``, or a function from what ``metrics.scores`` returns to
+            a number, larger for better; that takes about a hundred times as long.
+        ignore_index: Label of void.
+        pixels: Labelled pixels that are kept, drawn evenly from all; memory and time grow with them and with ``K``.
+        seed: Of that draw.
+        device: Where images and masks are sent; where a module's weights are by default; the CPU for a function.
+
+    Returns:
+        ``(K,)`` float32 on the CPU, with a mean of 0. A class without a labelled pixel has the mean of the others: nothing is known of it.
+
+    Raises:
+        ConfigError: a number is out of range, ``measure`` is unknown, or ``ignore_index`` is a class.
+        DataError: the loader yields something else, or no labelled pixel; or the model predicts NaN.
+        ShapeError, DtypeError, LabelError: images, masks or predictions do not fit.
+
+    Source:
+        Menon et al. (2021), logit adjustment: the prior's logarithm, to some power, is where the ascent may start. Ours: coordinate ascent
+        on the measure itself, over the sampled pixels, with steps of 1 down to 1/8.
+
+    Example:
+        >>> logits = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+        >>> masks = logits.argmax(1)
+        >>> spoiled = logits + torch.tensor([2.0, 0.0, 0.0])[:, None, None]  # predicts class 0 too often
+        >>> bias = fit_class_bias(lambda images: images, [(spoiled, masks)], 3)
+        >>> [round(value) for value in (bias - bias[1]).tolist()]
+        [-2, 0, 0]
+    """
+    check_number("fit_class_bias", "num_classes", num_classes, low=2, integer=True)
+    check_void("fit_class_bias", num_classes, ignore_index)
+    check_number("fit_class_bias", "pixels", pixels, low=1, integer=True)
+    check_number("fit_class_bias", "seed", seed, low=0, integer=True)
+    if not callable(measure) and measure not in MEASURES:
+        raise ConfigError(
+            message(
+                "fit_class_bias: there is no such measure.",
+                given=repr(measure),
+                needed=f"{', '.join(MEASURES)}, or a function of what metrics.scores returns",
+            )
+        )
+    device = device_of(predict) if device is None else device
+    sample = _Sample(pixels, seed)
+    with eval_mode(predict) if isinstance(predict, nn.Module) else nullcontext():
+        for batch in check_loader("fit_class_bias", loader):
+            images, masks = check_batch("fit_class_bias", batch)
+            masks = check_masks("fit_class_bias", masks.to(device), num_classes, ignore_index)
+            images = images.to(device, memory_format=torch.channels_last)
+            logits = resize_logits(_logits(predict(images), masks, num_classes), masks.shape[-2:])
+            labelled = masks != ignore_index
+            sample.add(logits.permute(0, 2, 3, 1)[labelled].float(), masks[labelled])
+    found, labels = sample.kept()
+    if not len(labels):
+        raise DataError(
+            message("fit_class_bias: there is no labelled pixel.", given="void only, or an empty loader", needed="labelled images")
+        )
+    if bool(found.isnan().any()):
+        count = int(found.isnan().any(1).sum())
+        raise DataError(
+            message(
+                "fit_class_bias: the model predicts NaN.",
+                given=f"at {count} of {len(labels)} sampled pixels",
+                needed="numbers",
+                advice="Its weights may have diverged in training, or half precision overflows.",
+            )
+        )
+    return _ascend(found, labels, measure)
+
+
+class _Sample:
+    """Pixels drawn evenly from all that come by: each has a random key, and the smallest keys stay."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size, self.rng = size, generator_for(seed, "class bias")
+        self.items: tuple[Tensor, Tensor, Tensor] | None = None
+        self.bound = 1.0
+
+    def add(self, logits: Tensor, labels: Tensor) -> None:
+        keys = torch.rand(len(labels), generator=self.rng, dtype=torch.float64)
+        chosen = (keys < self.bound).nonzero().flatten()
+        where = chosen.to(labels.device)
+        new = keys[chosen], logits[where].cpu(), labels[where].long().cpu()
+        kept = new if self.items is None else tuple(torch.cat(pair) for pair in zip(self.items, new, strict=True))
+        if len(kept[0]) > self.size:
+            order = kept[0].argsort()[: self.size].sort().values
+            kept = tuple(item[order] for item in kept)
+            self.bound = float(kept[0].max())
+        self.items = kept  # type: ignore[assignment]
+
+    def kept(self) -> tuple[Tensor, Tensor]:
+        """Logits ``(N, K)`` and labels ``(N,)``."""
+        if self.items is None:
+            return torch.zeros(0, 0), torch.zeros(0, dtype=torch.long)
+        return self.items[1], self.items[2]
+
+
+def _logits(out: Any, masks: Tensor, num_classes: int) -> Tensor:
+    logits = split_outputs(out)[0]
+    shaped = is_plain(logits) and logits.is_floating_point() and logits.ndim == 4 and 0 not in logits.shape
+    if not shaped or logits.shape[:2] != (len(masks), num_classes):
+        needed = f"({len(masks)}, {num_classes}, h, w) float"
+        raise ShapeError(message("fit_class_bias: the model's output is no logits.", given=describe(logits), needed=needed))
+    return logits
+
+
+def _ascend(logits: Tensor, labels: Tensor, measure: str | Callable[[dict[str, Any]], float]) -> Tensor:
+    """The numbers that give the best measure, one class after another."""
+    classes = logits.shape[1]
+    counts = torch.bincount(labels, minlength=classes)
+    known = counts > 0
+    bias, best = _start(logits, labels, counts, measure)
+    for step in _STEPS:
+        for _ in range(_SWEEPS):
+            before = best
+            for k in known.nonzero().flatten().tolist():
+                tried = bias[k] + step * _REACH
+                values = _measured(_confusions(logits, labels, bias, k, tried), measure)
+                # Of equal ones the nearest to what it is: a class on which nothing depends stays where it was.
+                place = int((values - 1e-9 * _REACH.abs()).argmax())
+                if float(values[place]) > best + 1e-7:
+                    bias[k], best = tried[place], float(values[place])
+            if best <= before + 1e-7:
+                break
+    bias[~known] = bias[known].mean()
+    return bias - bias.mean()
+
+
+def _start(logits: Tensor, labels: Tensor, counts: Tensor, measure: Any) -> tuple[Tensor, float]:
+    """Nothing, or a share of the prior's logarithm, whichever measures best."""
+    prior = torch.where(counts > 0, (counts.clamp(min=1) / counts.sum()).log(), torch.zeros(()))
+    tried = [torch.zeros_like(prior), *(-share * prior for share in _PRIORS)]
+    classes = len(counts)
+    found = [torch.bincount(labels * classes + (logits + bias).argmax(1), minlength=classes**2).view(classes, classes) for bias in tried]
+    values = _measured(torch.stack(found), measure)
+    return tried[int(values.argmax())].clone(), float(values.max())
+
+
+def _confusions(logits: Tensor, labels: Tensor, bias: Tensor, k: int, tried: Tensor) -> Tensor:
+    """Confusion matrices ``(T, K, K)`` with each of ``T`` ascending numbers for class ``k``, from one look at every pixel."""
+    classes = logits.shape[1]
+    others = logits + bias
+    others[:, k] = -math.inf
+    margin, runner_up = others.max(1)
+    # The first number that makes the pixel one of class k: with all before it, it is the runner-up's.
+    first = torch.searchsorted(tried, margin - logits[:, k])
+    size = len(tried) + 1
+
+    def counted(predicted: Tensor | int) -> Tensor:
+        index = (first * classes + labels) * classes + predicted
+        return torch.bincount(index, minlength=size * classes**2).view(size, classes, classes)
+
+    taken = counted(k).cumsum(0)[:-1]
+    left = counted(runner_up).flip(0).cumsum(0).flip(0)[1:]
+    return taken + left
+
+
+def _measured(confusions: Tensor, measure: str | Callable[[dict[str, Any]], float]) -> Tensor:
+    """The measure of each of ``(T, K, K)``; ``metrics.scores`` for all of them at once, where it has a name."""
+    if callable(measure):
+        return torch.tensor([float(measure(scores(one))) for one in confusions], dtype=torch.float64)
+    counts = confusions.double()
+    hits, true, predicted = counts.diagonal(dim1=1, dim2=2), counts.sum(2), counts.sum(1)
+    iou = hits / (true + predicted - hits)
+    total = true.sum(1)
+    values = {
+        "pixel_acc": lambda: hits.sum(1) / total,
+        "class_acc": lambda: (hits / true).nanmean(1),
+        "miou": lambda: iou.nanmean(1),
+        "fw_iou": lambda: (true * iou).nansum(1) / total,
+    }
+    return 100 * values[measure]()
