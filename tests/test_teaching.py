@@ -16,6 +16,7 @@ from feataug.data import seeded_loader
 from feataug.errors import CheckpointError, ConfigError, DataError, DtypeError, ShapeError
 from feataug.evaluation import ClassGaussians
 from feataug.metrics import MEASURES
+from feataug.report import teaching_summary, teaching_table
 from feataug.training.checkpoint import checkpoints
 
 pytestmark = pytest.mark.xdist_group("teaching")
@@ -129,6 +130,14 @@ def test_a_generator_of_prototypes_is_recognised_and_does_not_teach(loud, protot
         r"\(-\d\d\.\d\d \[\S+, \S+\] points\)\.",
         result["verdict"],
     )
+    assert teaching_table(result).splitlines()[0].split() == ["features", "seeds", "mIoU", "with", "bias", "score", "with", "bias"]
+    assert teaching_table(result).endswith(result["verdict"])
+    assert teaching_summary(result) == {
+        "real": result["sources"]["real"]["after"]["miou"],
+        "synthetic": result["sources"]["generator"]["after"]["miou"],
+        "score": score["generator"],
+        "gaussians": result["sources"]["gaussians"]["after"]["miou"],
+    }
     # The model that was passed in is as it was.
     assert all(torch.equal(value, before[name]) for name, value in loud.state_dict().items())
     assert [module.training for module in loud.modules()] == modes
