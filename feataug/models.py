@@ -117,7 +117,8 @@ class PSPNet(nn.Module, HubModel, library_name="feataug", tags=["semantic-segmen
     def untrained(self, *, pretrained: bool = False) -> "PSPNet":
         """A new model with the settings of this one, as it is before training; ``pretrained`` as in ``PSPNet``."""
         known = inspect.signature(type(self).__init__).parameters
-        return type(self)(**{k: v for k, v in self._hub_mixin_config.items() if k in known} | {"pretrained": pretrained})
+        settings: Any = self._hub_mixin_config
+        return type(self)(**{k: v for k, v in settings.items() if k in known} | {"pretrained": pretrained})
 
     def card_text(self, name: str) -> str:
         """What the model is, and how ``name`` is loaded and used."""

@@ -18,7 +18,8 @@ def test_means_and_covariances_by_the_formulas(rng):
     count, channels, classes = 4000, 3, 3
     labels = torch.randint(classes, (count,), generator=rng)
     mixing = torch.randn(classes, channels, channels, generator=rng, dtype=torch.float64)
-    values = 100 + labels[:, None] + torch.einsum("nij,nj->ni", mixing[labels], torch.randn(count, channels, generator=rng).double())
+    noise = torch.randn(count, channels, generator=rng, dtype=torch.float64)
+    values = 100 + labels[:, None] + torch.einsum("nij,nj->ni", mixing[labels], noise)
     sums = _Moments(classes + 1, channels)
     for part in range(4):
         which = slice(part * 1000, (part + 1) * 1000)

@@ -313,7 +313,7 @@ def test_a_killed_run_goes_on_exactly(tmp_path):
     # In training after its second checkpoint, then while BatchNorm is measured.
     assert run("killed", 6) == -9
     assert not (tmp_path / "killed/seed-0/own.json").exists()
-    assert [path.name for path in checkpoints(tmp_path / "killed/seed-0/own")][0].endswith("4.safetensors")
+    assert checkpoints(tmp_path / "killed/seed-0/own")[0].name.endswith("4.safetensors")
     assert run("killed", 7) == -9
     assert run("killed", 0) == 0
     wanted, found = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("undisturbed", "killed"))
@@ -503,4 +503,4 @@ def test_several_levels(tiny_net):
     )  # fmt: skip
     assert seen[0] == [(4, 8, 8, 12), (4, 16, 4, 6)]
     assert figures(result, "copied") == figures(result, "real")
-    assert all(0 <= parts["after"] for parts in result["score"].values())
+    assert all(parts["after"] >= 0 for parts in result["score"].values())

@@ -108,9 +108,9 @@ def metrics(run: Run) -> Html:
     if rows:
         parts.append(table(("", *TITLES.values()), rows, f"Percent{_over(run)}"))
     if taught := run.teaching:
-        cells = [[n, *(shown(x[m][key]) for key in ("miou", "score") for m in ("before", "after"))] for n, x in taught.items()]
+        rows = [[n, *(shown(x[m][key]) for key in ("miou", "score") for m in ("before", "after"))] for n, x in taught.items()]
         head = ("features", "mIoU", "mIoU with class bias", "score", "score with class bias")
-        parts.append(table(head, cells[:_ROWS], "What features teach fresh decoders; score: share of the real features' mIoU"))
+        parts.append(table(head, rows[:_ROWS], "What features teach fresh decoders; score: share of the real features' mIoU"))
     parts += [tag("p", absent_text(names), class_="note absent") for names in _absent(run)]
     if run.seeds:
         names = list(mapping(run.result.get("arms")))
