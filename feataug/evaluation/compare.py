@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from feataug.checks import check_number, check_sequence
-from feataug.errors import CheckpointError, ConfigError, message
+from feataug.errors import ConfigError, message
 from feataug.evaluation.arms import Arm, train_arm, weights_alone
 from feataug.evaluation.intervals import differences, mean_figures, verdict
+from feataug.evaluation.kept_runs import kept_run, old_fingerprint
 from feataug.evaluation.repeats import check_repeats
-from feataug.files import write_json
 from feataug.fingerprints import fingerprint
 from feataug.generator import FeatureGenerator
 from feataug.identity import architecture, describe_callable, describe_data, describe_filter, describe_masks
@@ -29,8 +27,6 @@ from feataug.samples import SAMPLES, keep_samples
 from feataug.training.batches import part_of
 from feataug.training.config import FinetuneConfig
 from feataug.training.run import held, make_accelerator
-from feataug.training.settings import check_settings
-from feataug.training.states import from_main
 
 # The arm that has the class weights and no synthetic features.
 WEIGHTS = "class weights"
@@ -117,7 +113,7 @@ def compare(
         "classes": names,
         "ignore_index": ignore_index,
     }
-    old = {"model": partial(_old_fingerprint, model), "generator": partial(_old_fingerprint, generator)}
+    old = {"model": partial(old_fingerprint, model), "generator": partial(old_fingerprint, generator)}
     mixing: dict[str, Any] = {"ratio": ratio, "label_smoothing": label_smoothing} | ({"bank": bank} if bank else {})
     settings = {
         **common,
@@ -133,7 +129,7 @@ def compare(
     start = copy.deepcopy(masks.state_dict()) if hasattr(masks, "state_dict") else None
 
     # Before anything is measured: it may start the processes' group.
-    once = partial(_once, folder, make_accelerator(device, config.mixed_precision).device, old)
+    once = partial(kept_run, "compare", folder, make_accelerator(device, config.mixed_precision).device, old)
 
     def validate(trained: nn.Module) -> dict[str, Any]:
         where = next(trained.parameters()).device
@@ -207,64 +203,6 @@ def _summary(
         "verdict": said,
         "settings": settings,
     }
-
-
-def _once(
-    folder: Path | None,
-    device: torch.device,
-    old: Mapping[str, Callable[[], str]],
-    name: str,
-    settings: dict[str, Any],
-    run: Callable[[], dict[str, Any]],
-) -> dict[str, Any]:
-    """Figures that an earlier call left, or those of ``run``, which are kept."""
-    if folder is None:
-        return run()
-    path = folder / f"{name}.json"
-    stored = from_main(lambda: _read(path) if path.exists() else None, device)
-    if stored is not None:
-        advice = f"Use another output folder, or delete this file and {path.with_suffix('')} to run that arm again."
-        # Shorter fingerprints are those of version 0.1.0.
-        same = {key: settings[key] for key in old if len(stored["settings"].get(key, "")) == 12 and stored["settings"][key] == old[key]()}
-        check_settings("compare: the output folder holds a run with other settings.", settings, stored["settings"] | same, path, advice)
-    else:
-        # Through JSON and back: what is returned now is what a later call reads.
-        stored = json.loads(json.dumps({"settings": settings, "figures": run()}))
-        write_json(path, stored | {"sha256": _digest(stored)})
-    figures: dict[str, Any] = stored["figures"]
-    return figures
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A finished run; files from before there were checksums are taken as they are."""
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text())
-        written = stored.pop("sha256", None)
-        if stored.keys() != {"settings", "figures"} or (written is not None and written != _digest(stored)):
-            raise ValueError("not what was written")
-    except (ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            message(
-                "compare: a finished run cannot be read.",
-                given=f"{path} ({error})",
-                needed="the file as it was written",
-                advice="Delete it to run that arm again; checkpoints beside it make that quick.",
-            )
-        ) from error
-    return stored
-
-
-def _digest(stored: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
-
-
-def _old_fingerprint(module: nn.Module) -> str:
-    """The fingerprint of version 0.1.0: twelve digits that change when a weight does."""
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(-1).double().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _check(loader: Any, seeds: Sequence[int], rivals: Mapping[str, Arm], ours: Sequence[str]) -> None:
