@@ -178,6 +178,9 @@ def compare(args: argparse.Namespace) -> None:
     cut = split(copy_model(model), list(generator.spec.layers))
     val_loader = _measured(args, val)
     _keep(args, val, val_loader, cut=cut, generator=generator)
+    plain = _measured(args, _dataset(args, args.split, eval_transforms(tuple(args.size))))
+    above = _dataset(args, args.ceiling_split, train_transforms(tuple(args.size))) if args.ceiling_split else None
+    ceiling = (lambda seed: seeded_loader(above, args.batch_size, seed=seed, num_workers=args.workers)) if above is not None else None
     result = run(
         model,
         list(generator.spec.layers),
@@ -192,6 +195,10 @@ def compare(args: argparse.Namespace) -> None:
         device=args.device,
         progress=not args.quiet,
         weights_arm=not args.skip_weights,
+        ceiling=ceiling,
+        plain_loader=plain,
+        window=None if args.whole else args.window or "auto",
+        bias=not args.skip_bias,
         **_mixing(args, cut, train),
     )
     if is_main():
@@ -283,9 +290,10 @@ def _dataset(args: argparse.Namespace, split: str, transforms: Any) -> Any:
     from feataug.own_data import folder_data
 
     if args.dataset == "scenes":
-        # Train and validation scenes never meet: their seeds differ.
-        count = SCENES["train" if split == "train" else "val"]
-        return Scenes(count, tuple(args.size or (96, 128)), seed=int(split != "train"), transforms=transforms)
+        # Scenes of different splits never meet: their seeds differ.
+        further = split != args.eval_split and split == getattr(args, "ceiling_split", None)
+        count = SCENES["train" if split == "train" or further else "val"]
+        return Scenes(count, tuple(args.size or (96, 128)), seed=0 if split == "train" else 1 + further, transforms=transforms)
     if args.data is None:
         raise ConfigError(message("feataug: no data.", given=f"--dataset {args.dataset}", needed="--data DIR"))
     official: dict[str, Any] = {"camvid": CamVid, "cityscapes": Cityscapes, "ade20k": ADE20K, "idd": IDDLite}
@@ -307,7 +315,7 @@ def _mixing(args: argparse.Namespace, cut: Any, train: Any) -> dict[str, Any]:
         return {"masks": HardNegativeSampler(DatasetMasks(train), enabled=args.preset == "paper")} | given | kept
     loader = _measured(args, _dataset(args, args.split, eval_transforms(tuple(args.size))))
     device = make_accelerator(args.device, "no").device
-    return recommended(cut, train, loader, train.num_classes, device=device, **given) | kept
+    return recommended(cut, train, loader, train.num_classes, power=args.power, device=device, **given) | kept
 
 
 COMMANDS = {

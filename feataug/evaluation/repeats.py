@@ -29,7 +29,7 @@ def check_repeats(loader: Callable[[int], Iterable[Any]], seed: int, who: str = 
     Source:
         ours.
     """
-    with _put_back():
+    with put_back():
         first = next(part_of(loader(seed)), None)
         # As other work between the arms leaves them: a loader that draws from the global generators now draws other numbers.
         torch.rand(()), np.random.rand(), random.random()
@@ -67,7 +67,7 @@ def _equal(first: Any, second: Any) -> bool:
 
 
 @contextmanager
-def _put_back() -> Any:
+def put_back() -> Any:
     """Leave the global generators as they were."""
     kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:

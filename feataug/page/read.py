@@ -79,6 +79,25 @@ class Run:
         return {}
 
     @property
+    def arms_before_bias(self) -> dict[str, dict[str, Any]]:
+        """A comparison's arms before the class bias, by name; empty where none was fitted."""
+        found = mapping(self.result.get("arms_before_bias")) if self.kind == "compare" else {}
+        base = mapping(mapping(self.result.get("base")).get("before_bias")) if found else {}
+        return {str(name)[:80]: figures(value) for name, value in (({"base": base} if base else {}) | found).items()}
+
+    @property
+    def differences_before_bias(self) -> dict[str, dict[str, Any]]:
+        """``differences`` before the class bias; empty where none was fitted."""
+        found = mapping(self.result.get("differences_before_bias")) if self.kind == "compare" else {}
+        return {str(name)[:80]: gaps(value) for name, value in found.items()}
+
+    @property
+    def shares(self) -> dict[str, dict[str, float | None]]:
+        """Each arm's share of the ceiling's mean gain, by measure; empty where there is no ceiling."""
+        found = mapping(mapping(self.result.get("ceiling")).get("share_of_ceiling")) if self.kind == "compare" else {}
+        return {str(name)[:80]: {m: number(mapping(value).get(m)) for m in TITLES} for name, value in found.items()}
+
+    @property
     def beyond_weights(self) -> dict[str, Any] | None:
         """feataug minus the class weights alone, where a comparison has that arm."""
         found = self.result.get("beyond_weights") if self.kind == "compare" else None
