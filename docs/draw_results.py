@@ -46,16 +46,16 @@ BIAS = """
 TEACHING = """
 ## What features teach
 
-A fresh decoder is trained on features of one source alone, and measured on real images ([the teaching score](evaluate.md)). The generator was chosen by
-how well a trained decoder *recognises* its features, which says nothing of this.
+A fresh decoder is trained on features of one source alone, and measured on real images ([the teaching score](evaluate.md)). The generator was
+chosen by how well a trained decoder *recognises* its features, which says nothing of this.
 """
 
 ARMS = """
 ## Does it help? All arms
 
 Encoder and decoder trained further, as a user would. The control is the same model trained further on real images alone, which the paper does not
-report. *Class weights* are `deficit_weights` without a synthetic feature. The *ceiling* has, in place of synthetic features, real features of labelled
-images that no other arm sees: what the truth would gain in their place.
+report. *Class weights* are `deficit_weights` without a synthetic feature. The *ceiling* has, in place of synthetic features, real features of
+labelled images that no other arm sees: what the truth would gain in their place.
 """
 
 WHEN_NOT = """
@@ -64,9 +64,9 @@ WHEN_NOT = """
 {when_not}
 ## What is not measured again
 
-The paper's other tables and figures, the rivals (OHEM, ISDA, ClassMix, ...), the generators' ablations and the choice of the cut were measured on whole
-images alone: [appendix](whole-images.md), and [the paper, claim by claim](whole-images-paper.md). No conclusion about arms should be drawn from
-them.
+The paper's other tables and figures, the rivals (OHEM, ISDA, ClassMix, ...), the generators' ablations and the choice of the cut were measured on
+whole images alone: [appendix](whole-images.md), and [the paper, claim by claim](whole-images-paper.md). No conclusion about arms should be drawn
+from them.
 """
 
 SAID = ""

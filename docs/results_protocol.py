@@ -134,8 +134,8 @@ def comparison(name: str, r: dict[str, Any]) -> str:
         "",
         f"### {titled(name)}",
         "",
-        f"`python studies/compare.py --data DIR --dataset {s['data']}{_option(s)}{share}`: {s['images']} training images, crops of {rows} x {columns}, "
-        f"{r['settings']['config']['num_steps']} further steps, {seeds(r['seeds'])}; predicted by {way}. feataug: {told}.",
+        f"`python studies/compare.py --data DIR --dataset {s['data']}{_option(s)}{share}`: {s['images']} training images, crops of "
+        f"{rows} x {columns}, {r['settings']['config']['num_steps']} further steps, {seeds(r['seeds'])}; predicted by {way}. feataug: {told}.",
         "",
         f"| after the class bias {HEADS}",
         "|---" + RULE,
