@@ -8,6 +8,7 @@ import re
 
 import forks
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -504,3 +505,45 @@ def test_several_levels(tiny_net):
     assert seen[0] == [(4, 8, 8, 12), (4, 16, 4, 6)]
     assert figures(result, "copied") == figures(result, "real")
     assert all(parts["after"] >= 0 for parts in result["score"].values())
+
+
+class Transformer(nn.Module):
+    """Patches and a class token; the head reads both."""
+
+    def __init__(self):
+        super().__init__()
+        self.vit = timm.create_model("test_vit", img_size=32, num_classes=0, global_pool="")
+        self.head = nn.Linear(2 * self.vit.num_features, CLASSES)
+
+    def forward(self, images):
+        tokens = self.vit(images)
+        patches, token = tokens[:, 1:], tokens[:, :1].expand(-1, tokens.shape[1] - 1, -1)
+        logits = self.head(torch.cat([patches, token], -1)).transpose(1, 2).unflatten(2, (2, 2))
+        return nn.functional.interpolate(logits, images.shape[-2:])
+
+
+def test_tokens(rng):
+    torch.manual_seed(0)
+    model, example = Transformer().eval(), torch.zeros(1, 3, 32, 32)
+    data = [(torch.randn(4, 3, 32, 32, generator=rng), torch.randint(CLASSES, (4, 32, 32), generator=rng)) for _ in range(2)]
+    cut = feataug.split(model, "vit.blocks.1", example=example)
+    assert [level.tokens for level in cut.spec] == [0, 1]
+    # A token is drawn from what is known of that token: with few images, close to their mean.
+    source = ClassGaussians.fit(cut, data, CLASSES, spread=0.0)
+    real = [cut.encode(images)[1] for images, _ in data]
+    drawn = source(data[0][1], cut.encode(data[0][0]), rng)[1]
+    assert torch.allclose(drawn, torch.cat(real).mean(0, keepdim=True).expand_as(drawn), atol=1e-4)
+    result = feataug.teaching_score(
+        model, "vit.blocks.1", None, lambda seed: data, data, feataug.FinetuneConfig(num_steps=2, lr=0.1), seeds=(0,),
+        sources=("real", "gaussians"), num_classes=CLASSES, example=example, device="cpu", progress=False,
+    )  # fmt: skip
+    assert set(result["score"]) == {"real", "gaussians"}
+
+
+def test_a_generator_for_another_cut_is_refused_before_anything_is_trained(loud, prototypes, tmp_path):
+    with pytest.raises(ShapeError, match="teaching_score: the generator was made for another cut"):
+        feataug.teaching_score(
+            loud, "head.0", prototypes, lambda seed: planted("loud", 1), planted("loud", 2), feataug.FinetuneConfig(num_steps=2),
+            output=tmp_path, device="cpu", progress=False,
+        )  # fmt: skip
+    assert not list(tmp_path.rglob("*.json*"))

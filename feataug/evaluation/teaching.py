@@ -23,6 +23,7 @@ from feataug.evaluation.kept_runs import kept_run
 from feataug.evaluation.lesson import Source, first_batches, teach
 from feataug.evaluation.repeats import check_repeats
 from feataug.fingerprints import fingerprint
+from feataug.fits import check_spec
 from feataug.generator import FeatureGenerator
 from feataug.identity import architecture, describe_callable, describe_data
 from feataug.inference import Inference
@@ -151,6 +152,9 @@ def teaching_score(
             check_repeats(loader, seed, "teaching_score")
         own = replace(config, seed=seed)
         cut = fresh_decoder(model, at, seed, fresh, example)
+        if "generator" in names:
+            # Before the first run, not after it.
+            check_spec("teaching_score", generator.spec, cut.spec)  # type: ignore[union-attr]
         cut.model.to(where)
         source = _source(name, cut, generator, others or {}, first_batches(loader(seed), _FIT_BATCHES), num_classes, ignore_index, where)
         trained = teach(
