@@ -37,7 +37,7 @@ class Lesson(nn.Module):
     Args:
         cut: The cut whose decoder is trained; see ``fresh_decoder``.
         source: ``(masks, real, rng) -> features``.
-        name: Of the source, for messages.
+        name: The source's name, for messages.
     """
 
     def __init__(self, cut: Cut, source: Source, name: str) -> None:
@@ -122,9 +122,9 @@ def teach(
         cut: Made by ``fresh_decoder``. Its model is trained in place.
         source: ``(masks, real, rng) -> features``.
         loader: Returns the loader of training ``(images, masks)``, from its beginning.
-        config: Of the training; its ``lr_scale`` holds names of the cut's model.
+        config: Settings of the training; the prefixes of ``lr_scale`` are names in the cut's model.
         num_classes: Number of classes.
-        name: Of the source.
+        name: The source's name.
         about: What tells the source from others, for checkpoints.
         bn_batches: Batches on which BatchNorm is measured after training, or one pass, if that is less.
         ignore_index: Label of void.
