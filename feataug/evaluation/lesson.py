@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from feataug.checks import check_features, check_loader, check_mask_form, check_masks, check_pair, check_pairs
 from feataug.errors import TrainingError, message
+from feataug.evaluation.fresh import encoder_of
 from feataug.losses import segmentation_loss
-from feataug.norms import measure
+from feataug.norms import measure, norms_of
 from feataug.recording import eval_mode
 from feataug.seeds import derive_seed, kept, seeded
 from feataug.specs import MixedBatch
@@ -157,8 +158,10 @@ def teach(
             lesson.masks = check_masks("teaching_score", labels, num_classes, ignore_index).to(where)
             yield pictures
 
+    # The encoder's statistics are the trained ones, whatever mode its norms are in.
+    encoder = [module for module in norms_of(cut.model) if module in encoder_of(cut)[1]]
     with seeded(derive_seed(config.seed, "statistics"), where):
-        measure(lesson, images(), where, {}, "teaching_score")
+        measure(lesson, images(), where, dict.fromkeys(encoder, False), "teaching_score")
     for level, old, new in zip(cut.spec, before, _encoded(cut, probe, where), strict=True):
         if not torch.allclose(old, new, rtol=1e-3, atol=1e-3 * float(old.std())):
             raise TrainingError(
