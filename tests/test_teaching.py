@@ -252,6 +252,40 @@ def test_bn_is_measured_on_what_the_decoder_was_trained_on(loud):
     assert int(model.head[1].num_batches_tracked) == 2
 
 
+class Composite(Net):
+    """Norms with parts of their own, as timm's, and without weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Conv2d(3, 6, 1), timm.layers.BatchNormAct2d(6), nn.Conv2d(6, 6, 1))
+        self.bare = nn.BatchNorm2d(6, affine=False)
+        self.head = nn.Sequential(nn.Conv2d(6, 8, 1), timm.layers.BatchNormAct2d(8), nn.Conv2d(8, CLASSES, 1), nn.BatchNorm2d(CLASSES, affine=False))
+
+    def forward(self, images):
+        return self.head(self.bare(self.encoder(images)))
+
+
+@pytest.mark.parametrize(("at", "before"), [("bare", ("encoder", "bare")), ("encoder", ("encoder",))])
+def test_norms_of_any_kind_stay_or_are_measured(at, before):
+    from feataug.evaluation.fresh import fresh_decoder
+    from feataug.evaluation.lesson import teach as train
+
+    torch.manual_seed(0)
+    model = Composite()
+    for images, _ in planted("loud", 1):
+        model(images)
+    cut = fresh_decoder(model, at, 0)
+    start = copy.deepcopy(cut.model.state_dict())
+    for name, value in start.items():
+        # Statistics after the cut begin anew, those before it are the trained ones.
+        if "running" in name:
+            assert torch.equal(value, model.state_dict()[name]) == name.startswith(before), name
+    config = feataug.FinetuneConfig(num_steps=3, lr=0.1)
+    trained = train(cut, lambda masks, real, rng: real, lambda: planted("loud", 3), config, CLASSES, name="real", device="cpu", progress=False)
+    for name, value in trained.state_dict().items():
+        assert torch.equal(value, start[name]) == name.startswith(before), name
+
+
 def test_the_class_bias_is_fitted_on_training_images_and_helps(loud):
     def rare(seed):
         # Half of the pixels are void; what is left is mostly of class 0.

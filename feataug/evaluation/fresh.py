@@ -43,7 +43,7 @@ def fresh_decoder(
         SplitError: see ``split``.
     """
     cut = split(copy_model(model).eval(), at, example=example)
-    frozen, before = _encoder(cut)
+    frozen, before = encoder_of(cut)
     if fresh is None:
         with seeded(derive_seed(seed, "fresh decoder")):
             _reset(cut.model, frozen, before)
@@ -54,17 +54,18 @@ def fresh_decoder(
         kept = _encoder_state(cut.model, frozen, before)
         cut.remove()
         cut = split(_filled(copy_model(made).eval(), kept), at, example=example)
-        before = _encoder(cut)[1]
+        before = encoder_of(cut)[1]
     cut.model.train()
     for name, parameter in cut.model.named_parameters():
         parameter.requires_grad_(name not in frozen and parameter.is_floating_point())
     for module in before:
-        if not any(module.children()):
+        # Also those with parts of their own, such as timm's norms, which hold their activation.
+        if not any(parameter.requires_grad for parameter in module.parameters()):
             module.training = False
     return cut
 
 
-def _encoder(cut: Cut) -> tuple[set[str], set[nn.Module]]:
+def encoder_of(cut: Cut) -> tuple[set[str], set[nn.Module]]:
     """Names of the weights before the cut, and the modules that encoding calls."""
     called: set[nn.Module] = set()
     handles = [module.register_forward_pre_hook(lambda module, args: called.add(module)) for module in cut.model.modules()]

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from feataug.checks import check_features, check_loader, check_mask_form, check_masks, check_pair, check_pairs
 from feataug.errors import TrainingError, message
+from feataug.evaluation.fresh import encoder_of
 from feataug.losses import segmentation_loss
-from feataug.norms import measure
+from feataug.norms import measure, norms_of
 from feataug.recording import eval_mode
 from feataug.seeds import derive_seed, kept, seeded
 from feataug.specs import MixedBatch
@@ -37,7 +38,7 @@ class Lesson(nn.Module):
     Args:
         cut: The cut whose decoder is trained; see ``fresh_decoder``.
         source: ``(masks, real, rng) -> features``.
-        name: Of the source, for messages.
+        name: The source's name, for messages.
     """
 
     def __init__(self, cut: Cut, source: Source, name: str) -> None:
@@ -122,9 +123,9 @@ def teach(
         cut: Made by ``fresh_decoder``. Its model is trained in place.
         source: ``(masks, real, rng) -> features``.
         loader: Returns the loader of training ``(images, masks)``, from its beginning.
-        config: Of the training; its ``lr_scale`` holds names of the cut's model.
+        config: Settings of the training; the prefixes of ``lr_scale`` are names in the cut's model.
         num_classes: Number of classes.
-        name: Of the source.
+        name: The source's name.
         about: What tells the source from others, for checkpoints.
         bn_batches: Batches on which BatchNorm is measured after training, or one pass, if that is less.
         ignore_index: Label of void.
@@ -157,8 +158,10 @@ def teach(
             lesson.masks = check_masks("teaching_score", labels, num_classes, ignore_index).to(where)
             yield pictures
 
+    # The encoder's statistics are the trained ones, whatever mode its norms are in.
+    encoder = [module for module in norms_of(cut.model) if module in encoder_of(cut)[1]]
     with seeded(derive_seed(config.seed, "statistics"), where):
-        measure(lesson, images(), where, {}, "teaching_score")
+        measure(lesson, images(), where, dict.fromkeys(encoder, False), "teaching_score")
     for level, old, new in zip(cut.spec, before, _encoded(cut, probe, where), strict=True):
         if not torch.allclose(old, new, rtol=1e-3, atol=1e-3 * float(old.std())):
             raise TrainingError(
