@@ -135,7 +135,7 @@ def test_an_arm_that_was_stopped_goes_on_as_if_it_had_not_been(parts, tmp_path):
 
 def test_a_run_that_is_measured_again_is_not_measured_as_before(parts, tmp_path):
     """All steps are done, the figures' file is gone, and the way to measure is another one."""
-    model, _, generator = parts
+    model, _, _ = parts
     config = feataug.FinetuneConfig(num_steps=3, lr=0.05)
     for value in (1.0, 2.0):
         _, figures = train_arm(

@@ -127,6 +127,17 @@ def test_options_that_contradict_each_other_or_do_nothing(options, text):
     assert str(error.value) == text
 
 
+def test_the_ceilings_split_is_one_that_no_other_arm_sees():
+    for split, of in (("train", "--split"), ("val", "--eval-split")):
+        with pytest.raises(ConfigError) as error:
+            parse(["compare", "--model", "a", "--generator", "b", "--ceiling-split", split])
+        assert str(error.value) == (
+            "feataug compare: the ceiling's split is already in use.\n"
+            f"  given:   --ceiling-split {split}, which is {of}\n"
+            "  needed:  a split of labelled images that no other arm sees"
+        )
+
+
 def test_what_is_not_given_explicitly_is_no_contradiction(tmp_path):
     args, _ = parse(["finetune", "--model", "a"])
     assert (args.ratio, args.bank, args.preset, args.label_smoothing) == (None, 0, "recommended", 1e-4)

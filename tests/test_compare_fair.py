@@ -184,7 +184,7 @@ def test_windows_or_whole_images(rare):
     assert str(error.value) == (
         "compare: window is not offered.\n  given:   'whole'\n  needed:  \"auto\", None, or rows and columns"
     )
-    with pytest.raises(ShapeError, match="^compare: crop_size"):
+    with pytest.raises(ShapeError, match=r"^compare: crop_size"):
         window(crop_size=(0, 3))
 
 
