@@ -121,7 +121,8 @@ def make_parser() -> argparse.ArgumentParser:
             "--power",
             type=Number(low=0),
             default=0.0,
-            help="weigh up classes that are predicted too rarely, with the recommended preset (0: not at all; a class bias does the same for nothing)",
+            help="weigh up classes that are predicted too rarely, with the recommended preset (0: not at all; a class bias does the same "
+            "for nothing)",
         )
         command.add_argument("--steps", type=POSITIVE, default=1000, help="optimiser steps")
         command.add_argument("--lr", type=Number(low=0), default=1e-3, help="first learning rate of the poly policy")

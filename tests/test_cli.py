@@ -65,7 +65,7 @@ def test_a_whole_run_by_commands(tmp_path, capsys, monkeypatch):
         "--output",
         str(compared),
     ]
-    assert main(["compare", *TINY, *pair]) == 0
+    assert main(["compare", *TINY, *pair, "--ceiling-split", "more", "--window", "24", "32"]) == 0
     taught = ["--model", base, "--generator", generator, "--steps", "2", "--seeds", "1", "--output", str(tmp_path / "taught")]
     assert main(["teach", *TINY, *taught]) == 0
     # The same command again: nothing is run, and nothing else is said.
@@ -74,7 +74,12 @@ def test_a_whole_run_by_commands(tmp_path, capsys, monkeypatch):
     assert out.count("features   seeds   mIoU  with bias  score  with bias\nreal       1") == 2
     assert "feataug minus control, 95 % intervals over 2 seeds: PixelAcc" in out
     assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    assert json.loads((compared / "result.json").read_text())["difference"]["miou"].keys() == {"mean", "low", "high"}
+    result = json.loads((compared / "result.json").read_text())
+    assert result["difference"]["miou"].keys() == {"mean", "low", "high"}
+    assert list(result["arms"]) == ["control", "feataug", "ceiling"]
+    prediction = result["settings"]["prediction"]
+    assert (prediction["window"], prediction["bias_from"]) == ([24, 32], "plain_loader")
+    assert result["settings"]["leak_check"] == "images"
     folders = ("mixed", "measured", "scaled", "generator")
     stored = {folder: json.loads((tmp_path / folder / "result.json").read_text()) for folder in folders}
     assert "inference" not in stored["measured"]
