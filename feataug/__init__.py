@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from feataug.balancing import deficit_weights
     from feataug.evaluation.compare import compare
     from feataug.evaluation.inference import Inference
+    from feataug.evaluation.quality import feature_quality
     from feataug.evaluation.stages import stages
     from feataug.filtering import PixelFilter
     from feataug.generator import FeatureGenerator
@@ -54,6 +55,7 @@ _HOME = {
     "cuts": "places",
     "deficit_weights": "balancing",
     "evaluate": "metrics",
+    "feature_quality": "evaluation",
     "pseudo_masks": "masks",
     "recognition": "metrics",
     "recommended": "presets",
@@ -91,6 +93,7 @@ __all__ = [
     "cuts",
     "deficit_weights",
     "evaluate",
+    "feature_quality",
     "pseudo_masks",
     "recognition",
     "recommended",

@@ -11,8 +11,8 @@ import feataug
 NAMES = [
     "ClassBalancedMasks", "Cut", "DatasetMasks", "FeatureBank", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner",
     "GeneratorConfig", "GeneratorTrainer", "HardNegativeSampler", "Inference", "LayoutComposer", "LevelSpec", "MaskMixture", "MixedBatch",
-    "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "deficit_weights", "evaluate", "pseudo_masks", "recognition", "recommended",
-    "split", "stages", "synthetic_loss", "update_bn",
+    "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "deficit_weights", "evaluate", "feature_quality", "pseudo_masks", "recognition",
+    "recommended", "split", "stages", "synthetic_loss", "update_bn",
 ]  # fmt: skip
 
 
