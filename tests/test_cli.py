@@ -89,6 +89,10 @@ def test_a_whole_run_by_commands(tmp_path, capsys, monkeypatch):
     ):
         assert fact in card
     assert f"synthetic {stored['generator']['recognition']['synthetic']:.2f}, " in card
+    quality = stored["generator"]["quality"]
+    assert list(quality["per_class"]) == list(val.classes)
+    assert f"recall {quality['recall']:.2f} (real features: {quality['reference']['recall']:.2f})" in card
+    assert "Memory: " in out
     assert f"mIoU {stored['mixed']['miou']:.2f}, " in (tmp_path / "mixed" / "README.md").read_text()
     assert "mIoU" in out
     for name, kind, pictures in (

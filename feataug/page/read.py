@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from feataug.errors import CheckpointError, DataError, FeatAugError, MissingDataError, message
-from feataug.page.plain import figures, gaps, listed, mapping, number, plain_gaps
+from feataug.page.plain import figures, gaps, listed, mapping, number, plain_gaps, quality
 from feataug.report import TITLES
 from feataug.samples import SAMPLES, Samples, read_samples
 from feataug.training.checkpoint import checkpoints, stored_settings
@@ -100,6 +100,11 @@ class Run:
         return {name: number(found.get(name)) for name in ("real", "synthetic", "ratio", "diversity")} | {
             "measures": {name: figures(measures.get(name)) for name in ("real", "synthetic") if name in measures}
         }
+
+    @property
+    def quality(self) -> dict[str, Any]:
+        """Synthetic features against real ones; see ``plain.quality``."""
+        return quality(self.result.get("quality"))
 
     @property
     def classes(self) -> list[str]:
