@@ -11,7 +11,7 @@ from feataug.evaluation.fidelity import kth_distance, nearest
 
 # Share of held-out samples that lie below the limit by chance.
 CHANCE = 0.01
-# The limit is at most so much of the held-out samples' median.
+# A copy is nearer than half of what separates features, and than half of what the held-out samples' median is.
 CLOSE = 0.5
 # Distances below a hundredth of a standard deviation are no distances: float32 rounds there, and dead cells are all the same.
 _FLOOR = 0.01
@@ -38,13 +38,19 @@ def memory_test(trained: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor])
             two of each at least.
 
     Returns:
-        ``synthetic``: the median distance from a sample of a training mask to its nearest training feature; ``held_out``: from a sample of
-        a held-out mask to its nearest held-out feature; ``real``: from a held-out real feature to its nearest training feature. They are
-        root mean squares over channels, so that 1 is a standard deviation. ``ratio``: ``synthetic`` over ``held_out``, ``None`` where that
-        is 0. ``nearer``: the probability that a training sample's ratio of distances is below a held-out sample's (Mann and Whitney's
-        ``U / n^2``), 0.5 without copying and 1 with it. ``copied``: the share of training samples whose ratio is below the 1 % quantile,
-        and below half of the median, of the held-out samples' ratios: splits of a data set always differ a little, so that a sample has
-        to be much nearer and not only significantly. ``copies``: whether ``copied`` is above 0.1. ``samples``: how many there were.
+        Plain values. Distances are root mean squares over channels, so that 1 is a standard deviation.
+
+        - ``synthetic``: the median distance from a sample of a training mask to its nearest training feature;
+        - ``held_out``: from a sample of a held-out mask to its nearest held-out feature;
+        - ``real``: from a held-out real feature to its nearest training feature;
+        - ``ratio``: ``synthetic`` over ``held_out``, ``None`` where that is 0;
+        - ``nearer``: the probability that a training sample's ratio of distances is below a held-out sample's (Mann and Whitney's
+          ``U / n^2``), near 0.5 without copying and 1 with it, but also where held-out images differ from training images;
+        - ``copied``: the share of training samples whose ratio is below 0.5, below the 1 % quantile and below half of the median of the
+          held-out samples' ratios. Splits of a data set always differ a little, so that a sample has to be much nearer, and not only
+          significantly;
+        - ``copies``: whether ``copied`` is above 0.1;
+        - ``samples``: how many there were.
 
     Source:
         Meehan, Chaudhuri and Dasgupta (2020), "A non-parametric test to detect data-copying in generative models": the statistic of Mann
@@ -64,7 +70,7 @@ def memory_test(trained: tuple[Tensor, Tensor], held_out: tuple[Tensor, Tensor])
         return found.cpu().double() / scale, ((found / scale + _FLOOR) / (spacing + _FLOOR)).cpu().double()
 
     (seen, ratios), (reference, usual) = relative(fake, train, val), relative(other, val, train)
-    limit = min(float(usual.quantile(CHANCE)), CLOSE * float(usual.median()))
+    limit = min(float(usual.quantile(CHANCE)), CLOSE * min(float(usual.median()), 1.0))
     copied = float((ratios < limit).double().mean())
     middle = float(reference.median())
     return {

@@ -121,18 +121,22 @@ def _quality(run: Run) -> Iterator[Finding]:
             "copies",
             "The generator copies training features",
             "; ".join(seen) or "the memory test says so",
-            f"more than {COPIED:.0%} of the samples are less than half as far from a training feature as held-out masks' samples are from theirs",
+            f"more than {COPIED:.0%} of the samples are less than half as far from a training feature as from one that was not seen",
             "Train it on more images or for fewer steps (--images), or make it smaller. What it makes is no more private than the images.",
         )
     recall, usual = found["recall"], found["reference"]["recall"]
     if recall is not None and usual is not None and recall < NARROW * usual:
+        precision, precise = found["precision"], found["reference"]["precision"]
+        # Samples that are like no real feature cover none, either, however varied they are.
+        strange = precision is not None and precise is not None and precision < NARROW * precise
+        also = f"; precision {precision:.3f}, real features get {precise:.2f}" if strange else ""
         yield Finding(
             "narrow",
-            "Synthetic features lack variety",
-            f"recall {recall:.3f}; real features get {usual:.2f}",
+            "Synthetic features are unlike real ones" if strange else "Synthetic features lack variety",
+            f"recall {recall:.3f}; real features get {usual:.2f}{also}",
             f"recall below {NARROW} of what real features get",
-            "Most real features are unlike any synthetic one: a decoder learns little from such samples. Raise latent_weight or "
-            "diversity_weight, lower l1_weight, or train longer.",
+            "Most real features are unlike any synthetic one, and a decoder learns little from such samples. "
+            + ("Train the generator longer." if strange else "Raise latent_weight or diversity_weight, or train longer."),
         )
 
 
