@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from feataug.evaluation.class_bias import fit_class_bias
     from feataug.evaluation.compare import compare
     from feataug.evaluation.fitting import fit_inference
+    from feataug.evaluation.quality import feature_quality
     from feataug.evaluation.stages import stages
     from feataug.evaluation.teaching import teaching_score
     from feataug.filtering import PixelFilter
@@ -57,6 +58,7 @@ _HOME = {
     "cuts": "places",
     "deficit_weights": "balancing",
     "evaluate": "metrics",
+    "feature_quality": "evaluation",
     "fit_class_bias": "evaluation",
     "fit_inference": "evaluation",
     "pseudo_masks": "masks",
@@ -97,6 +99,7 @@ __all__ = [
     "cuts",
     "deficit_weights",
     "evaluate",
+    "feature_quality",
     "fit_class_bias",
     "fit_inference",
     "pseudo_masks",

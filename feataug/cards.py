@@ -18,6 +18,7 @@ from feataug.errors import ConfigError, message
 MARK = "<!-- Written by feataug, and written anew when the model is saved again, unless this line is taken out. -->"
 
 _UNKNOWN_LICENSE = "unknown: ask the data's owners"
+_QUALITIES = {"frechet": "Fréchet distance", "precision": "precision", "recall": "recall"}
 _MEASURES = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
 
 
@@ -57,6 +58,11 @@ _FACTS: dict[str, tuple[str, Callable[[Any], bool], tuple[str, ...]]] = {
         _numbers("real", "synthetic", "score"),
         ("real", "synthetic", "score", "gaussians"),
     ),
+    "quality": (
+        "what feataug.feature_quality returns: a dictionary with the numbers precision and recall, and perhaps frechet, reference, memory",
+        _numbers("precision", "recall"),
+        tuple(_QUALITIES),
+    ),
     "measures": (
         "a dictionary with the numbers pixel_acc, class_acc, miou and fw_iou, in percent",
         _numbers(*_MEASURES),
@@ -93,6 +99,8 @@ def known_facts(card: Any) -> dict[str, Any]:
     for name, value in facts.items():
         if keys := _FACTS[name][2]:
             facts[name] = {key: value[key] for key in keys if _number(value.get(key))} | _absent(value.get("absent"), name)
+            if name == "quality":
+                facts[name] |= _quality(value)
         elif name == "classes":
             facts[name] = list(value)
     return facts
@@ -100,8 +108,35 @@ def known_facts(card: Any) -> dict[str, Any]:
 
 def _absent(value: Any, name: str) -> dict[str, list[Any]]:
     """Classes without a pixel in the masks that were measured on, by number or name."""
-    kept = [x for x in value if _text(x) or (isinstance(x, int) and not isinstance(x, bool))] if isinstance(value, (list, tuple)) else []
+    kept = (
+        [x for x in value if _text(x) or (isinstance(x, int) and not isinstance(x, bool))]
+        if isinstance(value, (list, tuple))
+        else []
+    )
     return {"absent": kept} if kept and name == "measures" else {}
+
+
+def _quality(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a generator's quality: what real features get, and whether it copies."""
+    reference, memory = (x if isinstance(x, Mapping) else {} for x in (value.get("reference"), value.get("memory")))
+    numbers = {name: reference[name] for name in _QUALITIES if _number(reference.get(name))}
+    # In config.json it stands by itself.
+    copies = value.get("copies", memory.get("copies"))
+    return ({"reference": numbers} if numbers else {}) | ({"copies": copies} if isinstance(copies, bool) else {})
+
+
+def _quality_text(quality: Mapping[str, Any]) -> list[str]:
+    """At most three lines."""
+    reference = quality.get("reference", {})
+    figures = [
+        f"{title} {quality[name]:.2f}" + (f" (real features: {reference[name]:.2f})" if name in reference else "")
+        for name, title in _QUALITIES.items()
+        if name in quality
+    ]
+    lines = ["Synthetic features against real features of held-out images, cell by cell:", ", ".join(figures) + "."]
+    if "copies" in quality:
+        lines.append(f"Memory test: {'the generator copies training features' if quality['copies'] else 'no sign of copying'}.")
+    return ["", *lines]
 
 
 def data_facts(data: Any, split: str, license: str | None, folder: Path | None, **more: Any) -> dict[str, Any]:
@@ -227,11 +262,15 @@ def facts_text(facts: Mapping[str, Any]) -> str:
             f"Teaching score (mIoU on real images of a fresh decoder trained on such features alone, in percent): real {taught['real']:.2f}, "
             f"synthetic {taught['synthetic']:.2f}{other}, score {taught['score']:.2f}."
         ]
+    if quality := facts.get("quality"):
+        measured += _quality_text(quality)
     if scores := facts.get("measures"):
         measured.append(", ".join(f"{title} {scores[name]:.2f}" for name, title in _MEASURES.items()) + " (percent).")
         names = facts.get("classes", [])
         if absent := [plain(names[x] if isinstance(x, int) and 0 <= x < len(names) else x) for x in scores.get("absent", ())]:
-            measured.append(f"\nWithout a pixel in the masks that were measured on: {', '.join(absent)}. Nothing is known of these classes.")
+            measured.append(
+                f"\nWithout a pixel in the masks that were measured on: {', '.join(absent)}. Nothing is known of these classes."
+            )
     lines += measured or ["Not measured, or not stated."]
     lines += ["", "## Licence", "", f"Of the weights: {plain(facts.get('license', 'not stated'))}."]
     # By its name: the package stands above its modules, and imports them.

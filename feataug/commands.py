@@ -89,7 +89,7 @@ def fit_generator(args: argparse.Namespace) -> None:
     from feataug.generator import FeatureGenerator
     from feataug.models import PSPNet
     from feataug.processes import is_main
-    from feataug.report import recognition_summary, write_result
+    from feataug.report import quality_summary, quality_table, recognition_summary, write_result
     from feataug.splitting import split
     from feataug.training.generator import GeneratorTrainer
 
@@ -101,12 +101,19 @@ def fit_generator(args: argparse.Namespace) -> None:
     config = training_config(args)
     trainer = GeneratorTrainer(generator, cut, config, output=args.output / "run", device=args.device, progress=not args.quiet)
     val_loader = _measured(args, val)
-    results = trainer.fit(seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers), val_loader)
+    loader = seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers)
+    results = trainer.fit(loader, val_loader)
     if is_main():
         generator.save_pretrained(args.output, card=data_facts(train, args.split, args.data_license, args.data))
     _keep(args, val, val_loader, cut=cut, generator=generator)
     score = recognition_summary(results[-1], train.classes)
-    write_result(args.output, {"recognition": score, "config": config.to_dict(), "at": args.at})
+    result = {"recognition": score, "config": config.to_dict(), "at": args.at}
+    if not args.skip_quality and is_main() and (found := _quality(args, trainer, loader, val_loader)):
+        result["quality"] = quality_summary(found, train.classes)
+        # Once more, with the new figures on the card.
+        generator.save_pretrained(args.output, card={"quality": found})
+        _say(quality_table(result["quality"]))
+    write_result(args.output, result)
     _say(
         f"recognition score: real {score['real']:.2f}, synthetic {score['synthetic']:.2f}, ratio {score['ratio']:.2f}; "
         f"diversity {score['diversity']:.2f}\nwritten: {args.output}"
@@ -270,6 +277,24 @@ def _keep(args: argparse.Namespace, data: Any, loader: Any, models: Any = None, 
 
     about: Any = {"classes": data.classes, "palette": data.palette, "units": (IMAGENET_MEAN, IMAGENET_STD), "cut": cut}
     keep_samples(args.output / SAMPLES, loader, models, generator=generator, **about)
+
+
+def _quality(args: argparse.Namespace, trainer: Any, loader: Any, val_loader: Any) -> dict[str, Any] | None:
+    """What ``feature_quality`` says; a training of hours does not fail for data that are too few to be compared."""
+    import warnings
+
+    from feataug.errors import DataError, FeatAugWarning
+    from feataug.evaluation import feature_quality
+
+    try:
+        return feature_quality(
+            trainer.cut, trainer.generator, loader, val_loader, seed=args.seed, device=trainer.accelerator.device
+        )
+    except DataError as error:
+        warnings.warn(
+            f"feataug fit-generator: the quality of the features was not measured.\n{error}", FeatAugWarning, stacklevel=2
+        )
+        return None
 
 
 def _measured(args: argparse.Namespace, data: Any) -> Any:

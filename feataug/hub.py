@@ -39,8 +39,8 @@ class HubModel(PyTorchModelHubMixin):
             save_directory: The folder. A card of ours that is there is written anew; one of your own stays.
             card: What you know of the model, beside what training found out: ``data`` and ``data_license`` (texts), ``classes`` (names),
                 ``images`` (how many training saw), ``recognition`` (real, synthetic, ratio, diversity), ``teaching``
-                (``report.teaching_summary``), ``measures`` (pixel_acc, class_acc, miou, fw_iou), ``license`` (of the weights). It is kept
-                in ``config.json``, for later cards.
+                (``report.teaching_summary``), ``quality`` (what ``feataug.feature_quality`` returns), ``measures`` (pixel_acc, class_acc,
+                miou, fw_iou), ``license`` (of the weights). It is kept in ``config.json``, for later cards.
             kwargs: As huggingface_hub's mixin takes them: ``push_to_hub``, ``repo_id`` and so on.
 
         Raises:

@@ -183,6 +183,11 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--preset", default="default", choices=("default", "paper"), help="architecture and objective")
     command.add_argument("--images", type=POSITIVE, default=20_000, help="length of training, counted in images")
     command.add_argument("--lr", type=Number(low=0), help="learning rate, instead of the preset's")
+    command.add_argument(
+        "--skip-quality",
+        action="store_true",
+        help="leave out what is measured after training: Fréchet distance, precision, recall, and the test for copied features",
+    )
 
     command = add("finetune", "Train a segmentation model, with synthetic features if a generator is given.")
     add_data(command, training=True)

@@ -16,6 +16,7 @@ from feataug.places import Place
 from feataug.specs import FeatureSpec, crossing
 
 TITLES = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
+QUALITIES = {"frechet": "Fréchet", "precision": "precision", "recall": "recall"}
 
 
 def by_class(result: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
@@ -44,6 +45,38 @@ def recognition_summary(result: Mapping[str, Any], classes: Sequence[str]) -> di
         "diversity": result["diversity"],
         "measures": {name: by_class(result[name], classes) for name in ("real", "synthetic")},
     }
+
+
+def quality_summary(result: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """What ``evaluation.feature_quality`` returns, with ``per_class`` by the classes' names and without ``levels``."""
+    kept = {name: value for name, value in result.items() if name != "levels"}
+    return kept | {"per_class": dict(zip(classes, result["per_class"], strict=True))}
+
+
+def quality_table(result: Mapping[str, Any]) -> str:
+    """Fréchet distance, precision and recall as text, each beside that of real features, by class; and whether features are copied.
+
+    Args:
+        result: What ``quality_summary`` returns.
+    """
+    rows = [("", "cells", *(x for title in QUALITIES.values() for x in (title, "(real)")))]
+    for name, figures in ({"all classes": result} | dict(result["per_class"])).items():
+        both = (figures or {}, (figures or {}).get("reference") or {})
+        cells = (x.get(key) for key in QUALITIES for x in both)
+        count = "-" if figures is None else str(figures["cells"])
+        rows.append((name, count, *("-" if cell is None else f"{cell:.2f}" for cell in cells)))
+    return "\n".join([*_aligned(rows, left=1), memory_text(result["memory"])])
+
+
+def memory_text(memory: Mapping[str, Any]) -> str:
+    """What the memory test says, in a line."""
+    parts = [
+        f"{name} {test['synthetic']:.2f} from training features, {test['held_out']:.2f} from held-out ones"
+        for name, test in ((name, memory.get(name)) for name in ("cells", "maps"))
+        if test and test.get("synthetic") is not None and test.get("held_out") is not None
+    ]
+    verdict = "copies training features" if memory.get("copies") else "no sign of copying"
+    return f"Memory: {verdict}" + (f" (median distance: {'; '.join(parts)})" if parts else "")
 
 
 def write_result(folder: str | Path, result: Mapping[str, Any]) -> Path:
@@ -207,12 +240,12 @@ def stages_table(result: Mapping[str, Any]) -> str:
     return "\n".join([*_aligned(rows), "", result["why"]])
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """A line for each row: a place and what crosses there to the left, figures to the right."""
+def _aligned(rows: Sequence[Sequence[str]], left: int = 2) -> list[str]:
+    """A line for each row: the first ``left`` columns, which are words, to the left, figures to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
-            f"{cell:{'<' if column < 2 else '>'}{width}}" for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            f"{cell:{'<' if column < left else '>'}{width}}" for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in rows
     ]

@@ -24,6 +24,14 @@ CARD = {
     "images": 1200,
     "recognition": {"real": 61.234, "synthetic": 50.0, "ratio": 0.8165, "diversity": 0.91, "measures": {"left": "out"}},
     "teaching": {"real": 47.2, "synthetic": 35.3, "score": 0.748, "gaussians": 42.5},
+    "quality": {
+        "frechet": 3.456,
+        "precision": 0.75,
+        "recall": 0.5,
+        "reference": {"frechet": 2.0, "precision": 0.8, "recall": None},
+        "memory": {"copies": False, "maps": None},
+        "per_class": [None],
+    },
     "license": "cc-by-4.0",
 }
 
@@ -52,6 +60,9 @@ def test_a_card_says_what_is_known(tmp_path):
         "- Images that training saw: 1200\n",
         "real 61.23, synthetic 50.00, ratio 0.82. Diversity: 0.91 (",
         "real 47.20, synthetic 35.30, class Gaussians 42.50, score 0.75.\n",
+        "\nSynthetic features against real features of held-out images, cell by cell:\n"
+        "Fréchet distance 3.46 (real features: 2.00), precision 0.75 (real features: 0.80), recall 0.50.\n"
+        "Memory test: no sign of copying.\n",
         "Of the weights: cc-by-4.0.\n",
         f"feataug {__version__}.\n",
     ):
@@ -142,7 +153,7 @@ def test_a_card_of_ours_is_renewed_and_one_of_the_users_stays(tmp_path):
         (
             {"date": "today"},
             "FeatureGenerator: a fact of the card is unknown.\n  given:   'date'\n"
-            "  needed:  data, data_license, classes, images, recognition, teaching, measures, license",
+            "  needed:  data, data_license, classes, images, recognition, teaching, quality, measures, license",
         ),
         (
             {"images": 1.5},
@@ -185,9 +196,19 @@ def test_nobodys_text_does_more_than_stand_there(tmp_path):
 def test_facts_in_a_file_of_somebody_are_taken_or_left(tmp_path):
     make_generator().save_pretrained(tmp_path)
     file = tmp_path / "config.json"
-    for card in ([1], "text", {"data": 5, "images": True, "evil": "x", "recognition": {"real": float("nan")}, "classes": [1]}):
+    for card in (
+        [1],
+        "text",
+        {"data": 5, "images": True, "evil": "x", "recognition": {"real": float("nan")}, "classes": [1], "quality": {"recall": 1}},
+    ):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"card": card}))
         assert FeatureGenerator.from_pretrained(tmp_path).card == {}
+
+
+def test_a_quality_that_is_damaged_says_what_is_left_of_it():
+    card = {"precision": 0.5, "recall": 0.25, "frechet": "x", "reference": [1], "memory": 3, "copies": "yes", "evil": 1}
+    assert known_facts({"quality": card}) == {"quality": {"precision": 0.5, "recall": 0.25}}
+    assert known_facts({"quality": card | {"copies": True}})["quality"]["copies"] is True
 
 
 def test_what_training_found_out_is_on_the_card_and_what_was_known_before_is_not(tiny_net):

@@ -1,6 +1,7 @@
 """The commands, end to end on tiny embedded scenes."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -11,6 +12,7 @@ from feataug import commands
 from feataug.cli import main
 from feataug.data import Scenes, eval_transforms, seeded_loader
 from feataug.demo import DemoConfig, run_demo, summary
+from feataug.errors import DataError, FeatAugWarning
 from feataug.evaluation import Inference
 from feataug.metrics import MEASURES, evaluate
 from feataug.models import PSPNet
@@ -99,6 +101,10 @@ def test_a_whole_run_by_commands(tmp_path, capsys, monkeypatch):
     ):
         assert fact in card
     assert f"synthetic {stored['generator']['recognition']['synthetic']:.2f}, " in card
+    quality = stored["generator"]["quality"]
+    assert list(quality["per_class"]) == list(val.classes)
+    assert f"recall {quality['recall']:.2f} (real features: {quality['reference']['recall']:.2f})" in card
+    assert "Memory: " in out
     assert f"mIoU {stored['mixed']['miou']:.2f}, " in (tmp_path / "mixed" / "README.md").read_text()
     assert "mIoU" in out
     for name, kind, pictures in (
@@ -121,6 +127,19 @@ def test_a_whole_run_by_commands(tmp_path, capsys, monkeypatch):
         assert called["finished"]
         assert called["arguments"]["size"] == [32, 48]
         assert called["versions"]["torch"] in page
+
+
+def test_data_that_are_too_few_to_be_compared_do_not_stop_fit_generator(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise DataError("feature_quality: too few cells.")
+
+    monkeypatch.setattr("feataug.evaluation.feature_quality", refuse)
+    trainer = SimpleNamespace(cut=None, generator=None, accelerator=SimpleNamespace(device="cpu"))
+    with pytest.warns(FeatAugWarning) as caught:
+        assert commands._quality(SimpleNamespace(seed=0), trainer, [], []) is None
+    assert str(caught[0].message) == (
+        "feataug fit-generator: the quality of the features was not measured.\nfeature_quality: too few cells."
+    )
 
 
 def test_help_is_for_newcomers(capsys):

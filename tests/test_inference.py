@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import feataug
-from feataug.errors import ConfigError, DtypeError, ShapeError
 from feataug import inference
+from feataug.errors import ConfigError, DtypeError, ShapeError
 from feataug.inference import Inference, _cover, _starts
 from feataug.models import PSPNet
 

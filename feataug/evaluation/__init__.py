@@ -1,4 +1,4 @@
-"""Questions about a trained model: what does it predict, where to cut it, and does feataug help it?"""
+"""Questions about a trained model: what does it predict, where to cut it, how good are synthetic features, and does feataug help it?"""
 
 from feataug.evaluation.arms import train_arm
 from feataug.evaluation.class_bias import fit_class_bias
@@ -6,6 +6,7 @@ from feataug.evaluation.compare import compare
 from feataug.evaluation.fitting import fit_inference
 from feataug.evaluation.gaussians import ClassGaussians
 from feataug.evaluation.intervals import difference, differences, mean_figures, verdict
+from feataug.evaluation.quality import feature_quality
 from feataug.evaluation.stages import recommend, stages
 from feataug.evaluation.teaching import teaching_score
 from feataug.inference import Inference
@@ -16,6 +17,7 @@ __all__ = [
     "compare",
     "difference",
     "differences",
+    "feature_quality",
     "fit_class_bias",
     "fit_inference",
     "mean_figures",

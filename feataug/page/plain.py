@@ -8,7 +8,7 @@ from typing import Any
 from feataug.evaluation.intervals import verdict
 from feataug.evaluation.verdicts import beyond_bias, room
 from feataug.page.markup import DASH
-from feataug.report import TITLES
+from feataug.report import QUALITIES, TITLES
 
 _NAME = 80
 
@@ -59,6 +59,29 @@ def figures(value: Any) -> dict[str, Any]:
     # Not defined, rather than damaged: an accuracy that is there, and is none.
     absent = [str(name)[:_NAME] for name, x in named.items() if isinstance(x, dict) and "acc" in x and x["acc"] is None]
     return {m: number(source.get(m)) for m in TITLES} | {"per_class": kept, "absent": absent}
+
+
+def quality(value: Any) -> dict[str, Any]:
+    """What ``report.quality_summary`` made: figures, ``reference``, ``per_class`` and ``memory``; empty where nothing was measured."""
+    source = mapping(value)
+    if not any(number(source.get(name)) is not None for name in QUALITIES):
+        return {}
+
+    def row(value: Any) -> dict[str, Any]:
+        found, reference = mapping(value), mapping(mapping(value).get("reference"))
+        both = {name: number(found.get(name)) for name in QUALITIES}, {name: number(reference.get(name)) for name in QUALITIES}
+        return both[0] | {"cells": number(found.get("cells")), "reference": both[1]}
+
+    memory = mapping(source.get("memory"))
+    distances = ("synthetic", "held_out", "real", "ratio", "copied")
+    tests: dict[str, Any] = {
+        name: {key: number(mapping(memory.get(name)).get(key)) for key in distances}
+        for name in ("cells", "maps")
+        if mapping(memory.get(name))
+    }
+    named = {str(name)[:_NAME]: row(x) for name, x in mapping(source.get("per_class")).items()}
+    copies = memory.get("copies")
+    return row(source) | {"per_class": named, "memory": tests, "copies": copies if isinstance(copies, bool) else None}
 
 
 def gap(value: Any) -> dict[str, float | None]:

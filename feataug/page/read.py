@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from feataug.errors import CheckpointError, DataError, FeatAugError, MissingDataError, message
-from feataug.page.plain import figures, gaps, listed, mapping, number, plain_gaps
+from feataug.page.plain import figures, gaps, listed, mapping, number, plain_gaps, quality
 from feataug.report import TITLES
 from feataug.samples import SAMPLES, Samples, read_samples
 from feataug.training.checkpoint import checkpoints, stored_settings
@@ -139,6 +139,11 @@ class Run:
             }
             for name in sources
         }
+
+    @property
+    def quality(self) -> dict[str, Any]:
+        """Synthetic features against real ones; see ``plain.quality``."""
+        return quality(self.result.get("quality"))
 
     @property
     def classes(self) -> list[str]:

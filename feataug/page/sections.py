@@ -10,6 +10,7 @@ from feataug.page import draw
 from feataug.page.curves import charts, style
 from feataug.page.markup import DASH, Html, joined, shown, table, tag
 from feataug.page.plain import figures, listed, mapping, number, said, said_of_bias, said_of_room, words
+from feataug.page.quality import quality
 from feataug.page.read import KINDS, Run
 from feataug.page.warn import findings
 from feataug.report import TITLES, absent_text, prediction_text, share_text
@@ -139,6 +140,7 @@ def metrics(run: Run) -> Html:
         cells = [(name, shown(score[key], digits)) for key, name, digits in _SCORE]
         parts.append(tag("h3", "The generator"))
         parts.append(table(("", "value"), cells, "How the frozen decoder recognises synthetic features, and how much samples vary"))
+    parts.append(quality(run))
     if not arms and not score:
         parts.append(missing("No measures: the run has not been measured yet.", "feataug evaluate --model FOLDER"))
     if not differences and not taught:

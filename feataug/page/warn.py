@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feataug.evaluation.intervals import t95
+from feataug.evaluation.memory import COPIED
 from feataug.evaluation.verdicts import CEILING
 from feataug.page.plain import number
 from feataug.page.read import Run
@@ -18,6 +19,7 @@ LATENT = 0.75
 CRITICS = 0.1
 RECOGNITION = 0.5
 EASY = 1.05
+NARROW = 0.1
 AVERAGE = 0.75
 KL = (0.01, 20.0)
 SEEDS = 3
@@ -48,7 +50,7 @@ class Finding:
 
 def findings(run: Run) -> list[Finding]:
     """Every warning that a run's figures give."""
-    return [*_generator(run), *_comparison(run), *_weights(run), *_classes(run), *_course(run)]
+    return [*_generator(run), *_quality(run), *_comparison(run), *_weights(run), *_classes(run), *_course(run)]
 
 
 def _generator(run: Run) -> Iterator[Finding]:
@@ -104,6 +106,38 @@ def _generator(run: Run) -> Iterator[Finding]:
             f"KL {kl:.3g} in the last quarter of training",
             f"KL outside {KL[0]} .. {KL[1]:g}",
             "Lower kl_weight." if kl < KL[0] else "Raise kl_weight: the z that is drawn later is unknown to the generator.",
+        )
+
+
+def _quality(run: Run) -> Iterator[Finding]:
+    found = run.quality
+    if not found:
+        return
+    if found["copies"]:
+        seen = [
+            f"{name}: {_text(test['synthetic'])} from training features, {_text(test['held_out'])} from held-out ones for held-out masks"
+            for name, test in found["memory"].items()
+        ]
+        yield Finding(
+            "copies",
+            "The generator copies training features",
+            "; ".join(seen) or "the memory test says so",
+            f"more than {COPIED:.0%} of the samples are less than half as far from a training feature as from one that was not seen",
+            "Train it on more images or for fewer steps (--images), or make it smaller. What it makes is no more private than the images.",
+        )
+    recall, usual = found["recall"], found["reference"]["recall"]
+    if recall is not None and usual is not None and recall < NARROW * usual:
+        precision, precise = found["precision"], found["reference"]["precision"]
+        # Samples that are like no real feature cover none, either, however varied they are.
+        strange = precision is not None and precise is not None and precision < NARROW * precise
+        also = f"; precision {precision:.3f}, real features get {precise:.2f}" if strange else ""
+        yield Finding(
+            "narrow",
+            "Synthetic features are unlike real ones" if strange else "Synthetic features lack variety",
+            f"recall {recall:.3f}; real features get {usual:.2f}{also}",
+            f"recall below {NARROW} of what real features get",
+            "Most real features are unlike any synthetic one, and a decoder learns little from such samples. "
+            + ("Train the generator longer." if strange else "Raise latent_weight or diversity_weight, or train longer."),
         )
 
 

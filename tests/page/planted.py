@@ -61,6 +61,26 @@ def taught(figures: dict[str, tuple[float, float]]) -> dict[str, Any]:
     return summary([{"seed": 0} | runs], list(runs), {"at": "encoder", "config": {"num_steps": 400}, "model": "abc"})
 
 
+def qualities(recall: float = 0.6, copies: bool = False, precision: float = 0.75) -> dict[str, Any]:
+    """A generator's quality as ``result.json`` has it: sky and road are measured, poles are too few."""
+    reference = {"frechet": 2.5, "precision": 0.8, "recall": 0.7}
+    row = {"frechet": 4.0, "precision": precision, "recall": recall, "cells": 900, "reference": reference}
+    distance = 0.01 if copies else 0.7
+    test = {
+        "synthetic": distance,
+        "held_out": 0.72,
+        "real": 0.9,
+        "ratio": distance / 0.72,
+        "nearer": 0.5,
+        "copied": float(copies),
+        "samples": 900,
+    }
+    test["copies"] = copies
+    per_class = {"sky": row | {"frechet": None, "cells": 120}, "road": row | {"reference": None}, "pole": None}
+    memory = {"cells": test, "maps": None, "copies": copies}
+    return row | {"per_class": per_class, "memory": memory, "settings": {"cells": 900}}
+
+
 def write(folder: Path, result: dict[str, Any] | None, lines: dict[str, list[dict[str, Any]]] | None = None) -> Path:
     """A run's folder."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from planted import CLASSES, GENERATOR, Page, comparison, measured, score, taught, write
+from planted import CLASSES, GENERATOR, Page, comparison, measured, qualities, score, taught, write
 
 from feataug.cli import main
 from feataug.errors import CheckpointError, DataError, FeatAugError, MissingDataError
@@ -149,6 +149,26 @@ def test_every_commands_folder_is_recognised(result, kind, has, tmp_path):
     assert [name for name in page.ids if name in PARTS] == PARTS
 
 
+def test_a_generators_quality_is_shown(tmp_path):
+    result = {"recognition": score(), "config": {}, "at": ["layer"]}
+    page = page_of(write(tmp_path / "new", result | {"quality": qualities()}))
+    assert page.tables["Synthetic features against real ones"] == [
+        ["", "cells", "Fréchet", "real", "precision", "real", "recall", "real"],
+        ["all classes", "900", "4.00", "2.50", "0.75", "0.80", "0.60", "0.70"],
+        ["sky", "120", "–", "2.50", "0.75", "0.80", "0.60", "0.70"],
+        ["road", "900", "4.00", "–", "0.75", "–", "0.60", "–"],
+        ["pole", "–", "–", "–", "–", "–", "–", "–"],
+    ]
+    assert page.tables["Median distance of samples to the nearest feature"][1:] == [["cells", "0.70", "0.72", "0.90", "0.00"]]
+    assert "No sign of copying." in page.texts["metrics"]
+    page = page_of(write(tmp_path / "copies", result | {"quality": qualities(copies=True)}))
+    assert "The generator copies training features." in page.texts["metrics"]
+    # Runs of older releases have none.
+    page = page_of(write(tmp_path / "old", result))
+    assert "Synthetic features against real ones" not in page.tables
+    assert "copying" not in page.text
+
+
 def hostile(folder):
     name = '<script>alert("1")</script>'
     result = comparison([1.0, 2.0, 1.5])
@@ -269,7 +289,13 @@ def test_values_of_any_kind_make_a_page_or_one_error(seed, tmp_path):
     rng = random.Random(seed)
     demo = {name: measured(40 + i) for i, name in enumerate(("base", "control", "feataug"))}
     demo |= {"recognition": score(), "seconds": {"total": 3.0}, "settings": {"at": "x"}, "seed": 0}
-    result = [comparison([1.0, 2.0]), demo, {"recognition": score(), "config": {"num_images": 3}}, measured(50)][seed % 4]
+    results = [
+        comparison([1.0, 2.0]),
+        demo,
+        {"recognition": score(), "quality": qualities(), "config": {"num_images": 3}},
+        measured(50),
+    ]
+    result = results[seed % 4]
     lines = [GENERATOR, measured(3) | {"loss": 1.0}, {"real": measured(1), "synthetic": measured(2), "ratio": 1, "diversity": 2}]
     chance = rng.choice((0.02, 0.1, 0.4))
     spoiled = {key: spoil(value, rng, chance) for key, value in result.items()}

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from planted import GENERATOR, Page, comparison, measured, score, write
+from planted import GENERATOR, Page, comparison, measured, qualities, score, write
 
 from feataug.page import warn, write_page
 from feataug.page.read import read_run
@@ -69,6 +69,27 @@ def test_a_generators(name, changes, scores, seen, tmp_path):
 )
 def test_at_their_thresholds_they_are_silent(changes, scores, tmp_path):
     assert names(generator(tmp_path / "run", changes, **scores)) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "seen"),
+    [
+        ({"copies": True}, "copies", "cells: 0.01 from training features, 0.72 from held-out ones for held-out masks"),
+        ({"recall": 0.06}, "narrow", "Synthetic features lack variety recall 0.060; real features get 0.70"),
+        (
+            {"recall": 0.06, "precision": 0.01},
+            "narrow",
+            "Synthetic features are unlike real ones recall 0.060; real features get 0.70; precision 0.010, real features get 0.80",
+        ),
+        ({"precision": 0.01}, None, None),
+        ({"recall": 0.08}, None, None),
+    ],
+)
+def test_a_generators_features(changes, name, seen, tmp_path):
+    folder = write(tmp_path / "run", {"recognition": score(), "config": {}, "quality": qualities(**changes)})
+    assert names(folder) == ([name] if name else [])
+    if seen:
+        assert seen in " ".join(Page(write_page(folder).read_text()).texts["warnings"].split())
 
 
 def test_z_without_a_measured_ratio(tmp_path):
