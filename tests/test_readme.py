@@ -47,7 +47,8 @@ def test_the_loops_run_as_they_stand(tmp_path, monkeypatch):
     assert user["loss"].isfinite()
     assert len(user["logits"]) == len(user["batch"].masks)
     del user["cut"]
-    user |= {"seeded_loader": lambda data, batch, seed: seeded_loader(data, 4, seed=seed), "val_loader": user["loader"]}
+    val_loader = seeded_loader(Scenes(8, (32, 48), seed=1, transforms=eval_transforms()), 4, shuffle=False)
+    user |= {"seeded_loader": lambda data, batch, seed: seeded_loader(data, 4, seed=seed), "val_loader": val_loader}
     exec(question.replace("num_steps=1000", "num_steps=2").replace("seeds=(0, 1, 2)", "seeds=(0, 1)"), user)
     assert set(user["result"]["difference"]["class_acc"]) == {"mean", "low", "high"}
 

@@ -125,7 +125,7 @@ def compare(
     if weights_arm and class_weights is not None:
         alone[WEIGHTS] = weights_alone(class_weights, ignore_index=ignore_index, device=device, progress=progress)
     above = (CEILING,) if ceiling is not None else ()
-    _check(loader, seeds, rivals or {}, ("control", "feataug", "base", *alone, *above))
+    _check(loader, seeds, rivals or {}, ("control", "feataug", "base", CEILING, *alone))
     rivals = alone | dict(rivals or {})
     folder = Path(output) if output is not None else None
     names = list(classes) if classes is not None else [str(number) for number in range(generator.num_classes)]

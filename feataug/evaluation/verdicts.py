@@ -49,7 +49,8 @@ def whole_verdict(found: Mapping[str, Any]) -> str:
     said = [verdict(found["difference"])]
     if len(found["seeds"]) > 1:
         before = found.get("differences_before_bias", {})
-        said += [sentence for name in before if (sentence := beyond_bias(before[name], gaps[name], name))]
+        arms = [name for name in before if name != CEILING]
+        said += [sentence for name in arms if (sentence := beyond_bias(before[name], gaps[name], name))]
         if "beyond_weights" in found:
             said.append(f"Over the class weights alone: {verdict(found['beyond_weights'])}")
         if CEILING in gaps and (sentence := room(gaps[CEILING])):

@@ -53,7 +53,7 @@ def verdicts(run: Run) -> list[str]:
     if run.beyond_weights is not None and (sentence := said(run.beyond_weights, "feataug")):
         spoken.insert(1, f"Over the class weights alone: {sentence}")
     before, after = run.differences_before_bias, run.differences
-    spoken += [sentence for arm in after if arm in before and (sentence := said_of_bias(before[arm], after[arm], arm))]
+    spoken += [sentence for arm in after if arm in before and arm != CEILING and (sentence := said_of_bias(before[arm], after[arm], arm))]
     if CEILING in after and (sentence := said_of_room(after[CEILING])):
         spoken.append(sentence)
     if not spoken and run.recognition.get("ratio") is not None:
