@@ -1,4 +1,4 @@
-"""The command line: ``feataug demo``, ``inspect``, ``stages``, ``fit-generator``, ``finetune``, ``compare``, ``evaluate``, ``report``."""
+"""The command line: ``feataug demo``, ``inspect``, ``stages``, ``fit-generator``, ``finetune``, ``fit-bias``, ``compare``, ``evaluate``, ``report``."""
 
 from __future__ import annotations
 

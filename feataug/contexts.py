@@ -36,6 +36,14 @@ def size_of(who: str, model: Any, crop_size: CropSize, name: str = "crop_size") 
     return noted_size(model) if crop_size == "noted" else check_size(who, name, crop_size)
 
 
+def length_of(loader: Any) -> int | None:
+    """How many batches a loader has, if it knows: a ``DataLoader`` of a stream has a ``__len__`` that raises."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
+
+
 class ContextCheck:
     """Predicts some of the images of an evaluation by windows as well.
 

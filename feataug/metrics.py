@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
 
@@ -23,7 +23,7 @@ from feataug.checks import (
     describe,
     is_plain,
 )
-from feataug.contexts import ContextCheck, CropSize, size_of
+from feataug.contexts import ContextCheck, CropSize, length_of, size_of
 from feataug.errors import DtypeError, LabelError, ShapeError, message
 from feataug.inference import Inference
 from feataug.labelcheck import refuse_one_class
@@ -206,7 +206,7 @@ def evaluate(
     check = None
     if size is not None and isinstance(predict, torch.nn.Module) and not isinstance(predict, Inference):
         whole, windows = (SegmentationMetrics(num_classes, ignore_index).to(device) for _ in range(2))
-        check = ContextCheck(predict, size, (whole, windows), len(loader) if isinstance(loader, Sized) else None)
+        check = ContextCheck(predict, size, (whole, windows), length_of(loader))
     with eval_mode(predict) if isinstance(predict, torch.nn.Module) else nullcontext():
         for batch in check_loader("evaluate", loader):
             images, masks = check_batch("evaluate", batch)

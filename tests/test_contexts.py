@@ -1,13 +1,24 @@
 """Whole images against windows: the warning of evaluate, and recognition by windows against a slow loop."""
 
 import math
+import re
 import warnings
 
 import pytest
 import torch
 from torch import nn
 
-from feataug import FeatureGenerator, FinetuneConfig, Finetuner, GeneratorConfig, GeneratorTrainer, Inference, evaluate, recognition, split
+from feataug import (
+    FeatureGenerator,
+    FinetuneConfig,
+    Finetuner,
+    GeneratorConfig,
+    GeneratorTrainer,
+    Inference,
+    evaluate,
+    recognition,
+    split,
+)
 from feataug.crop_sizes import note_size
 from feataug.errors import FeatAugWarning, ShapeError
 from feataug.losses import reconstruction
@@ -82,7 +93,6 @@ def test_figures_and_random_numbers_are_those_without_the_check():
         (Inference(ByContext()), {"crop_size": (16, 16)}),
         (ByContext(known=32), {"crop_size": (16, 16)}),  # windows would be worse
         (nn.Conv2d(3, CLASSES, 1), {"crop_size": (16, 16)}),  # no context
-        (nn.Sequential(ByContext(), nn.Flatten(0, 0), nn.Softmax(1)), {"crop_size": (24, 32)}),
     ],
 )
 def test_where_nothing_is_said(predict, options):
@@ -100,6 +110,20 @@ def test_predicted_classes_are_taken_as_they_are():
     assert math.isfinite(evaluate(Classes(), pairs(), CLASSES, crop_size=(16, 16))["miou"])
 
 
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        for images, masks in pairs():
+            yield from zip(images, masks, strict=True)
+
+
+def test_a_stream_without_a_length_is_compared_from_its_beginning():
+    loader = torch.utils.data.DataLoader(Stream(), batch_size=4)
+    with pytest.raises(TypeError):
+        len(loader)
+    with pytest.warns(FeatAugWarning, match=re.escape(TEXT)):
+        evaluate(ByContext(), loader, CLASSES, crop_size=(16, 16))
+
+
 def test_a_direction_is_enough_and_a_short_side_is_padded():
     for size in ((16, 32), (8, 32)):
         with pytest.warns(FeatAugWarning, match=f"whole images of {size[0]} x 32, 100.00 by windows of 16 x 16"):
@@ -112,7 +136,7 @@ def test_a_bounded_number_of_images_is_compared_evenly(batches, of, expected):
     for listed in (True, False):
         model = ByContext(gain=0)
         evaluate(model, loader if listed else iter(loader), CLASSES, crop_size=(16, 16))
-        # Two windows by two... of 24 x 32, with a stride of 11.
+        # Two rows of three windows, with a stride of 11.
         crops = [shape for _, *shape in model.seen if shape[-2:] == [16, 16]]
         whole = [shape for _, *shape in model.seen if shape[-2:] == [24, 32]]
         assert len(whole) == batches

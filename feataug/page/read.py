@@ -60,7 +60,10 @@ class Run:
         elif self.kind == "demo":
             found = {name: result.get(name) for name in ("base", "control", "feataug")}
         elif self.kind in ("finetune", "evaluate"):
-            found = {"trained" if self.kind == "finetune" else "model": result}
+            name = "trained" if self.kind == "finetune" else "model"
+            found = {f"{name}, whole images": result["whole"]} if "whole" in result else {}
+            found |= {name: result}
+            found |= {f"{name}, with class bias": result["after_bias"]} if "after_bias" in result else {}
         else:
             last = [line for lines in self.lines.values() for line in lines if "miou" in line][-1:]
             found = {"trained": last[0]} if last and self.kind == "training" else {}
