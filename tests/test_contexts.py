@@ -18,6 +18,7 @@ from feataug import (
     evaluate,
     recognition,
     split,
+    stages,
 )
 from feataug.crop_sizes import note_size
 from feataug.errors import FeatAugWarning, ShapeError
@@ -255,6 +256,15 @@ def test_recognition_by_windows_is_that_of_a_slow_loop(tiny_net):
     assert recognition(cut, generator, loader, seed=3) == whole
 
 
+@torch.no_grad()
+def test_the_slow_loop_finds_pixels_that_count_twice(tiny_net, monkeypatch):
+    cut, generator = made(tiny_net)
+    loader = pairs(2, (20, 28))
+    monkeypatch.setattr("feataug.metrics.tiles", lambda *given: ((image, mask, mask) for image, mask, _ in tiles(*given)))
+    found = recognition(cut, generator, loader, seed=3, window=(16, 16))
+    assert found["real"] != slowly(cut, generator, loader, (16, 16), seed=3)["real"]
+
+
 def test_void_of_overlapping_windows_is_none_of_the_masks(tiny_net):
     # One class without void says that the set is dull, not that 255 was a class.
     cut, generator = made(tiny_net)
@@ -278,3 +288,18 @@ def test_the_trainer_of_generators_measures_by_windows(tiny_net):
     results = GeneratorTrainer(generator, cut, config, device="cpu", progress=False).fit(pairs(2, (16, 16)), val)
     assert results[-1] == {"progress": 4} | recognition(cut, generator, val, window=(16, 16))
     assert results[-1]["real"] != recognition(cut, generator, val, window=None)["real"]
+
+
+def test_stages_are_recognised_by_windows(tiny_net):
+    torch.manual_seed(0)
+    model = tiny_net(CLASSES).eval()
+    note_size(model, (16, 16))
+    val = pairs(1, (20, 28), seed=1)
+    config = GeneratorConfig(critic_width=4)
+    options = {"at": ["body"], "generator_images": 4, "min_cells": 1, "config": config, "device": "cpu", "progress": False}
+    found = stages(model, pairs(2, (16, 16)), CLASSES, val_loader=val, **options)
+    metrics = SegmentationMetrics(CLASSES)
+    for image, _, counted in tiles(*val[0], (16, 16), 255):
+        metrics.update(model(image).detach(), counted)
+    assert found["stages"][0]["recognition"]["real"] == pytest.approx(metrics.compute()["miou"])
+    assert found["stages"][0]["recognition"]["real"] != pytest.approx(evaluate(model, val, CLASSES, crop_size=None)["miou"])

@@ -1,6 +1,7 @@
 """inference.json: there and back, refused where it is damaged, and said on the model's card."""
 
 import json
+import random
 import re
 
 import pytest
@@ -57,6 +58,7 @@ def test_there_and_back(tmp_path):
         ('{"window": [true, 4]}', "window: [True, 4]", "rows and columns, at most 65536"),
         ('{"batch_size": 0}', "batch_size: 0", "an integer in [1, 65536]"),
         ('{"class_bias": [1, NaN, 2]}', "class_bias: [1, nan, 2]", "2 to 65536 finite numbers"),
+        ('{"class_bias": [1, 1' + 400 * "0" + ", 2]}", ("class_bias: [1, 1" + 400 * "0")[:200], "2 to 65536 finite numbers"),
         ('{"class_bias": "abc"}', "class_bias: 'abc'", "2 to 65536 finite numbers"),
         ('{"class_bias": [1, 2]}', "class_bias of 2 classes", "3, as the model has"),
         (
@@ -73,6 +75,22 @@ def test_a_file_of_somebody(tmp_path, content, given, needed):
     assert str(error.value) == (
         f"Inference: inference.json cannot be used.\n  given:   {tmp_path / 'inference.json'} ({given})\n  needed:  {needed}\n{ADVICE}"
     )
+
+
+def test_random_damage_is_an_error_of_ours_or_none(tmp_path):
+    model, rng = small(), random.Random(0)
+    file = Inference(model, **SETTINGS).save(tmp_path)
+    whole, refused = file.read_bytes(), 0
+    for _ in range(300):
+        content = bytearray(whole)
+        for _ in range(rng.randint(1, 3)):
+            content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        file.write_bytes(bytes(content[: rng.choice([len(content), rng.randrange(len(content))])]))
+        try:
+            Inference.load(model, tmp_path, num_classes=3)
+        except CheckpointError:
+            refused += 1
+    assert 150 < refused < 300
 
 
 def test_a_file_that_is_not_there(tmp_path):
