@@ -232,7 +232,6 @@ axes.legend(fontsize=8)
 # ## Where to go next
 #
 # - The same as a script with options, to start your own from: [timm_backbone.py](timm_backbone.py).
-# - `feataug.recommended(cut, train_set, plain_loader, num_classes)`: masks, ratio, filter and class weights as they measured
-#   best.
+# - `feataug.recommended(cut, train_set, plain_loader, num_classes)`: masks, ratio and filter as they measured best.
 # - Vision transformers, Swin, cuts between blocks: [cut any model](../docs/cut.md).
 # - Does it help *your* model? [06_does_it_help](06_does_it_help.ipynb).

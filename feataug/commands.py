@@ -10,6 +10,8 @@ from feataug.resolved import training_config
 
 # Embedded scenes of each split.
 SCENES = {"train": 256, "val": 64}
+# Training images that the class bias of `feataug teach` is fitted to, at most.
+BIAS_IMAGES = 64
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -220,6 +222,9 @@ def compare(args: argparse.Namespace) -> None:
     cut = split(copy_model(model), list(generator.spec.layers))
     val_loader = _measured(args, val)
     _keep(args, val, val_loader, cut=cut, generator=generator)
+    plain = _measured(args, _dataset(args, args.split, eval_transforms(tuple(args.size))))
+    above = _dataset(args, args.ceiling_split, train_transforms(tuple(args.size))) if args.ceiling_split else None
+    ceiling = (lambda seed: seeded_loader(above, args.batch_size, seed=seed, num_workers=args.workers)) if above is not None else None
     result = run(
         model,
         list(generator.spec.layers),
@@ -234,11 +239,43 @@ def compare(args: argparse.Namespace) -> None:
         device=args.device,
         progress=not args.quiet,
         weights_arm=not args.skip_weights,
+        ceiling=ceiling,
+        plain_loader=plain,
+        window=None if args.whole else args.window or "auto",
+        bias=not args.skip_bias,
         **_mixing(args, cut, train),
     )
     if is_main():
         picture = save_comparison(args.output / "comparison.png", result)
         print(comparison_table(result) + f"\nwritten: {args.output / 'result.json'}, {picture}")
+
+
+def teach(args: argparse.Namespace) -> None:
+    """``feataug teach``."""
+    from torch.utils.data import Subset
+
+    from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
+    from feataug.evaluation import teaching_score
+    from feataug.generator import FeatureGenerator
+    from feataug.models import PSPNet
+    from feataug.report import teaching_table
+
+    train = _dataset(args, args.split, train_transforms(tuple(args.size)))
+    # Whole images, by windows of the crops' size: a decoder knows no larger context.
+    whole = _dataset(args, args.split, eval_transforms())
+    labelled = Subset(whole, range(0, len(whole), -(-len(whole) // BIAS_IMAGES)))
+    generator = FeatureGenerator.from_pretrained(args.generator, num_classes=train.num_classes)
+    # Taken out of args: what this function refers to tells runs apart, and --quiet must not.
+    model, pretrained = PSPNet.from_pretrained(args.model), args.pretrained
+    result = teaching_score(
+        model, list(generator.spec.layers), generator,
+        lambda seed: seeded_loader(train, args.batch_size, seed=seed, num_workers=args.workers),
+        _measured(args, _dataset(args, args.eval_split, eval_transforms())), training_config(args),
+        fresh=lambda seed: model.untrained(pretrained=pretrained), seeds=range(args.seed, args.seed + args.seeds),
+        window=args.size, bias_loader=_measured(args, labelled), classes=train.classes, output=args.output, device=args.device,
+        progress=not args.quiet,
+    )  # fmt: skip
+    _say(teaching_table(result) + f"\nwritten: {args.output / 'result.json'}")
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -299,9 +336,10 @@ def _dataset(args: argparse.Namespace, split: str, transforms: Any, size: Any = 
     from feataug.own_data import folder_data
 
     if args.dataset == "scenes":
-        # Train and validation scenes never meet: their seeds differ.
-        count = SCENES["train" if split == "train" else "val"]
-        return Scenes(count, tuple(size or args.size or (96, 128)), seed=int(split != "train"), transforms=transforms)
+        # Scenes of different splits never meet: their seeds differ.
+        further = split != args.eval_split and split == getattr(args, "ceiling_split", None)
+        count = SCENES["train" if split == "train" or further else "val"]
+        return Scenes(count, tuple(size or args.size or (96, 128)), seed=0 if split == "train" else 1 + further, transforms=transforms)
     if args.data is None:
         raise ConfigError(message("feataug: no data.", given=f"--dataset {args.dataset}", needed="--data DIR"))
     official: dict[str, Any] = {"camvid": CamVid, "cityscapes": Cityscapes, "ade20k": ADE20K, "idd": IDDLite}
@@ -323,7 +361,7 @@ def _mixing(args: argparse.Namespace, cut: Any, train: Any) -> dict[str, Any]:
         return {"masks": HardNegativeSampler(DatasetMasks(train), enabled=args.preset == "paper")} | given | kept
     loader = _measured(args, _dataset(args, args.split, eval_transforms(tuple(args.size))))
     device = make_accelerator(args.device, "no").device
-    return recommended(cut, train, loader, train.num_classes, device=device, **given) | kept
+    return recommended(cut, train, loader, train.num_classes, power=args.power, device=device, **given) | kept
 
 
 COMMANDS = {
@@ -334,6 +372,7 @@ COMMANDS = {
     "finetune": finetune,
     "fit-bias": fit_bias,
     "compare": compare,
+    "teach": teach,
     "evaluate": evaluate,
     "report": report,
 }

@@ -9,7 +9,7 @@ from typing import Any
 from feataug.errors import ConfigError, message
 
 # Options of `feataug finetune` that do nothing without another one.
-_WITH_GENERATOR = ("--ratio", "--bank", "--label-smoothing", "--preset")
+_WITH_GENERATOR = ("--ratio", "--bank", "--label-smoothing", "--preset", "--power")
 _WITH_ENCODER = ("--pretrained", "--output-stride")
 
 
@@ -28,6 +28,23 @@ def given_options(parser: argparse.ArgumentParser, argv: Sequence[str] | None, c
             action.default = before[name]
     values = {name: found.get(action.dest, absent) for name, action in actions.items()}
     return {name: value for name, value in values.items() if value is not absent and value is not False}
+
+
+def check_compare(args: argparse.Namespace) -> None:
+    """Check the options of ``feataug compare``.
+
+    Raises:
+        ConfigError: the ceiling's split is one that training or the measurement reads.
+    """
+    taken = {args.split: "--split", args.eval_split: "--eval-split"}
+    if args.ceiling_split in taken:
+        raise ConfigError(
+            message(
+                "feataug compare: the ceiling's split is already in use.",
+                given=f"--ceiling-split {args.ceiling_split}, which is {taken[args.ceiling_split]}",
+                needed="a split of labelled images that no other arm sees",
+            )
+        )
 
 
 def check_finetune(args: argparse.Namespace, given: Mapping[str, Any]) -> None:

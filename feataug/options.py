@@ -8,7 +8,7 @@ from pathlib import Path
 
 from feataug import __version__
 from feataug.configfile import TABLE, ReadConfig
-from feataug.contradictions import check_finetune, given_options
+from feataug.contradictions import check_compare, check_finetune, given_options
 from feataug.errors import ConfigError, message
 from feataug.manual import Look, examples
 from feataug.values import ANY, NOT_NEGATIVE, POSITIVE, SHARE, Number, size
@@ -20,6 +20,7 @@ a whole run on your own data:
   feataug stages --data DIR --dataset camvid --model runs/base --generator-images 1000 --output runs/stages
   feataug fit-generator --data DIR --dataset camvid --model runs/base --at encoder.layer3.0 --output runs/generator
   feataug finetune --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/feataug
+  feataug teach --data DIR --dataset camvid --model runs/base --generator runs/generator --pretrained --output runs/teach
   feataug compare --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/compare
   feataug fit-bias --data DIR --dataset camvid --model runs/feataug
   feataug evaluate --data DIR --dataset camvid --model runs/feataug --output runs/feataug-eval
@@ -115,9 +116,15 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument("--label-smoothing", type=SHARE, default=1e-4, help="epsilon of Eq. (3), synthetic samples only")
         command.add_argument(
             "--preset", default="recommended", choices=("recommended", "paper", "random"),
-            help="recommended: masks drawn evenly, bad pixels left out, classes weighted that are predicted too rarely; "
-            "paper: hard negatives; random: masks drawn evenly",
+            help="recommended: masks drawn evenly, bad pixels left out; paper: hard negatives; random: masks drawn evenly",
         )  # fmt: skip
+        command.add_argument(
+            "--power",
+            type=Number(low=0),
+            default=0.0,
+            help="weigh up classes that are predicted too rarely, with the recommended preset (0: not at all; a class bias does the same "
+            "for nothing)",
+        )
         command.add_argument("--steps", type=POSITIVE, default=1000, help="optimiser steps")
         command.add_argument("--lr", type=Number(low=0), default=1e-3, help="first learning rate of the poly policy")
 
@@ -213,8 +220,38 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--skip-weights",
         action="store_true",
-        help="leave out the arm that has the preset's class weights and no synthetic features",
+        help="with --power: leave out the arm that has the class weights and no synthetic features",
     )
+    command.add_argument("--skip-bias", action="store_true", help="measure without a class bias, which is fitted to every arm on training images")
+    way = command.add_mutually_exclusive_group()
+    way.add_argument(
+        "--window",
+        type=POSITIVE,
+        nargs=2,
+        metavar=("ROWS", "COLUMNS"),
+        help="predict by windows of this size (by default, of --size where that is better on training images)",
+    )
+    way.add_argument("--whole", action="store_true", help="predict whole images")
+    command.add_argument(
+        "--ceiling-split",
+        metavar="NAME",
+        help="a positive control: real features of this split, whose labels no other arm sees, in the place of synthetic ones",
+    )
+
+    command = add("teach", "What do the features teach? Fresh decoders trained on real, on synthetic and on Gaussian features alone.")
+    add_data(command, training=True)
+    command.add_argument("--model", required=True, metavar="FOLDER", help="a model saved by `feataug finetune`, or a hub id")
+    command.add_argument(
+        "--generator", required=True, metavar="FOLDER", help="a generator saved by `feataug fit-generator`, or a hub id"
+    )
+    command.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="begin with the encoder's ImageNet weights from the hub after the cut; without, with random ones",
+    )
+    command.add_argument("--seeds", type=POSITIVE, default=2, help="runs of each source, with seeds from --seed on")
+    command.add_argument("--steps", type=POSITIVE, default=400, help="optimiser steps of each run")
+    command.add_argument("--lr", type=Number(low=0), default=0.05, help="first learning rate of the poly policy")
 
     command = add("evaluate", "Measure a saved model: PixelAcc, ClassAcc, mIoU, fwIoU.")
     add_data(command, training=False, shape=None)
@@ -272,6 +309,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, argpar
         )
     if args.command == "finetune":
         check_finetune(args, given_options(parser, argv, command))
+    if args.command == "compare":
+        check_compare(args)
     return args, command if dry else None
 
 

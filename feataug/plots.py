@@ -13,7 +13,7 @@ from torch import Tensor
 from feataug.checks import describe
 from feataug.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from feataug.errors import ShapeError, message
-from feataug.report import TITLES
+from feataug.report import TITLES, share_text
 from feataug.samples import feature_colors as feature_colors  # beside color_images and color_masks, where notebooks look for it
 
 if TYPE_CHECKING:
@@ -48,7 +48,13 @@ def save_comparison(path: str | Path, result: Mapping[str, Any]) -> Path:
 
 
 def draw_comparison(result: Mapping[str, Any]) -> Figure:
-    """What ``compare`` returns as a figure: differences to the control with their intervals, for the measures and for each class."""
+    """What ``compare`` returns as a figure: differences to the control with their intervals, for the measures and for each class.
+
+    Where a class bias was fitted, hollow circles are the differences before it. Where there is a ceiling, the legend has each arm's share of the
+    ceiling's gain in mIoU.
+    """
+    before = result.get("differences_before_bias", {})
+    shares = result.get("ceiling", {}).get("share_of_ceiling", {})
     classes = list(result["difference"]["per_class"])
     arms = result["differences"]
     figure = _figure(9, 1.6 + 0.28 * max(len(classes), 4) * max(1.0, len(arms) / 4))
@@ -61,10 +67,16 @@ def draw_comparison(result: Mapping[str, Any]) -> Figure:
                 if gap is None:
                     continue
                 y = len(rows) - 1 - row - shift
-                label = arm if row == 0 else None
+                share = shares.get(arm, {}).get("miou")
+                label = (arm if share is None else f"{arm} ({share_text(share)} of the ceiling's mIoU)") if row == 0 else None
                 if gap["low"] is not None:
                     axes.plot([gap["low"], gap["high"]], [y, y], color=f"C{number}", linewidth=2)
                 axes.plot([gap["mean"]], [y], "o", color=f"C{number}", markersize=5, label=label)
+        if arm in before:
+            rows = [len(TITLES) - 1 - row - shift for row in range(len(TITLES))]
+            means = [before[arm][name]["mean"] for name in TITLES]
+            label = "before the class bias" if number == 0 else None
+            left.plot(means, rows, "o", color=f"C{number}", markersize=6, fillstyle="none", label=label)
     for axes, names, title in ((left, list(TITLES.values()), "measures"), (right, classes, "IoU per class")):
         axes.axvline(0, color="gray", linewidth=1)
         axes.set_yticks(range(len(names)), reversed(names))

@@ -1,4 +1,4 @@
-"""The settings of a mixed training that measured best."""
+"""Settings of a mixed training that are a good start."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ def recommended(
     loader: Iterable[tuple[Tensor, Tensor]],
     num_classes: int,
     *,
-    power: float = 1.5,
+    power: float = 0.0,
     factor: float = 1.25,
     ratio: float = 0.15,
     ignore_index: int = 255,
     device: Any = None,
 ) -> dict[str, Any]:
-    """Masks, ratio, filter and class weights as they measured best on CamVid, for ``FeatureMixer`` and for ``compare``.
+    """Masks, ratio and filter as they measured best on CamVid, for ``FeatureMixer`` and for ``compare``; no class weights by default.
 
-    ``FeatureMixer(generator, **recommended(...))``: masks drawn evenly; synthetic pixels that the model as it is does not recognise left out; classes
-    weighted up, in real and synthetic samples, that it predicts too rarely. Masks chosen by class besides press on the same classes once more: class
-    accuracy gains, mIoU loses.
+    ``FeatureMixer(generator, **recommended(...))``: masks are drawn evenly, and synthetic pixels that the model as it is does not recognise are left
+    out. Class weights move the model towards classes that it predicts too rarely; a class bias, fitted after training (``fit_class_bias``), gives the
+    same without any training, and can be changed later. Masks chosen by class press on the same classes: class accuracy gains, mIoU loses.
 
     Args:
         cut: Of the trained model, *before* it is trained further: the filter keeps a copy of it.
         dataset: Where masks come from, as for ``DatasetMasks``: with the crops of training.
-        loader: ``(images, masks)`` of labelled training images without random crops; read twice.
+        loader: ``(images, masks)`` of labelled training images without random crops. It is read once, and twice where there are class weights.
         num_classes: How many classes.
-        power: Of ``deficit_weights``; 0 for no class weights.
+        power: Power of ``deficit_weights``, which weigh up classes in real and synthetic samples. 0 for no class weights; 1.5 measured best on
+            CamVid where no class bias was fitted.
         factor: Of ``PixelFilter``.
         ratio: Synthetic share of the mixed batch.
         ignore_index: Label of void.
@@ -50,17 +51,25 @@ def recommended(
         DataError: the loader holds no valid pixel, or there are no masks.
 
     Warns:
-        FeatAugWarning: the model hardly predicts some classes at all. The weights then press where it knows nothing yet: pixel accuracy falls far,
-            and mIoU may fall, too.
+        FeatAugWarning: there are class weights, and the model hardly predicts some classes at all. The weights then press where it knows nothing
+            yet: pixel accuracy falls far, and mIoU may fall, too.
 
     Source:
         Ours: ``studies/screen.py`` and ``studies/compare.py``, docs/results.md.
     """
+    found: dict[str, Any] = {
+        "masks": DatasetMasks(dataset),
+        "ratio": ratio,
+        "pixel_filter": PixelFilter.fit(cut, loader, num_classes, factor=factor, ignore_index=ignore_index, device=device),
+        "class_weights": None,
+    }
+    if not power:
+        return found
     labelled, predicted = class_counts(cut.model, loader, num_classes, ignore_index=ignore_index, device=device)
     unlearned = [
-        index for index, (true, found) in enumerate(zip(labelled.tolist(), predicted.tolist(), strict=True)) if true > LIMIT * found
+        index for index, (true, given) in enumerate(zip(labelled.tolist(), predicted.tolist(), strict=True)) if true > LIMIT * given
     ]
-    if power and unlearned:
+    if unlearned:
         named = ", ".join(map(str, unlearned))
         warnings.warn(
             message(
@@ -72,9 +81,4 @@ def recommended(
             FeatAugWarning,
             stacklevel=2,
         )
-    return {
-        "masks": DatasetMasks(dataset),
-        "ratio": ratio,
-        "pixel_filter": PixelFilter.fit(cut, loader, num_classes, factor=factor, ignore_index=ignore_index, device=device),
-        "class_weights": weights_of(labelled, predicted, power, LIMIT) if power else None,
-    }
+    return found | {"class_weights": weights_of(labelled, predicted, power, LIMIT)}

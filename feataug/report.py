@@ -114,8 +114,15 @@ def interval(gap: Mapping[str, Any]) -> str:
 
 
 def comparison_table(result: Mapping[str, Any]) -> str:
-    """What ``compare`` returns, as text: every arm's measures, IoU per class, and the differences with their intervals."""
+    """What ``compare`` returns, as text: every arm's measures, IoU per class, and the differences with their intervals.
+
+    Args:
+        result: Of ``compare``, also of a version that knew neither class biases nor a ceiling.
+    """
     lines = [table({"base": result["base"]} | result["arms"]), ""]
+    before = result.get("differences_before_bias", {})
+    if prediction := result.get("settings", {}).get("prediction"):
+        lines += [prediction_text(prediction), ""]
     seeds = len(result["seeds"])
     over = f"95 % intervals over {seeds} seeds" if seeds > 1 else "one seed"
     found = {f"{arm} minus control": gaps for arm, gaps in result["differences"].items()}
@@ -123,7 +130,45 @@ def comparison_table(result: Mapping[str, Any]) -> str:
     for title, gaps in found.items():
         cells = ", ".join(f"{TITLES[name]} {interval(gaps[name])}" for name in MEASURES)
         lines.append(f"{title}, {over}: {cells}")
+        if (earlier := before.get(title.removesuffix(" minus control"))) is not None:
+            lines.append("  before the class bias: " + ", ".join(f"{TITLES[name]} {interval(earlier[name])}" for name in MEASURES))
+    for arm, shares in result.get("ceiling", {}).get("share_of_ceiling", {}).items():
+        cells = ", ".join(f"{TITLES[name]} {share_text(shares[name])}" for name in MEASURES)
+        lines.append(f"share of the ceiling's gain, {arm}: {cells}")
     return "\n".join([*lines, result["verdict"]])
+
+
+def teaching_table(result: Mapping[str, Any]) -> str:
+    """What ``teaching_score`` returns, as text: mIoU and score of every source before and after the class bias, and the verdict."""
+    rows = [("features", "seeds", "mIoU", "with bias", "score", "with bias")]
+    for name, parts in result["sources"].items():
+        figures = [f"{parts[moment]['miou']:.2f}" for moment in ("before", "after")]
+        shares = [f"{result['score'][name][moment]:.2f}" for moment in ("before", "after")]
+        rows.append((name, str(len(result["seeds"])), *figures, *shares))
+    return "\n".join([*_aligned(rows), "", result["verdict"]])
+
+
+def teaching_summary(result: Mapping[str, Any], source: str = "generator") -> dict[str, float]:
+    """What ``teaching_score`` returns for one source, as the fact ``teaching`` of a model card: mIoU after the class bias, and the score."""
+    gaussians = {"gaussians": result["sources"]["gaussians"]["after"]["miou"]} if "gaussians" in result["sources"] else {}
+    return {
+        "real": result["sources"]["real"]["after"]["miou"],
+        "synthetic": result["sources"][source]["after"]["miou"],
+        "score": result["score"][source]["after"],
+    } | gaussians
+
+
+def share_text(share: float | None) -> str:
+    """A share of the ceiling's gain in percent; a dash where the ceiling's gain is not shown."""
+    return "-" if share is None else f"{share:.0%}"
+
+
+def prediction_text(prediction: Mapping[str, Any]) -> str:
+    """How a comparison predicted, in a sentence, from its ``settings["prediction"]``."""
+    window = prediction.get("window")
+    way = f"windows of {window[0]} x {window[1]}" if window else "whole images"
+    bias = "after a class bias fitted to each model" if prediction.get("bias") else "without a class bias"
+    return f"Measured by {way}, {bias}. Decided by: {prediction.get('decided_by')}."
 
 
 def places_table(places: Sequence[Place]) -> str:

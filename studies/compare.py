@@ -1,7 +1,7 @@
 """Does feataug help, and more than what one could do without it? A base model, a generator, then every arm on paired seeds.
 
     python studies/compare.py --data DIR --dataset camvid|idd|cityscapes|ade20k|folder [--eval-split val|test] [--fraction 0.25]
-        [--arms control feataug ohem ...] [--seeds 0 1 2 3 4] [--device cpu] [--output runs/compare-camvid] [--quick]
+        [--arms control feataug ohem ...] [--ceiling] [--seeds 0 1 2 3 4] [--device cpu] [--output runs/compare-camvid] [--quick]
 
 ``--dataset folder`` takes ``DIR/{train,val}/{images,masks}`` and ``DIR/classes.txt``, a name a line. Stages that are done are not done
 again, and one that was stopped goes on from its last checkpoint. The figures go to ``studies/results/compare-camvid.json``
@@ -131,6 +131,10 @@ class Comparison(Study):
         found = seeded_loader(self.train, self.batch, seed=100 + seed)
         return KeptBatches(found, self.output / "batches" / f"seed-{seed}") if self.args.in_memory else found
 
+    def ceiling(self, seed: int) -> Any:
+        """Labelled crops that no other arm sees, for the positive control."""
+        return seeded_loader(self.left_out(train_transforms(self.size, scale=self.scale)), self.batch, seed=200 + seed)
+
     def masks(self, source: str) -> Any:
         """A mask source by name: ``random``, ``balanced``, ``composed`` (rare objects pasted), ``both``; ``mined-`` before it."""
         if source.startswith("mined"):
@@ -228,6 +232,8 @@ class Comparison(Study):
         return compare(
             self.trained(), self.at, self.trained_generator(), self.masks(self.feataug["masks"]), self.loader, self.val_loader, self.further,
             seeds=seeds, rivals=arms, pixel_filter=self.filter(self.feataug["filter"]) if self.feataug["filter"] else None,
+            # The paper's tables and figures are variants of this comparison and have no ceiling.
+            plain_loader=self.some_plain(), ceiling=self.ceiling if getattr(self.args, "ceiling", False) else None,
             class_weights=self.class_weights() if self.feataug["power"] else None, weights_arm=False, classes=self.classes,
             output=output or self.output / "arms", device=self.args.device, **mixing,
         )  # fmt: skip
@@ -270,8 +276,14 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """What the command line asks for."""
     parser = arguments(__doc__)
     parser.add_argument("--arms", nargs="+", choices=("control", "feataug", *RIVALS), default=["control", "feataug", *RIVALS])
+    parser.add_argument(
+        "--ceiling", action="store_true", help="with --fraction below 1: an arm with real features of the labelled images that are left out"
+    )
     parser.add_argument("--until", choices=("base", "generator", "arms"), default="arms", help="the last stage to run")
-    return parse(parser, "compare", argv)
+    args = parse(parser, "compare", argv)
+    if args.ceiling and args.fraction >= 1:
+        parser.error("--ceiling needs labelled images that are left out: --fraction below 1")
+    return args
 
 
 def main() -> None:

@@ -82,6 +82,9 @@ def test_finetune_and_compare_do_not_return_old_figures(runs, tmp_path, capsys):
             (["--batch-size", "4"], "data.batch_size=4"),
         ):
             text = refused([*command, *change], capsys)
+            if (name, *change) == ("compare", "--eval-split", "train"):
+                assert text.startswith("DataError: compare: loader holds images of the validation set.\n")
+                continue
             assert "the output folder holds a run with other settings.\n" in text.splitlines(keepends=True)[0], (name, change)
             assert given in text.splitlines()[1], (name, change, text)
         assert main(command) == 0
@@ -122,6 +125,17 @@ def test_options_that_contradict_each_other_or_do_nothing(options, text):
     with pytest.raises(ConfigError) as error:
         parse(["finetune", *options])
     assert str(error.value) == text
+
+
+def test_the_ceilings_split_is_one_that_no_other_arm_sees():
+    for split, of in (("train", "--split"), ("val", "--eval-split")):
+        with pytest.raises(ConfigError) as error:
+            parse(["compare", "--model", "a", "--generator", "b", "--ceiling-split", split])
+        assert str(error.value) == (
+            "feataug compare: the ceiling's split is already in use.\n"
+            f"  given:   --ceiling-split {split}, which is {of}\n"
+            "  needed:  a split of labelled images that no other arm sees"
+        )
 
 
 def test_what_is_not_given_explicitly_is_no_contradiction(tmp_path):

@@ -30,6 +30,7 @@ MINIMAL = {
     "finetune": ["finetune", "--encoder", 'a "quoted"\tname'],
     "fit-bias": ["fit-bias", "--model", "a", "--measure", "class_acc", "--crop-size", "96", "128"],
     "compare": ["compare", "--model", "a", "--generator", "b", "--seed", "4"],
+    "teach": ["teach", "--model", "a", "--generator", "b", "--pretrained"],
     "report": ["report", "runs/demo"],
     "evaluate": ["evaluate", "--model", "a", "--scales", "0.5", "1", "--flip"],
 }

@@ -178,10 +178,11 @@ def test_arms_that_are_done_are_not_run_again(trained, tmp_path):
 
     masks = feataug.HardNegativeSampler(feataug.DatasetMasks(trained[2]), candidates=4, keep=2, refresh_every=1)
     first = compare(trained, seeds=(0,), output=tmp_path, loader=loader, masks=masks)
-    assert made == [0, 0, 0, 0]  # twice to see that it repeats itself, then for each arm
+    # For the crops' size, twice to see that it repeats itself, then for each arm.
+    assert made == [0, 0, 0, 0, 0]
     both = compare(trained, seeds=(0, 1), output=tmp_path, loader=loader, masks=masks)
-    # One loader is made for a seed whose arms are done, to see that it is still the same data.
-    assert made == [0, 0, 0, 0, 0, 1, 1, 1, 1]
+    # Two loaders are made for a seed whose arms are done: for the crops' size, and to see that it is still the same data.
+    assert made == [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
     assert both["seeds"][0] == first["seeds"][0]
     # A run that was never stopped gives the same.
     at_once = compare(trained, seeds=(0, 1), loader=loader, masks=masks)
@@ -212,7 +213,8 @@ def test_with_other_mixing_only_our_arm_is_run_again(trained, tmp_path):
         return seeded_loader(trained[2], 8, seed=seed)
 
     again = compare(trained, seeds=(0,), output=tmp_path, ratio=0.4, class_weights=torch.ones(CLASSES), loader=loader)
-    assert made == [0, 0, 0, 0]  # twice to see that it repeats itself, then for ours and the weights alone
+    # For the crops' size, twice to see that it repeats itself, then for ours and the weights alone.
+    assert made == [0, 0, 0, 0, 0]
     assert again["seeds"][0]["control"] == first["seeds"][0]["control"]
     assert again["seeds"][0]["feataug"] != first["seeds"][0]["feataug"]
 

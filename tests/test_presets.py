@@ -47,6 +47,20 @@ def test_what_is_recommended(tiny_net):
     assert mixer.loss(out, batch).isfinite()
 
 
+def test_by_default_there_are_no_class_weights_and_the_loader_is_read_once(tiny_net):
+    _, cut, data, loader = make(tiny_net)
+    passes = []
+
+    class Counted:
+        def __iter__(self):
+            passes.append(True)
+            return iter(loader)
+
+    found = recommended(cut, data, Counted(), CLASSES)
+    assert found["class_weights"] is None
+    assert len(passes) == 1
+
+
 class Reads(nn.Module):
     """Takes the first channel of an image for its labels, but for class 3, of which it finds every ``share``-th column."""
 

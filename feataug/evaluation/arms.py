@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from feataug.copying import copy_model
+from feataug.evaluation.ceiling import EncodedImages, LabelledPairs
 from feataug.generator import FeatureGenerator
 from feataug.losses import segmentation_loss
 from feataug.mixing import FeatureMixer
@@ -41,6 +42,8 @@ def train_arm(
     ignore_index: int = 255,
     update_bn: bool = True,
     rival: Arm | None = None,
+    ceiling: Iterable[tuple[Tensor, Tensor]] | None = None,
+    measure: Callable[[nn.Module], dict[str, Any]] | None = None,
     output: str | Path | None = None,
     device: str | torch.device | None = "auto",
     progress: bool | str = True,
@@ -64,19 +67,29 @@ def train_arm(
             features in the batches they are no longer those of real ones. Norms that training left alone stay as they are; in a rival's
             model these are the norms whose statistics it has not moved.
         rival: Trains the copy in another way, instead of ``Finetuner``: ``(model, loader, config, folder) -> model``.
+        ceiling: Labelled pairs of which real features take the place of synthetic ones; ``masks`` is then not used, and ``generator`` says for
+            which cut and classes.
+        measure: The trained model to its figures at the very end; ``validate`` by default. A class bias is fitted here.
         output: Folder for checkpoints, from which an interrupted run goes on.
         device, progress: As for ``Finetuner``.
 
     Returns:
         The trained copy, and its figures with ``seconds``; with ``update_bn`` also ``as_trained``, the figures before it.
+
+    Source:
+        Ours.
     """
     began = time.monotonic()
     model = copy_model(model)
     cut = mixer = None
     if generator is not None:
         cut = split(model, at, example=example)
+        source: Any = generator
+        if ceiling is not None:
+            masks = LabelledPairs(ceiling)
+            source = EncodedImages(cut, masks, generator)
         mixer = FeatureMixer(
-            generator,
+            source,
             masks,
             ratio,
             label_smoothing,
@@ -90,16 +103,27 @@ def train_arm(
         )
     tuner = Finetuner(model, config, mixer=mixer, cut=cut, output=output, device=device, progress=progress)
     if rival is None:
-        figures = tuner.fit(loader, validate, ignore_index=ignore_index)[-1]
+        measured: list[bool] = []
+
+        def noted(trained: nn.Module) -> dict[str, Any]:
+            measured.append(True)
+            return validate(trained)
+
+        figures = tuner.fit(loader, noted, ignore_index=ignore_index)[-1]
+        if not measured:
+            # All steps were done before, and the figures of then may have been measured in another way.
+            figures = validate(model.eval())
     else:
         start = {name: value.detach().clone() for name, value in statistics_of(model).items()}
         model = tuner.model = rival(model, loader, config, Path(output) if output is not None else None)
         # Its code is unknown, and may leave the model in any mode.
         tuner.trained_modes(moved_norms(model, start))
         figures = validate(model.eval())
+    as_trained = {"as_trained": figures} if update_bn else {}
     if update_bn:
         tuner.update_bn(loader)
-        figures = validate(model.eval()) | {"as_trained": figures}
+    if update_bn or measure is not None:
+        figures = (measure or validate)(model.eval()) | as_trained
     return model, figures | {"seconds": round(time.monotonic() - began, 1)}
 
 

@@ -1,10 +1,9 @@
-"""Does it help my model? The control and feataug on paired seeds, equal steps and equal real batches."""
+"""Does it help my model? The control and feataug on paired seeds, equal steps, equal real batches and an equal way to predict."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,26 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from feataug.checks import check_number, check_sequence
-from feataug.errors import CheckpointError, ConfigError, message
+from feataug.copying import copy_model
+from feataug.errors import ConfigError, message
 from feataug.evaluation.arms import Arm, train_arm, weights_alone
-from feataug.evaluation.intervals import differences, mean_figures, verdict
+from feataug.evaluation.kept_runs import kept_run, old_fingerprint
+from feataug.evaluation.leakage import check_leaks
+from feataug.evaluation.predicting import prepare
 from feataug.evaluation.repeats import check_repeats
-from feataug.files import write_json
+from feataug.evaluation.verdicts import CEILING, WEIGHTS, summary
 from feataug.fingerprints import fingerprint
 from feataug.generator import FeatureGenerator
 from feataug.identity import architecture, describe_callable, describe_data, describe_filter, describe_masks
 from feataug.locating import layer_names
-from feataug.metrics import evaluate
 from feataug.report import by_class, write_result
 from feataug.samples import SAMPLES, keep_samples
-from feataug.training.batches import part_of
 from feataug.training.config import FinetuneConfig
 from feataug.training.run import held, make_accelerator
-from feataug.training.settings import check_settings
-from feataug.training.states import from_main
-
-# The arm that has the class weights and no synthetic features.
-WEIGHTS = "class weights"
 
 
 def compare(
@@ -47,6 +42,11 @@ def compare(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     rivals: Mapping[str, Arm] | None = None,
+    ceiling: Callable[[int], Iterable[tuple[Tensor, Tensor]]] | None = None,
+    plain_loader: Iterable[tuple[Tensor, Tensor]] | None = None,
+    crop_size: Sequence[int] | str | None = "auto",
+    window: Sequence[int] | str | None = "auto",
+    bias: bool = True,
     ratio: float = 0.3,
     label_smoothing: float = 1e-4,
     pixel_filter: Any = None,
@@ -63,7 +63,8 @@ def compare(
     """Train the model further with and without synthetic features, several times, and tell whether they help.
 
     In each pair both arms start from ``model``, take ``config.num_steps`` steps and see the same real batches in the same order;
-    feataug's batches hold synthetic samples besides. The control is what the paper leaves out.
+    feataug's batches hold synthetic samples besides. The control is what the paper leaves out. All arms are predicted with in one way, the one
+    that the model was trained for, and are compared after a class bias: what a bias gives as well is no merit of an arm.
 
     Args:
         model: The trained model; it stays as it is.
@@ -72,10 +73,21 @@ def compare(
         masks: Mask source of the synthetic samples. Its state is put back before every arm.
         loader: A seed to the loader of real ``(images, masks)`` for that seed, one that repeats itself:
             ``lambda seed: feataug.data.seeded_loader(train_set, 16, seed=seed)``.
-        val_loader: Pairs to measure on.
+        val_loader: Pairs to measure on. None of their images may be in any of the other loaders.
         config: Of the training; its ``seed`` is replaced by each of ``seeds``.
         seeds: One pair of runs each; at least two for an interval.
         rivals: Further arms by name, each against the control: ``(model, loader, config, folder) -> trained model``.
+        ceiling: A positive control: a seed to the loader of labelled images, of the training crops' size, which the other arms do not see. The
+            arm ``"ceiling"`` trains as feataug does, with the encoder's features of these images and their true masks in the place of
+            synthetic samples. What it does not gain, no generator can be shown to gain here.
+        plain_loader: Labelled training images as images are predicted: whole, without random crops or colours. The choice between windows and
+            whole images and all class biases are made on it; fifty images are enough. Without it the first 64 crops that ``loader`` yields
+            for the first seed stand in for the biases, and windows are taken where validation images are larger than the crops.
+        crop_size: Rows and columns of the crops that the model is trained on. ``"auto"``: of the first images that ``loader`` yields for the
+            first seed. ``None`` where training sees whole images.
+        window: Rows and columns of a sliding window for the base and all arms, or ``None`` for whole images. ``"auto"``: the crops' size where
+            validation images have another size and the base model does better so on ``plain_loader`` by more than a point of mIoU.
+        bias: Whether to fit a class bias (``fit_class_bias``) to the base and to every trained arm.
         ratio, label_smoothing, pixel_filter, class_weights, bank: See ``FeatureMixer``.
         weights_arm: Where there are ``class_weights``, train a third arm, ``"class weights"``, which has them and no synthetic features: what
             feataug gains over *that* is the synthetic features' own.
@@ -89,57 +101,45 @@ def compare(
     Returns:
         ``base`` (figures before), ``seeds`` (every run), ``arms`` (means), ``difference`` (feataug minus control in points: ``mean``,
         ``low`` and ``high`` of each measure, a 95 % interval by Student's t, and ``per_class``), ``differences`` (the same for every
-        arm), ``beyond_weights`` (feataug minus the arm ``"class weights"``, where there is one), ``verdict`` (in words) and ``settings``.
+        arm), ``beyond_weights`` (feataug minus the arm ``"class weights"``, where there is one), ``verdict`` (in words) and ``settings``, with
+        ``prediction`` (``window`` and what decided it) and ``leak_check`` (``"files"``, ``"images"`` or ``"not possible"``). With ``bias`` all
+        of these are after the bias; each run's figures also have ``before_bias`` and ``class_bias``, and the result has
+        ``arms_before_bias`` and ``differences_before_bias``. ``as_trained`` is before the bias and before ``update_bn``. With ``ceiling``,
+        ``ceiling`` holds its ``difference`` and ``share_of_ceiling``: for every other arm the share of the ceiling's mean gain, ``None`` in
+        measures where the ceiling's gain is not shown.
 
     Raises:
         ConfigError: no seeds, seeds that repeat, a loader that takes no seed, or a rival named as one of our arms.
-        CheckpointError: ``output`` holds runs with other settings, or of another model, generator, mask source, data set or validation set.
-        DataError: the loader gives other batches when it is read again with the same seed; or the masks to measure on hold one class and
-            void only.
+        ShapeError: ``window`` or ``crop_size`` is no size.
+        CheckpointError: ``output`` holds runs with other settings, measured in another way, or of another model, generator, mask source, data
+            set or validation set.
+        DataError: the loader gives other batches when it is read again with the same seed; the masks to measure on hold one class and
+            void only; or an image to measure on is also in ``loader``, ``plain_loader`` or ``ceiling``, as far as that can be found out
+            (``evaluation.leakage``).
 
     Source:
-        Ours.
+        Ours. Post-hoc class biases: Menon et al. (2021).
     """
     ignore_index = generator.ignore_index
     alone: dict[str, Arm] = {}
     if weights_arm and class_weights is not None:
         alone[WEIGHTS] = weights_alone(class_weights, ignore_index=ignore_index, device=device, progress=progress)
-    _check(loader, seeds, rivals or {}, ("control", "feataug", "base", *alone))
+    above = (CEILING,) if ceiling is not None else ()
+    _check(loader, seeds, rivals or {}, ("control", "feataug", "base", *alone, *above))
     rivals = alone | dict(rivals or {})
     folder = Path(output) if output is not None else None
     names = list(classes) if classes is not None else [str(number) for number in range(generator.num_classes)]
-    common = {
-        "at": at if isinstance(at, str) else list(layer_names(at)),
-        "update_bn": update_bn,
-        "config": {key: value for key, value in config.to_dict().items() if key != "seed"},
-        "model": fingerprint(model),
-        "val_data": describe_data(val_loader, measured=True),
-        "classes": names,
-        "ignore_index": ignore_index,
-    }
-    old = {"model": partial(_old_fingerprint, model), "generator": partial(_old_fingerprint, generator)}
-    mixing: dict[str, Any] = {"ratio": ratio, "label_smoothing": label_smoothing} | ({"bank": bank} if bank else {})
-    settings = {
-        **common,
-        **mixing,
-        "masks": type(masks).__name__,
-        "pixel_filter": getattr(pixel_filter, "factor", pixel_filter is not None),
-        "class_weights": class_weights.tolist() if class_weights is not None else None,
-        "generator": fingerprint(generator),
-        "architecture": architecture(generator),
-        "mask_source": describe_masks(masks),
-        "filter": describe_filter(pixel_filter) if pixel_filter is not None else None,
-    }
-    start = copy.deepcopy(masks.state_dict()) if hasattr(masks, "state_dict") else None
-
+    old = {"model": partial(old_fingerprint, model), "generator": partial(old_fingerprint, generator)}
     # Before anything is measured: it may start the processes' group.
-    once = partial(_once, folder, make_accelerator(device, config.mixed_precision).device, old)
-
-    def validate(trained: nn.Module) -> dict[str, Any]:
-        where = next(trained.parameters()).device
-        return evaluate(trained, part_of(val_loader), len(names), ignore_index=ignore_index, device=where)
-
-    checked: list[int] = []
+    on = make_accelerator(device, config.mixed_precision).device
+    once = partial(kept_run, "compare", folder, on, old)
+    sample = loader(seeds[0])
+    trained_on = {"loader": sample} | ({"plain_loader": plain_loader} if plain_loader is not None else {})
+    leaks = check_leaks(val_loader, trained_on | ({CEILING: ceiling(seeds[0])} if ceiling is not None else {}))
+    start = copy.deepcopy(masks.state_dict()) if hasattr(masks, "state_dict") else None
+    common_mixing: dict[str, Any] = {"ratio": ratio, "label_smoothing": label_smoothing}
+    mixing = common_mixing | ({"bank": bank} if bank else {})
+    base_model = functools.cache(lambda: copy_model(model).to(on))
 
     def run(name: str, seed: int, unread: list[Any]) -> dict[str, Any]:
         if not checked:
@@ -149,27 +149,44 @@ def compare(
             masks.load_state_dict(copy.deepcopy(start))
         own = FinetuneConfig.from_dict(config.to_dict() | {"seed": seed})
         where = folder / f"seed-{seed}" / name if folder is not None else None
-        mixed = (
-            {"generator": generator, "masks": masks, "pixel_filter": pixel_filter, "class_weights": class_weights, **mixing}
-            if name == "feataug"
-            else {}
-        )
+        mixed: dict[str, Any] = {}
+        if name == "feataug":
+            mixed = {"generator": generator, "masks": masks, "pixel_filter": pixel_filter, "class_weights": class_weights, **mixing}
+        elif name in above and ceiling is not None:
+            mixed = {"generator": generator, "ceiling": ceiling(seed), "class_weights": class_weights, **common_mixing}
         text = f"{name} {seed}" if progress else False
         real = unread.pop() if unread else loader(seed)
         trained, figures = train_arm(
-            model, at, real, validate, own, update_bn=update_bn, example=example, ignore_index=ignore_index, output=where,
-            device=device, progress=text, rival=rivals.get(name), **mixed,
+            model, at, real, measuring.before, own, update_bn=update_bn, example=example, ignore_index=ignore_index, output=where,
+            device=device, progress=text, rival=rivals.get(name), measure=measuring.full, **mixed,
         )  # fmt: skip
         if where is not None and seed == seeds[0]:
-            keep_samples(where / SAMPLES, val_loader, {name: trained}, classes=names, ignore_index=ignore_index)
-        extra = {"as_trained": by_class(figures["as_trained"], names)} if "as_trained" in figures else {}
-        return by_class(figures, names) | extra | {"seconds": figures["seconds"]}
+            predict = measuring.predictor(trained, figures.get("class_bias"))
+            keep_samples(where / SAMPLES, val_loader, {name: predict}, classes=names, ignore_index=ignore_index)
+        return figures | ({"as_trained": by_class(figures["as_trained"], names)} if "as_trained" in figures else {})
 
+    checked: list[int] = []
     with held(folder):
-        measured = {name: common[name] for name in ("model", "val_data", "classes", "ignore_index")}
-        base = once("base", measured, lambda: by_class(validate(model), names))
-        arms = ["control", "feataug", *rivals]
-        kept = {"feataug": settings} | {name: common | {"class_weights": settings["class_weights"]} for name in alone}
+        measured: dict[str, Any] = {"model": fingerprint(model)}
+        measuring = prepare(
+            base_model, sample, val_loader, plain_loader, window=window, crop_size=crop_size, bias=bias, classes=names,
+            ignore_index=ignore_index, once=once, identity=measured,
+        )  # fmt: skip
+        measured |= {"val_data": describe_data(val_loader, measured=True), "classes": names, "ignore_index": ignore_index, **measuring.way}
+        trained_as = {"config": {key: value for key, value in config.to_dict().items() if key != "seed"}, "update_bn": update_bn}
+        common = measured | trained_as | {"at": at if isinstance(at, str) else list(layer_names(at))}
+        weighted = common | {"class_weights": class_weights.tolist() if class_weights is not None else None}
+        settings = weighted | mixing | {
+            "masks": type(masks).__name__,
+            "pixel_filter": getattr(pixel_filter, "factor", pixel_filter is not None),
+            "generator": fingerprint(generator),
+            "architecture": architecture(generator),
+            "mask_source": describe_masks(masks),
+            "filter": describe_filter(pixel_filter) if pixel_filter is not None else None,
+        }  # fmt: skip
+        base = once("base", measured, lambda: measuring.full(base_model()))
+        arms = ["control", "feataug", *above, *rivals]
+        kept = {"feataug": settings} | dict.fromkeys(alone, weighted)
         kept |= {name: common | {"rival": describe_callable(arm)} for name, arm in rivals.items() if name not in alone}
         finished: list[dict[str, Any]] = []
         result: dict[str, Any] = {}
@@ -178,93 +195,17 @@ def compare(
             # The first arm that is run takes it; each of the others takes one of its own.
             unread = [loader(seed)]
             data = {"data": describe_data(unread[0])}
+            if ceiling is not None:
+                kept[CEILING] = weighted | common_mixing | {"ceiling_data": describe_data(ceiling(seed))}
             for name in arms:
                 # Neither the control nor a rival depends on how feataug mixes: with other settings only its own arm is run again.
                 runs[name] = once(f"seed-{seed}/{name}", kept.get(name, common) | data, partial(run, name, seed, unread))
             finished.append({"seed": seed} | runs)
-            result = _summary(base, finished, arms, settings, bool(alone))
+            result = summary(base, finished, arms, bool(alone))
+            result |= {"settings": settings | {"prediction": measuring.found, "leak_check": leaks}}
             if folder is not None:
                 write_result(folder, result)
     return result
-
-
-def _summary(
-    base: dict[str, Any], finished: list[dict[str, Any]], arms: list[str], settings: dict[str, Any], weighted: bool
-) -> dict[str, Any]:
-    by_arm = {name: [entry[name] for entry in finished] for name in arms}
-    gaps = {name: differences(by_arm["control"], by_arm[name]) for name in arms[1:]}
-    said, beyond = verdict(gaps["feataug"]), {}
-    if weighted:
-        beyond = {"beyond_weights": differences(by_arm[WEIGHTS], by_arm["feataug"])}
-        said += f" Over the class weights alone: {verdict(beyond['beyond_weights'])}" if len(finished) > 1 else ""
-    return {
-        "base": base,
-        "seeds": finished,
-        "arms": {name: mean_figures(runs) for name, runs in by_arm.items()},
-        "difference": gaps["feataug"],
-        "differences": gaps,
-        **beyond,
-        "verdict": said,
-        "settings": settings,
-    }
-
-
-def _once(
-    folder: Path | None,
-    device: torch.device,
-    old: Mapping[str, Callable[[], str]],
-    name: str,
-    settings: dict[str, Any],
-    run: Callable[[], dict[str, Any]],
-) -> dict[str, Any]:
-    """Figures that an earlier call left, or those of ``run``, which are kept."""
-    if folder is None:
-        return run()
-    path = folder / f"{name}.json"
-    stored = from_main(lambda: _read(path) if path.exists() else None, device)
-    if stored is not None:
-        advice = f"Use another output folder, or delete this file and {path.with_suffix('')} to run that arm again."
-        # Shorter fingerprints are those of version 0.1.0.
-        same = {key: settings[key] for key in old if len(stored["settings"].get(key, "")) == 12 and stored["settings"][key] == old[key]()}
-        check_settings("compare: the output folder holds a run with other settings.", settings, stored["settings"] | same, path, advice)
-    else:
-        # Through JSON and back: what is returned now is what a later call reads.
-        stored = json.loads(json.dumps({"settings": settings, "figures": run()}))
-        write_json(path, stored | {"sha256": _digest(stored)})
-    figures: dict[str, Any] = stored["figures"]
-    return figures
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A finished run; files from before there were checksums are taken as they are."""
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text())
-        written = stored.pop("sha256", None)
-        if stored.keys() != {"settings", "figures"} or (written is not None and written != _digest(stored)):
-            raise ValueError("not what was written")
-    except (ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            message(
-                "compare: a finished run cannot be read.",
-                given=f"{path} ({error})",
-                needed="the file as it was written",
-                advice="Delete it to run that arm again; checkpoints beside it make that quick.",
-            )
-        ) from error
-    return stored
-
-
-def _digest(stored: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
-
-
-def _old_fingerprint(module: nn.Module) -> str:
-    """The fingerprint of version 0.1.0: twelve digits that change when a weight does."""
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(-1).double().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _check(loader: Any, seeds: Sequence[int], rivals: Mapping[str, Arm], ours: Sequence[str]) -> None:

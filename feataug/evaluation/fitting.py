@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from feataug.checks import check_loader
 from feataug.contexts import MARGIN, CropSize, size_of
-from feataug.crop_sizes import larger
 from feataug.evaluation.class_bias import fit_class_bias
 from feataug.inference import Inference
 from feataug.metrics import evaluate
@@ -25,6 +24,7 @@ def fit_inference(
     class_bias: bool = True,
     measure: Any = "miou",
     margin: float = MARGIN,
+    divisor: int = 1,
     ignore_index: int = 255,
     device: torch.device | str | None = None,
 ) -> tuple[Inference, dict[str, Any]]:
@@ -39,10 +39,11 @@ def fit_inference(
             times; fifty images are enough to decide.
         num_classes: Number of classes ``K``.
         crop_size: Rows and columns of the crops that the model was trained on: ``"noted"`` for what ``Finetuner`` noted on it, ``None`` where
-            it was trained on whole images. Windows are tried if an image is larger.
+            it was trained on whole images. Windows are tried if an image has another size.
         class_bias: Whether to fit a class bias, too; see ``fit_class_bias``.
         measure: What the bias is fitted to.
         margin: Points of mIoU by which windows must be ahead of whole images on training images: they cost about twice the time.
+        divisor: Of whole images, for models that take no other sizes; see ``Inference``.
         ignore_index: Label of void.
         device: Where images and masks are sent; where the model is by default.
 
@@ -57,26 +58,29 @@ def fit_inference(
         Ours; windows as in Zhao et al. (2017), by their code.
     """
     size, window = size_of("fit_inference", model, crop_size), None
-    any_larger = False
+    other = False
 
     def watched() -> Iterator[Any]:
-        nonlocal any_larger
+        nonlocal other
         for batch in check_loader("fit_inference", loader):
             # What is no pair is left to evaluate, which says so.
             images = batch[0] if isinstance(batch, (tuple, list)) and batch else None
-            any_larger |= size is not None and isinstance(images, Tensor) and images.ndim == 4 and larger(images, size)
+            other |= size is not None and isinstance(images, Tensor) and images.ndim == 4 and tuple(images.shape[-2:]) != size
             yield batch
 
     settings: dict[str, Any] = {"ignore_index": ignore_index, "device": device}
-    found: dict[str, Any] = {"whole": evaluate(model, watched(), num_classes, crop_size=None, **settings)}
-    if any_larger:
+    found: dict[str, Any] = {"whole": evaluate(Inference(model, divisor=divisor), watched(), num_classes, **settings)}
+    if other:
         found["windows"] = evaluate(Inference(model, window=size), loader, num_classes, **settings)
         if found["windows"]["miou"] > found["whole"]["miou"] + margin:
             window = size
-    predict = Inference(model, window=window)
-    bias = None
+
+    def prediction(**bias: Any) -> Inference:
+        return Inference(model, window=window, **bias) if window else Inference(model, divisor=divisor, **bias)
+
+    predict, bias = prediction(), None
     if class_bias:
         bias = fit_class_bias(predict, loader, num_classes, measure=measure, **settings)
-        predict = Inference(model, window=window, class_bias=bias)
+        predict = prediction(class_bias=bias)
     found |= {"window": list(window) if window else None, "class_bias": bias.tolist() if bias is not None else None}
     return predict, found

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from feataug.evaluation import verdict
+from feataug.evaluation.intervals import verdict
+from feataug.evaluation.verdicts import beyond_bias, room
 from feataug.page.markup import DASH
 from feataug.report import TITLES
 
@@ -89,7 +90,19 @@ def plain_gaps(control: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str
 
 def said(differences: Mapping[str, Any], name: str) -> str | None:
     """``evaluation.verdict``, where every measure has its interval or none has."""
+    return verdict(differences, name) if _whole(differences) else None
+
+
+def said_of_bias(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> str | None:
+    """``evaluation.verdicts.beyond_bias``, where every measure has its interval."""
+    return beyond_bias(before, after, name) if _whole(before) and _whole(after) else None
+
+
+def said_of_room(ceiling: Mapping[str, Any]) -> str | None:
+    """``evaluation.verdicts.room``, where every measure has its interval."""
+    return room(ceiling) if _whole(ceiling) else None
+
+
+def _whole(differences: Mapping[str, Any]) -> bool:
     found = [differences[m] for m in TITLES]
-    if any(x["mean"] is None for x in found) or len({x["low"] is None for x in found}) > 1:
-        return None
-    return verdict(differences, name)
+    return all(x["mean"] is not None for x in found) and len({x["low"] is None for x in found}) == 1

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from feataug.evaluation.verdicts import CEILING
 from feataug.page import draw
 from feataug.page.curves import charts, style
 from feataug.page.markup import DASH, Html, joined, shown, table, tag
-from feataug.page.plain import figures, listed, mapping, number, said, words
+from feataug.page.plain import figures, listed, mapping, number, said, said_of_bias, said_of_room, words
 from feataug.page.read import KINDS, Run
 from feataug.page.warn import findings
-from feataug.report import TITLES, absent_text
+from feataug.report import TITLES, absent_text, prediction_text, share_text
 
 _ROWS = 400
 
@@ -22,6 +23,8 @@ def tiles(run: Run) -> Html | None:
     for arm, gaps in run.differences.items():
         if arm == "feataug":
             found += [(f"{TITLES[name]}, feataug", *_points(gaps[name])) for name in ("miou", "class_acc")]
+    if taught := run.teaching.get("generator"):
+        found = [("Teaching score", shown(taught["after"]["score"]), "synthetic over real features' mIoU")]
     if not found and run.arms:
         name, last = list(run.arms.items())[-1]
         found = [(f"{TITLES[m]}, {name}", shown(last[m]), "percent") for m in ("miou", "class_acc")]
@@ -43,9 +46,15 @@ def verdicts(run: Run) -> list[str]:
         way = "ahead" if gap > 0 else "behind"
         text = f"One pair of runs: feataug is {way} by {abs(gap):.2f} points of mIoU."
         return [f"{text} With one seed, about a point is noise: nothing is shown yet."]
+    if run.kind == "teach":
+        return [words(run.result.get("verdict"), 2000)]
     spoken = [sentence for arm, gaps in run.differences.items() if (sentence := said(gaps, arm))]
     if run.beyond_weights is not None and (sentence := said(run.beyond_weights, "feataug")):
         spoken.insert(1, f"Over the class weights alone: {sentence}")
+    before, after = run.differences_before_bias, run.differences
+    spoken += [sentence for arm in after if arm in before and (sentence := said_of_bias(before[arm], after[arm], arm))]
+    if CEILING in after and (sentence := said_of_room(after[CEILING])):
+        spoken.append(sentence)
     if not spoken and run.recognition.get("ratio") is not None:
         score = run.recognition
         spoken = [
@@ -101,8 +110,20 @@ def metrics(run: Run) -> Html:
     rows += [[f"{arm} − control", *(_cell(gaps[m]) for m in TITLES)] for arm, gaps in differences.items()]
     if run.beyond_weights is not None:
         rows.append(["feataug − class weights", *(_cell(run.beyond_weights[m]) for m in TITLES)])
+    rows += [[f"{arm}: share of the ceiling's gain", *(share_text(x[m]) for m in TITLES)] for arm, x in run.shares.items()]
     if rows:
         parts.append(table(("", *TITLES.values()), rows, f"Percent{_over(run)}"))
+    if taught := run.teaching:
+        rows = [[n, *(shown(x[m][key]) for key in ("miou", "score") for m in ("before", "after"))] for n, x in taught.items()]
+        head = ("features", "mIoU", "mIoU with class bias", "score", "score with class bias")
+        parts.append(table(head, rows[:_ROWS], "What features teach fresh decoders; score: share of the real features' mIoU"))
+    if prediction := mapping(run.settings.get("prediction")):
+        parts.append(tag("p", _prediction(prediction), class_="note"))
+    if earlier := run.arms_before_bias:
+        rows = [[name, *(shown(x[m]) for m in TITLES)] for name, x in list(earlier.items())[:_ROWS]]
+        rows += [[f"{arm} − control", *(_cell(x[m]) for m in TITLES)] for arm, x in run.differences_before_bias.items()]
+        inner = table(("", *TITLES.values()), rows, "Before the class bias, percent; differences in points")
+        parts.append(tag("details", tag("summary", "Before the class bias"), inner))
     parts += [tag("p", absent_text(names), class_="note absent") for names in _absent(run)]
     if run.seeds:
         names = list(mapping(run.result.get("arms")))
@@ -120,11 +141,18 @@ def metrics(run: Run) -> Html:
         parts.append(table(("", "value"), cells, "How the frozen decoder recognises synthetic features, and how much samples vary"))
     if not arms and not score:
         parts.append(missing("No measures: the run has not been measured yet.", "feataug evaluate --model FOLDER"))
-    if not differences:
+    if not differences and not taught:
         parts.append(
             missing("No differences to a control on paired seeds.", "feataug compare --model FOLDER --generator FOLDER --seeds 5")
         )
     return joined(*parts)
+
+
+def _prediction(prediction: dict[str, Any]) -> str:
+    window = [number(side) for side in listed(prediction.get("window"))]
+    sides = [int(side) for side in window if side is not None]
+    plain = {"window": sides if len(sides) == 2 else None, "bias": prediction.get("bias") is True}
+    return prediction_text(plain | {"decided_by": words(prediction.get("decided_by"))})
 
 
 def _absent(run: Run) -> list[list[str]]:
@@ -136,6 +164,8 @@ def _absent(run: Run) -> list[list[str]]:
 
 def _over(run: Run) -> str:
     """What a table's figures are, besides percent."""
+    if run.kind == "teach":
+        return " with class bias, means over seeds"
     if not run.differences:
         return ""
     means = f", means over {len(run.seeds)} seeds" if len(run.seeds) > 1 else ""

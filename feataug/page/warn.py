@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from feataug.evaluation.intervals import t95
+from feataug.evaluation.verdicts import CEILING
 from feataug.page.plain import number
 from feataug.page.read import Run
 from feataug.report import TITLES, interval
@@ -123,7 +124,10 @@ def _comparison(run: Run) -> Iterator[Finding]:
             "feataug compare --seeds 5 trains more pairs"
             + (" of your model." if run.kind == "demo" else "; those that are done stay."),
         )
+    yield from _room(run)
     for arm, gaps in run.differences.items():
+        if arm == CEILING:
+            continue
         unclear = [m for m in TITLES if gaps[m]["low"] is not None and gaps[m]["low"] <= 0 <= gaps[m]["high"]]
         if unclear:
             yield Finding(
@@ -152,6 +156,35 @@ def _comparison(run: Run) -> Iterator[Finding]:
                 f"{2 * POINTS} points, with an interval below zero where there is one",
                 "Common classes pay for rare ones. If they matter most, leave class weights out and lower ratio.",
             )
+
+
+def _room(run: Run) -> Iterator[Finding]:
+    """Could an arm show a gain here, and is it more than a class bias gives?"""
+    ceiling = run.differences.get(CEILING)
+    narrow = [m for m in TITLES if ceiling is not None and ceiling[m]["low"] is not None and ceiling[m]["low"] <= 0]
+    if ceiling is not None and narrow:
+        yield Finding(
+            "room",
+            "There is no room for a gain",
+            ", ".join(f"{TITLES[m]} {interval(ceiling[m])}" for m in narrow) + " points with real features of further labelled images",
+            "an interval of the ceiling that is not above zero",
+            "Nothing can be said about any arm in these measures. Use fewer labelled images, train for more steps, or run more seeds.",
+        )
+    for arm, before in run.differences_before_bias.items():
+        after = run.differences.get(arm)
+        lost = [m for m in TITLES if after is not None and _above(before[m]) and after[m]["low"] is not None and not _above(after[m])]
+        if after is not None and lost and arm != CEILING:
+            yield Finding(
+                "bias",
+                f"{arm}: nothing beyond the class bias",
+                ", ".join(f"{TITLES[m]} {interval(before[m])} before it, {interval(after[m])} after it" for m in lost) + " points",
+                "an interval above zero before the class bias, and not above zero after it",
+                "A class bias gives this gain without any training: feataug.fit_class_bias, feataug.Inference(model, class_bias=...).",
+            )
+
+
+def _above(gap: dict[str, Any]) -> bool:
+    return gap["low"] is not None and gap["low"] > 0
 
 
 def _weights(run: Run) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ IDENTITY = frozenset(
     (
         "model", "generator", "architecture", "cut", "spec", "data", "val_data", "mask_source", "mixing_seed", "mixer", "filter", "loss",
         "num_classes", "ignore_index", "classes", "rival",
+        "plain_data", "ceiling_data",
     )
 )  # fmt: skip
 _WIDTH = 200

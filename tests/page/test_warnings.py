@@ -113,6 +113,29 @@ def test_features_that_add_nothing_to_the_weights(tmp_path):
     assert names(write(tmp_path / "damaged", comparison(HEALTHY) | {"beyond_weights": "many"})) == []
 
 
+def test_gains_that_a_bias_gives_and_a_ceiling_without_room(tmp_path):
+    before, after = comparison(HEALTHY), comparison([0.1, -0.2, 0.3, -0.1])
+    result = after | {"differences_before_bias": before["differences"], "arms_before_bias": before["arms"]}
+    folder = write(tmp_path / "a", result)
+    assert names(folder) == ["bias", "zero"]
+    page = Page(write_page(folder).read_text())
+    assert "feataug: nothing beyond the class bias" in page.texts["warnings"]
+    assert "feataug shows nothing beyond the bias in PixelAcc: +1.05 [" in page.texts["metrics"]
+    assert any(caption.startswith("Before the class bias, percent") for caption in page.tables)
+    # A gain after the bias is one beyond it.
+    assert names(write(tmp_path / "b", before | {"differences_before_bias": before["differences"]})) == []
+    ceiling = {"differences": before["differences"] | {"ceiling": after["difference"]}}
+    narrow = write(tmp_path / "c", before | ceiling)
+    assert names(narrow) == ["room"]
+    assert "There is no room in PixelAcc, ClassAcc, mIoU, fwIoU" in Page(write_page(narrow).read_text()).texts["metrics"]
+    wide = before | {"differences": before["differences"] | {"ceiling": comparison([2.0, 2.2, 2.1, 1.9])["difference"]}}
+    shares = {"ceiling": {"share_of_ceiling": {"feataug": {"miou": 0.512, "class_acc": None}}}}
+    folder = write(tmp_path / "d", wide | shares)
+    assert names(folder) == []
+    rows = [row for table in Page(write_page(folder).read_text()).tables.values() for row in table]
+    assert ["feataug: share of the ceiling's gain", "-", "-", "51%", "-"] in rows
+
+
 def test_two_seeds_are_too_few(tmp_path):
     assert "seeds" in names(write(tmp_path / "run", comparison([1.0, 1.1])))
     assert "seeds" not in names(write(tmp_path / "more", comparison([1.0, 1.1, 1.2])))
