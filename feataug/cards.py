@@ -239,6 +239,34 @@ classes = model(images).argmax(1)  # 0 .. {num_classes - 1}
 """
 
 
+def inference_text(name: str, settings: Mapping[str, Any]) -> str:
+    """The part of a card that says how the model is predicted with; ``settings`` are those of ``inference.json``."""
+    lines = []
+    if size := settings.get("window"):
+        lines.append(f"- By windows of {size[0]} x {size[1]}: the model does worse on whole images that are larger.")
+    if "scales" in settings:
+        lines.append(f"- Mean over the scales {', '.join(f'{scale:g}' for scale in settings['scales'])}.")
+    if settings.get("flip"):
+        lines.append("- Mean with the mirror image.")
+    if "class_bias" in settings:
+        lines.append("- A number is added for each class (class bias), fitted on training images. On other data it may not fit.")
+    known = "\n".join(lines)
+    return f"""\
+## Predict
+
+The measures below may have been taken without `inference.json`. Predict as it says:
+
+{known}
+
+```python
+import feataug
+
+predict = feataug.Inference.load(model, {quoted(name)})
+classes = predict(images).argmax(1)
+```
+"""
+
+
 def facts_text(facts: Mapping[str, Any]) -> str:
     """The second half of a card: what is known of the training, and what is not."""
     lines = ["## Trained on", "", f"- Data: {plain(facts['data']) if 'data' in facts else 'not stated'}"]

@@ -1,4 +1,4 @@
-"""The command line: ``feataug demo``, ``inspect``, ``stages``, ``fit-generator``, ``finetune``, ``compare``, ``evaluate``, ``report``."""
+"""The command line, ``feataug COMMAND``: what the commands do is in ``commands``, what they take in ``options``."""
 
 from __future__ import annotations
 

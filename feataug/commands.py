@@ -130,13 +130,15 @@ def finetune(args: argparse.Namespace) -> None:
     from feataug.metrics import evaluate as measure
     from feataug.mixing import FeatureMixer
     from feataug.models import PSPNet
+    from feataug.predicting import IMAGES, decided, measured, rows_of, some_of
     from feataug.processes import is_main
-    from feataug.report import by_class, table, write_result
+    from feataug.report import table, write_result
     from feataug.splitting import split
     from feataug.training.finetune import Finetuner
 
+    plain = eval_transforms(tuple(args.eval_size or args.size))
     train = _dataset(args, args.split, train_transforms(tuple(args.size)))
-    val = _dataset(args, args.eval_split, eval_transforms(tuple(args.size)))
+    val = _dataset(args, args.eval_split, plain, args.eval_size)
     if args.model is not None:
         model = PSPNet.from_pretrained(args.model)
     elif args.encoder is not None:
@@ -153,17 +155,59 @@ def finetune(args: argparse.Namespace) -> None:
         mixer = FeatureMixer(generator, label_smoothing=args.label_smoothing, cut=cut, seed=args.seed, **settings)
     tuner = Finetuner(model, config, mixer=mixer, cut=cut, output=args.output / "run", device=args.device, progress=not args.quiet)
     loader, val_loader = seeded_loader(train, args.batch_size, seed=args.seed, num_workers=args.workers), _measured(args, val)
-    figures = tuner.fit(loader, val_loader, num_classes=train.num_classes)[-1]
+    # Whole images or windows is decided below.
+    figures = tuner.fit(loader, val_loader, num_classes=train.num_classes, crop_size=None)[-1]
+    device = tuner.accelerator.device
     if mixer is not None:
         # Running statistics that have seen synthetic features are no longer those of real ones.
         tuner.update_bn(loader)
-        figures = measure(model, val_loader, train.num_classes, device=tuner.accelerator.device)
+        figures = measure(model, val_loader, train.num_classes, device=device, crop_size=None)
+    some = _measured(args, some_of(_dataset(args, args.split, plain, args.eval_size), IMAGES))
+    options: dict[str, Any] = {"crop_size": tuple(args.size), "class_bias": not args.skip_bias, "device": device}
+    predict = decided(model, some, train.num_classes, **options)
+    result = measured(predict, val_loader, train.classes, device, figures)
     if is_main():
-        model.save_pretrained(args.output, card=data_facts(train, args.split, args.data_license, args.data, measures=figures))
-    _keep(args, val, val_loader, {"trained": model}, cut, generator)
-    figures = by_class(figures, train.classes)
-    write_result(args.output, figures | {"config": config.to_dict()})
-    _say(table({args.output.name: figures}) + f"\nwritten: {args.output}")
+        card = data_facts(train, args.split, args.data_license, args.data, measures=result)
+        model.save_pretrained(args.output, card=card)
+        if predict.settings():
+            predict.save(args.output)
+    _keep(args, val, val_loader, {"trained": predict}, cut, generator)
+    write_result(args.output, result | {"config": config.to_dict()})
+    _say(table(rows_of(args.output.name, result)) + f"\nwritten: {args.output}")
+
+
+def fit_bias(args: argparse.Namespace) -> None:
+    """``feataug fit-bias``."""
+    from pathlib import Path
+
+    from feataug.data.transforms import eval_transforms
+    from feataug.evaluation import fit_inference
+    from feataug.models import PSPNet
+    from feataug.predicting import folder_of, measured, rows_of, said, some_of
+    from feataug.processes import is_main
+    from feataug.report import table, write_result
+    from feataug.training.run import make_accelerator
+
+    transforms = eval_transforms(tuple(args.size) if args.size else None)
+    train, val = (_dataset(args, split, transforms) for split in (args.split, args.eval_split))
+    device = make_accelerator(args.device, "no").device
+    model = PSPNet.from_pretrained(args.model).to(device)
+    some = some_of(train, args.images)
+    crop_size: Any = args.crop_size or "noted"
+    predict, _ = fit_inference(
+        model, _measured(args, some), train.num_classes, crop_size=crop_size, measure=args.measure, device=device
+    )
+    result = measured(predict, _measured(args, val), val.classes, device)
+    beside = args.output or folder_of(args.model)
+    args.output = args.output or Path("runs", "fit-bias")
+    folder = beside or args.output
+    if is_main():
+        predict.save(folder)
+    write_result(args.output, result | {"fitted": {"split": args.split, "images": len(some), "measure": args.measure}})
+    _say(
+        table(rows_of("whole images", result)) + f"\nfitted on {len(some)} images of {args.split}: {said(predict.settings())}"
+        f"\nwritten: {folder / 'inference.json'}, {args.output / 'result.json'}"
+    )
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -247,6 +291,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from feataug.evaluation import Inference
     from feataug.metrics import evaluate as measure
     from feataug.models import PSPNet
+    from feataug.predicting import settings_for
     from feataug.report import by_class, table, write_result
     from feataug.training.batches import part_of
     from feataug.training.run import make_accelerator
@@ -255,12 +300,12 @@ def evaluate(args: argparse.Namespace) -> None:
     device = make_accelerator(args.device, "no").device
     model = PSPNet.from_pretrained(args.model).to(device)
     loader = _measured(args, val)
-    given = {name: getattr(args, name) for name in ("scales", "flip", "window") if getattr(args, name)}
-    predict = Inference(model, **given) if given else model
+    settings, source = settings_for(args, model, val.num_classes)
+    predict = Inference(model, **settings) if settings else model
     figures = by_class(measure(predict, part_of(loader), val.num_classes, device=device), val.classes)
-    write_result(args.output, figures | ({"inference": given} if given else {}))
+    write_result(args.output, figures | ({"inference": settings} if settings else {}))
     _keep(args, val, loader, {"predicted": predict})
-    _say(table({str(args.model): figures}) + f"\nwritten: {args.output / 'result.json'}")
+    _say(table({str(args.model): figures}) + (f"\n{source}" if source else "") + f"\nwritten: {args.output / 'result.json'}")
 
 
 def report(args: argparse.Namespace) -> None:
@@ -310,7 +355,8 @@ def _say(text: str) -> None:
         print(text)
 
 
-def _dataset(args: argparse.Namespace, split: str, transforms: Any) -> Any:
+def _dataset(args: argparse.Namespace, split: str, transforms: Any, size: Any = None) -> Any:
+    """The reader of a split; ``size`` of scenes that are not drawn at ``--size``."""
     from feataug.data import ADE20K, CamVid, Cityscapes, IDDLite, Scenes
     from feataug.own_data import folder_data
 
@@ -318,7 +364,7 @@ def _dataset(args: argparse.Namespace, split: str, transforms: Any) -> Any:
         # Scenes of different splits never meet: their seeds differ.
         further = split != args.eval_split and split == getattr(args, "ceiling_split", None)
         count = SCENES["train" if split == "train" or further else "val"]
-        return Scenes(count, tuple(args.size or (96, 128)), seed=0 if split == "train" else 1 + further, transforms=transforms)
+        return Scenes(count, tuple(size or args.size or (96, 128)), seed=0 if split == "train" else 1 + further, transforms=transforms)
     if args.data is None:
         raise ConfigError(message("feataug: no data.", given=f"--dataset {args.dataset}", needed="--data DIR"))
     official: dict[str, Any] = {"camvid": CamVid, "cityscapes": Cityscapes, "ade20k": ADE20K, "idd": IDDLite}
@@ -349,6 +395,7 @@ COMMANDS = {
     "stages": stages,
     "fit-generator": fit_generator,
     "finetune": finetune,
+    "fit-bias": fit_bias,
     "compare": compare,
     "teach": teach,
     "evaluate": evaluate,

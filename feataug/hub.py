@@ -12,8 +12,14 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, constants
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
-from feataug.cards import MARK, check_facts, known_facts, local_name, model_card, plain
+from feataug.cards import MARK, check_facts, inference_text, known_facts, local_name, model_card, plain
+from feataug.crop_sizes import note_size, noted_size
 from feataug.errors import CheckpointError, FeatAugError, message
+from feataug.inference_file import FILE, read_settings
+from feataug.processes import is_main
+
+# In config.json, beside the arguments of the class: what is known of the model, and the size that it was trained on.
+_CARD, _SIZE = "card", "trained_size"
 
 
 class HubModel(PyTorchModelHubMixin):
@@ -36,7 +42,8 @@ class HubModel(PyTorchModelHubMixin):
         """Save weights, settings and a model card, ``README.md``.
 
         Args:
-            save_directory: The folder. A card of ours that is there is written anew; one of your own stays.
+            save_directory: The folder. A card of ours that is there is written anew; one of your own stays. ``inference.json`` is removed,
+                since it was fitted to the weights that were there: ``Inference.save`` comes after this.
             card: What you know of the model, beside what training found out: ``data`` and ``data_license`` (texts), ``classes`` (names),
                 ``images`` (how many training saw), ``recognition`` (real, synthetic, ratio, diversity), ``teaching``
                 (``report.teaching_summary``), ``quality`` (what ``feataug.feature_quality`` returns), ``measures`` (pixel_acc, class_acc,
@@ -48,15 +55,17 @@ class HubModel(PyTorchModelHubMixin):
         """
         self._learn(card)
         readme = Path(save_directory) / "README.md"
-        if readme.is_file() and readme.read_text(errors="replace").rstrip().endswith(MARK):
+        if _is_ours(readme):
             readme.unlink()
+        (Path(save_directory) / FILE).unlink(missing_ok=True)
         name = local_name(save_directory)
         if kwargs.get("push_to_hub"):
             name = kwargs.get("repo_id") or Path(save_directory).name
         config = kwargs.pop("config", None) or self._hub_mixin_config
         if isinstance(config, dict):
-            config = {key: value for key, value in config.items() if key != "card"}
-            config |= {"card": dict(self.card)} if self.card else {}
+            config = {key: value for key, value in config.items() if key not in (_CARD, *self._not_arguments())}
+            config |= {_CARD: dict(self.card)} if self.card else {}
+            config |= {_SIZE: list(size)} if (size := noted_size(self)) is not None and self._not_arguments() else {}
         kwargs["model_card_kwargs"] = {"name": name} | (kwargs.get("model_card_kwargs") or {})
         return super().save_pretrained(save_directory, config=config, **kwargs)
 
@@ -76,9 +85,24 @@ class HubModel(PyTorchModelHubMixin):
         return super().push_to_hub(repo_id, **kwargs)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The card; ``name`` is how its code calls the model: a folder, or an id of the hub."""
+        """The card; ``name`` is how its code calls the model: a folder, or an id of the hub. ``inference``: settings of ``inference.json``."""
         name = kwargs.get("name", "path/or/hub-id")
-        return model_card(self.card_text(name), self.card, self._hub_mixin_info.model_card_data)
+        text = self.card_text(name)
+        if settings := kwargs.get("inference"):
+            text += "\n" + inference_text(name, settings)
+        return model_card(text, self.card, self._hub_mixin_info.model_card_data)
+
+    def renew_card(self, folder: str | Path) -> None:
+        """Write the card in a folder again, if it is ours, with what its ``inference.json`` says; the weights are not touched."""
+        readme = Path(folder) / "README.md"
+        if is_main() and _is_ours(readme):
+            settings = read_settings(folder) if (Path(folder) / FILE).is_file() else None
+            self.generate_model_card(name=local_name(folder), inference=settings).save(readme)
+
+    @classmethod
+    def _not_arguments(cls) -> tuple[str, ...]:
+        """The key of the trained size, unless a class of one's own has an argument of that name."""
+        return () if _SIZE in cls._hub_mixin_init_parameters else (_SIZE,)
 
     def _learn(self, card: Mapping[str, Any] | None) -> None:
         if card is not None:
@@ -118,9 +142,11 @@ class HubModel(PyTorchModelHubMixin):
         cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, config: Any = None, **kwargs: Any
     ) -> Self:
         # That ``config`` is among the arguments makes the mixin pass the whole of config.json.
-        facts = known_facts((config or {}).get("card"))
-        # The mixin hands it to classes that take any keyword.
-        kwargs.pop("card", None)
+        facts = known_facts((config or {}).get(_CARD))
+        size = _trained_size((config or {}).get(_SIZE)) if cls._not_arguments() else None
+        # The mixin hands them to classes that take any keyword.
+        for name in (_CARD, *cls._not_arguments()):
+            kwargs.pop(name, None)
         if not os.path.isdir(model_id):
             model = super()._from_pretrained(model_id=model_id, map_location=map_location, strict=strict, **kwargs)
         else:
@@ -130,6 +156,7 @@ class HubModel(PyTorchModelHubMixin):
             file = os.path.join(model_id, constants.SAFETENSORS_SINGLE_FILE)
             model = cls._load_as_safetensor(cls(**kwargs), file, map_location, strict)
         model.card = facts
+        note_size(model, size)
         return model
 
     @classmethod
@@ -137,3 +164,17 @@ class HubModel(PyTorchModelHubMixin):
         raise CheckpointError(
             message(f"{cls.__name__}: the model's weights are pickled.", given=model_file, needed=constants.SAFETENSORS_SINGLE_FILE)
         )
+
+
+def _is_ours(readme: Path) -> bool:
+    return readme.is_file() and readme.read_text(errors="replace").rstrip().endswith(MARK)
+
+
+def _trained_size(value: Any) -> tuple[int, int] | None:
+    """Rows and columns from a file that anybody may have written; ``ValueError`` if it holds something else."""
+    if value is None:
+        return None
+    good = isinstance(value, list) and len(value) == 2
+    if not good or not all(isinstance(side, int) and not isinstance(side, bool) and 0 < side < 2**31 for side in value):
+        raise ValueError(f"{_SIZE} in config.json is no size, but {value!r}"[:200])
+    return value[0], value[1]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from feataug.checks import check_images, check_number, check_sequence, check_size, describe, is_plain
-from feataug.errors import ConfigError, ShapeError, message
+from feataug.errors import ConfigError, FeatAugError, ShapeError, message
+from feataug.inference_file import FILE, read_settings, refuse, write_settings
 from feataug.losses import resize_logits, split_outputs
 from feataug.recording import eval_mode
 
@@ -99,6 +101,43 @@ class Inference(nn.Module):
             "class_bias": self.class_bias.tolist() if self.class_bias is not None else None,
         }
         return {name: value for name, value in plain.items() if value is not None}
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the settings into ``inference.json``, beside a model that ``save_pretrained`` left; its card then says how to predict.
+
+        Args:
+            folder: The model's folder, or any other. What training or ``save_pretrained`` writes there later removes the file: it was
+                fitted to other weights.
+
+        Returns:
+            The file.
+
+        Raises:
+            CheckpointError: the file cannot be written.
+        """
+        path = write_settings(folder, self.settings())
+        if callable(renew := getattr(self.model, "renew_card", None)):
+            renew(folder)
+        return path
+
+    @classmethod
+    def load(cls, model: Callable[[Tensor], Any], folder: str | Path, *, num_classes: int | None = None) -> Self:
+        """Predict with ``model`` as the ``inference.json`` in a folder says.
+
+        Args:
+            model: The model that the settings were saved for.
+            folder: The folder, or an id of the hub, such as ``"user/name"``.
+            num_classes: Number of classes, to be compared with that of the class bias; without it the first prediction compares them.
+
+        Raises:
+            CheckpointError: there is no such file; it is damaged, for other classes, or holds what no ``Inference`` takes.
+        """
+        settings = read_settings(folder, num_classes)
+        try:
+            return cls(model, **settings)
+        except FeatAugError as error:
+            lines = [line.strip() for line in str(error).splitlines()]
+            refuse(Path(folder) / FILE, " ".join(lines[:2]), "settings that go together")
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:

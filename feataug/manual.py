@@ -25,6 +25,10 @@ EXAMPLES = {
         "feataug finetune --dataset scenes --size 96 128 --encoder resnet18 --steps 300 --lr 0.05 --output runs/base",
         "feataug finetune --data CamVid --model runs/base --generator runs/generator --output runs/feataug",
     ),
+    "fit-bias": (
+        "feataug fit-bias --dataset scenes --size 96 128 --model runs/base",
+        "feataug fit-bias --data CamVid --model runs/feataug --measure class_acc --output runs/bias",
+    ),
     "compare": (
         "feataug compare --dataset scenes --size 96 128 --model runs/base --generator runs/generator --steps 100 --seeds 2",
         "feataug compare --data CamVid --model runs/base --generator runs/generator --seeds 5",
@@ -37,6 +41,7 @@ EXAMPLES = {
     "evaluate": (
         "feataug evaluate --dataset scenes --size 96 128 --model runs/base",
         "feataug evaluate --data CamVid --model runs/feataug --scales 0.75 1 1.25 --flip",
+        "feataug evaluate --data CamVid --model runs/feataug --plain",
     ),
 }
 

@@ -22,6 +22,7 @@ a whole run on your own data:
   feataug finetune --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/feataug
   feataug teach --data DIR --dataset camvid --model runs/base --generator runs/generator --pretrained --output runs/teach
   feataug compare --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/compare
+  feataug fit-bias --data DIR --dataset camvid --model runs/feataug
   feataug evaluate --data DIR --dataset camvid --model runs/feataug --output runs/feataug-eval
   feataug report runs/compare
 
@@ -196,7 +197,25 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--data-license", metavar="TEXT", help="licence of the data, for the card of the saved model")
     command.add_argument("--pretrained", action="store_true", help="with --encoder: ImageNet weights from the hub")
     command.add_argument("--output-stride", type=int, default=8, choices=(8, 16, 32), help="with --encoder")
+    command.add_argument(
+        "--eval-size", type=POSITIVE, nargs=2, metavar=("ROWS", "COLUMNS"),
+        help="size of evaluation, where it is not that of the crops: windows or whole images, training images decide",
+    )  # fmt: skip
+    command.add_argument("--skip-bias", action="store_true", help="fit no class bias on training images after training")
     add_mixing(command, required=False)
+
+    command = add("fit-bias", "Fit a number for each class, and whether to predict by windows, to a saved model on training images.")
+    add_data(command, training=True, shape=None)
+    command.set_defaults(output=None)
+    command.add_argument("--model", required=True, metavar="FOLDER", help="a saved model, or a hub id")
+    command.add_argument(
+        "--measure", default="miou", choices=("pixel_acc", "class_acc", "miou", "fw_iou"), help="what the numbers are fitted to"
+    )
+    command.add_argument("--images", type=POSITIVE, default=50, help="training images that are read, spread evenly")
+    command.add_argument(
+        "--crop-size", type=POSITIVE, nargs=2, metavar=("ROWS", "COLUMNS"),
+        help="size of the model's training crops, where its folder does not say; windows have this size",
+    )  # fmt: skip
 
     command = add("compare", "Does it help? A model trained further with and without synthetic features, on paired seeds.")
     add_data(command, training=True)
@@ -253,6 +272,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--window", type=POSITIVE, nargs=2, metavar=("ROWS", "COLUMNS"), help="slide a window of this size, by two thirds of it"
     )
+    command.add_argument("--plain", action="store_true", help="take nothing from the inference.json in the model's folder")
 
     command = commands.add_parser(
         "report",

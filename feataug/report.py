@@ -96,7 +96,7 @@ def write_command(options: Mapping[str, Any], began: float, *, finished: bool) -
         The file; ``None`` for commands without a run, and where nothing was written yet.
     """
     command, folder = options["command"], options["output"]
-    if command in ("inspect", "report") or not folder.is_dir():
+    if command in ("inspect", "report") or folder is None or not folder.is_dir():
         return None
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     return write_json(

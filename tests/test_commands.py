@@ -28,6 +28,7 @@ MINIMAL = {
     "stages": ["stages", "--model", "a", "--at", "b", "c,d", "--generator-images", "8"],
     "fit-generator": [*FIT, "--preset", "paper"],
     "finetune": ["finetune", "--encoder", 'a "quoted"\tname'],
+    "fit-bias": ["fit-bias", "--model", "a", "--measure", "class_acc", "--crop-size", "96", "128"],
     "compare": ["compare", "--model", "a", "--generator", "b", "--seed", "4"],
     "teach": ["teach", "--model", "a", "--generator", "b", "--pretrained"],
     "report": ["report", "runs/demo"],
@@ -140,7 +141,7 @@ CANNOT += "The same command with --dry-run prints such a file."
 ERRORS = {
     "unknown key": (
         "batch_size = 4",
-        "feataug: {file}: batch_size is unknown.\n  given:   'batch_size'\n  needed:  an option or a section: batch-size",
+        "feataug: {file}: batch_size is unknown.\n  given:   'batch_size'\n  needed:  an option or a section: batch-size, eval-size, crop-size",
     ),
     "unknown key of a section": (
         "[finetune]\nstep = 4",

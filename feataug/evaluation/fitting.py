@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from feataug.checks import check_size
+from feataug.checks import check_loader
+from feataug.contexts import MARGIN, CropSize, size_of
 from feataug.evaluation.class_bias import fit_class_bias
 from feataug.inference import Inference
 from feataug.metrics import evaluate
-
-# Points of mIoU by which windows must be ahead: they cost about twice the time.
-MARGIN = 1.0
 
 
 def fit_inference(
@@ -22,7 +20,7 @@ def fit_inference(
     loader: Iterable[tuple[Tensor, Tensor]],
     num_classes: int,
     *,
-    crop_size: Sequence[int] | None = None,
+    crop_size: CropSize = "noted",
     class_bias: bool = True,
     measure: Any = "miou",
     margin: float = MARGIN,
@@ -40,17 +38,18 @@ def fit_inference(
         loader: ``(images, masks)`` of training images as the others will come: whole, without random crops or colours. Read twice or three
             times; fifty images are enough to decide.
         num_classes: Number of classes ``K``.
-        crop_size: Rows and columns of the crops that the model was trained on. ``None`` where it was trained on whole images.
+        crop_size: Rows and columns of the crops that the model was trained on: ``"noted"`` for what ``Finetuner`` noted on it, ``None`` where
+            it was trained on whole images. Windows are tried if an image has another size.
         class_bias: Whether to fit a class bias, too; see ``fit_class_bias``.
         measure: What the bias is fitted to.
-        margin: Points of mIoU by which windows must be ahead of whole images on training images.
+        margin: Points of mIoU by which windows must be ahead of whole images on training images: they cost about twice the time.
         divisor: Of whole images, for models that take no other sizes; see ``Inference``.
         ignore_index: Label of void.
         device: Where images and masks are sent; where the model is by default.
 
     Returns:
         The ``Inference``, and ``{"whole": figures, "windows": figures, "window": [h, w] or None, "class_bias": [...] or None}``: the four
-        measures on the training images, without the bias.
+        measures on the training images, without the bias; ``windows`` only where they were tried.
 
     Raises:
         ConfigError, DataError, ShapeError, DtypeError, LabelError: as ``Inference``, ``evaluate`` and ``fit_class_bias`` do.
@@ -58,12 +57,21 @@ def fit_inference(
     Source:
         Ours; windows as in Zhao et al. (2017), by their code.
     """
-    whole = Inference(model, divisor=divisor)
-    found: dict[str, Any] = {"whole": evaluate(whole, loader, num_classes, ignore_index=ignore_index, device=device)}
-    window = None
-    if crop_size is not None:
-        size = check_size("fit_inference", "crop_size", crop_size)
-        found["windows"] = evaluate(Inference(model, window=size), loader, num_classes, ignore_index=ignore_index, device=device)
+    size, window = size_of("fit_inference", model, crop_size), None
+    other = False
+
+    def watched() -> Iterator[Any]:
+        nonlocal other
+        for batch in check_loader("fit_inference", loader):
+            # What is no pair is left to evaluate, which says so.
+            images = batch[0] if isinstance(batch, (tuple, list)) and batch else None
+            other |= size is not None and isinstance(images, Tensor) and images.ndim == 4 and tuple(images.shape[-2:]) != size
+            yield batch
+
+    settings: dict[str, Any] = {"ignore_index": ignore_index, "device": device}
+    found: dict[str, Any] = {"whole": evaluate(Inference(model, divisor=divisor), watched(), num_classes, **settings)}
+    if other:
+        found["windows"] = evaluate(Inference(model, window=size), loader, num_classes, **settings)
         if found["windows"]["miou"] > found["whole"]["miou"] + margin:
             window = size
 
@@ -72,7 +80,7 @@ def fit_inference(
 
     predict, bias = prediction(), None
     if class_bias:
-        bias = fit_class_bias(predict, loader, num_classes, measure=measure, ignore_index=ignore_index, device=device)
+        bias = fit_class_bias(predict, loader, num_classes, measure=measure, **settings)
         predict = prediction(class_bias=bias)
     found |= {"window": list(window) if window else None, "class_bias": bias.tolist() if bias is not None else None}
     return predict, found

@@ -131,7 +131,7 @@ def decide_window(
 
     Returns:
         ``window`` (``[h, w]`` or ``None``), ``crop_size`` and ``decided_by`` (words); with ``plain`` and sizes that differ also ``whole`` and
-        ``windows``, the base model's measures on training images.
+        ``windows`` (unless ``plain`` has the crops' size), the base model's measures on training images.
     """
     found: dict[str, Any] = {"window": None, "crop_size": list(crop) if crop else None}
     if crop is None or measured is None:
@@ -149,7 +149,7 @@ def decide_window(
         _, figures = fit_inference(
             base, plain, num_classes, crop_size=crop, class_bias=False, ignore_index=ignore_index, device=device_of(base)
         )
-        kept = {name: {m: figures[name][m] for m in MEASURES} for name in ("whole", "windows")}
+        kept = {name: {m: figures[name][m] for m in MEASURES} for name in ("whole", "windows") if name in figures}
         return {"window": figures["window"]} | kept
 
     return found | once(fit) | {"decided_by": "the base model's mIoU on training images"}

@@ -27,7 +27,7 @@ def pseudo_masks(
 
     Args:
         predict: Images ``(B, 3, H, W)`` to logits or to any output that ``losses.split_outputs`` understands. A module is put into eval mode,
-            and back.
+            and back. ``Inference(model, window=...)`` where it was trained on smaller crops and its context depends on the size.
         loader: Yields images, or tuples that start with them.
         threshold: Of the posterior; 0 keeps every pixel's class as it is.
         ignore_index: Label of an image in which nothing passes.

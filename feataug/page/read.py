@@ -63,7 +63,10 @@ class Run:
         elif self.kind == "teach":
             found = {name: mapping(x).get("after") for name, x in mapping(result.get("sources")).items()}
         elif self.kind in ("finetune", "evaluate"):
-            found = {"trained" if self.kind == "finetune" else "model": result}
+            name = "trained" if self.kind == "finetune" else "model"
+            found = {f"{name}, whole images": result["whole"]} if "whole" in result else {}
+            found |= {name: result}
+            found |= {f"{name}, with class bias": result["after_bias"]} if "after_bias" in result else {}
         else:
             last = [line for lines in self.lines.values() for line in lines if "miou" in line][-1:]
             found = {"trained": last[0]} if last and self.kind == "training" else {}

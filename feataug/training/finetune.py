@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from feataug.checks import check_dtype_of, check_images, check_mask_form, check_pairs
+from feataug.contexts import CropSize
+from feataug.crop_sizes import SeenSizes, note_size
 from feataug.errors import ConfigError, message
 from feataug.fingerprints import fingerprint
 from feataug.hub import HubModel
@@ -96,6 +98,7 @@ class Finetuner:
         self._same_start = same_start
         self._start: dict[str, Any] = {}
         self._modes: dict[nn.Module, bool] = {}
+        self._sizes: SeenSizes | None = None
         self.accelerator = make_accelerator(device, self.config.mixed_precision)
         self.progress = progress
 
@@ -106,8 +109,12 @@ class Finetuner:
         *,
         num_classes: int | None = None,
         ignore_index: int = 255,
+        crop_size: CropSize = "noted",
     ) -> list[dict[str, Any]]:
         """Train for ``config.num_steps`` steps.
+
+        In the end the size of the real images is noted on the model, if it was one: ``evaluate`` and ``recognition`` go by it. The note goes
+        along with copies of the model, and into the folder that ``PSPNet.save_pretrained`` writes.
 
         Args:
             loader: Yields ``(images, masks)``, real samples; read as often as needed.
@@ -115,6 +122,9 @@ class Finetuner:
                 to log.
             num_classes: For ``validate``.
             ignore_index: Label of void.
+            crop_size: With a loader in ``validate``: whether the last measurement, and no other, looks for a context that depends on the
+                size, and warns, as ``evaluate`` does. ``"noted"`` is the size of the training images; ``None`` looks for nothing. A function
+                may predict as it likes, such as ``lambda model: evaluate(Inference(model, window=size), ...)``.
 
         Returns:
             One dictionary for each evaluation: ``progress`` (steps), and the measures of ``metrics.scores``.
@@ -126,17 +136,28 @@ class Finetuner:
             DataError: the masks that a reader of ``feataug.data`` reads hold one class and void only, as binary masks of 0 and 255 do.
 
         Warns:
-            FeatAugWarning: a class has no pixel in any mask, where the set is small enough to look at all of them.
+            FeatAugWarning: a class has no pixel in any mask, where the set is small enough to look at all of them; or the last measurement
+                found that the model does worse on whole images than by windows.
 
         Ctrl-C and SIGTERM save a checkpoint after the step that is under way, and leave by ``KeyboardInterrupt`` or ``SystemExit(143)``.
         """
         check_labels("Finetuner", loader, training=True)
         check_labels("Finetuner", validate)
-        with held(self.run.path), stop_requests() as stop:
-            return self._fit(loader, validate, num_classes, ignore_index, stop)
+        try:
+            with held(self.run.path), stop_requests() as stop:
+                return self._fit(loader, validate, num_classes, ignore_index, crop_size, stop)
+        finally:
+            if self._sizes is not None:
+                note_size(self.model, self._sizes.one())
 
     def _fit(
-        self, loader: Iterable[tuple[Tensor, Tensor]], validate: Any, num_classes: int | None, ignore_index: int, stop: StopRequest
+        self,
+        loader: Iterable[tuple[Tensor, Tensor]],
+        validate: Any,
+        num_classes: int | None,
+        ignore_index: int,
+        crop_size: CropSize,
+        stop: StopRequest,
     ) -> list[dict[str, Any]]:
         config, accelerator = self.config, self.accelerator
         self.run.settings |= self._identity(loader, validate, num_classes, ignore_index)
@@ -148,16 +169,20 @@ class Finetuner:
             self.mixer.to(accelerator.device)
             self.mixer.train()
         step, results, running = 0, [], 0.0
+        sizes = SeenSizes()
         if found := from_main(self.run.resume, accelerator.device):
             step, state = found
             self.model.load_state_dict(state["model"])
             load_optimizer(optimizer, state["optimizer"])
             results, running = state["results"], state.get("running", 0.0)
+            sizes = SeenSizes(state.get("sizes", ()))
             if self.mixer is not None:
                 self.mixer.load_plan_state(state["mixer"])
         if isinstance(self.model, HubModel):
             # What was known of the weights says nothing of those that come.
             self.model.card = {}
+        note_size(self.model, None)
+        self._sizes = sizes
         batches = endless(shared(loader, accelerator), step)
         self._train_mode(model)
         began = time.monotonic()
@@ -168,6 +193,7 @@ class Finetuner:
             while step < config.num_steps:
                 images, masks = next(batches)
                 check_images("Finetuner", images)
+                sizes.see(images)
                 if self.loss is None:
                     check_mask_form("Finetuner", masks)
                     labels.look(masks, num_classes)
@@ -193,7 +219,8 @@ class Finetuner:
                 stop.agree(accelerator.device)
                 if validate is not None and (last or (config.eval_every and step % config.eval_every == 0)):
                     with stop.at_once():
-                        result = {"progress": step} | self._validate(validate, num_classes, ignore_index)
+                        check = (sizes.one() if crop_size == "noted" else crop_size) if last else None
+                        result = {"progress": step} | self._validate(validate, num_classes, ignore_index, check)
                     result |= bad_samples(loader)
                     results.append(result)
                     self.run.log(step, result | {"loss": running, "seconds": round(time.monotonic() - began, 1)})
@@ -275,12 +302,13 @@ class Finetuner:
                 out = model(images)
             return self.mixer.loss(out, batch)
 
-    def _validate(self, validate: Any, num_classes: int | None, ignore_index: int) -> dict[str, Any]:
+    def _validate(self, validate: Any, num_classes: int | None, ignore_index: int, check: CropSize) -> dict[str, Any]:
         if not callable(validate):
             if num_classes is None:
                 raise ConfigError(message("Finetuner: num_classes is missing.", given="a validation loader", needed="num_classes="))
             # The metrics' counts are summed over processes.
-            return evaluate(self.model, part_of(validate), num_classes, ignore_index=ignore_index, device=self.accelerator.device)
+            device = self.accelerator.device
+            return evaluate(self.model, part_of(validate), num_classes, ignore_index=ignore_index, device=device, crop_size=check)
         # Each module back into its own mode: what was frozen stays frozen.
         with eval_mode(self.model):
             return validate(self.model)
@@ -291,6 +319,7 @@ class Finetuner:
             "optimizer": optimizer.state_dict(),
             "results": results,
             "running": running,
+            "sizes": self._sizes.state() if self._sizes is not None else [],
         }
         if self.mixer is not None:
             state["mixer"] = self.mixer.plan_state()

@@ -1,0 +1,72 @@
+"""The size of the images that a model was trained on, kept with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+# An attribute, since deepcopy and pickle take it along; with an underscore, so that nothing counts it among a model's settings.
+_NAME = "_feataug_trained_size"
+
+
+def note_size(model: nn.Module, size: tuple[int, int] | None) -> None:
+    """Note the rows and columns of the images that ``model`` was trained on; ``None`` takes a note back.
+
+    Weights, ``state_dict`` and fingerprints stay as they are. Copies and pickles of the model have the note, too: a tuple of two integers,
+    which needs no code of ours to be read.
+    """
+    own = _bare(model).__dict__
+    if size is None:
+        own.pop(_NAME, None)
+    else:
+        # Not by setattr, which a user's class may have changed.
+        own[_NAME] = (int(size[0]), int(size[1]))
+
+
+def noted_size(model: Any) -> tuple[int, int] | None:
+    """Rows and columns that were noted; ``None`` if there is no note, as where a model was trained on images of several sizes."""
+    found: tuple[int, int] | None = getattr(_bare(model), "__dict__", {}).get(_NAME)
+    return found
+
+
+def larger(images: Tensor, size: Sequence[int]) -> bool:
+    """Whether images ``(B, C, H, W)`` have more rows or more columns than ``size``."""
+    return images.shape[-2] > size[0] or images.shape[-1] > size[1]
+
+
+class SeenSizes:
+    """The sizes of images that come by; after the second one it is known that there are several.
+
+    Args:
+        known: What ``state`` returned.
+    """
+
+    def __init__(self, known: Sequence[Sequence[int]] = ()) -> None:
+        self._found = [(int(rows), int(columns)) for rows, columns in known]
+
+    def see(self, images: Tensor) -> None:
+        """Look at a batch ``(B, C, H, W)``."""
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        if len(self._found) < 2 and size not in self._found:
+            self._found.append(size)
+
+    def one(self) -> tuple[int, int] | None:
+        """The size, if there is a single one."""
+        return self._found[0] if len(self._found) == 1 else None
+
+    def state(self) -> list[list[int]]:
+        """Plain values for a checkpoint."""
+        return [list(size) for size in self._found]
+
+
+def _bare(model: Any) -> Any:
+    """The model within the wrappers of torch.compile and of data parallel training."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
