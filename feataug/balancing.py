@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from feataug.checks import check_batch, check_loader, check_number
+from feataug.contexts import CropSize, size_of
 from feataug.errors import DataError, message
 from feataug.labelcheck import refuse_one_class
 from feataug.losses import split_outputs
 from feataug.metrics import SegmentationMetrics
 from feataug.recording import eval_mode
+from feataug.windows import tiles
 
 # Labelled pixels for each predicted one, at most: beyond, a class counts as not learned. On CamVid poles are at 6.8, and their weight does them good.
 LIMIT = 8.0
@@ -28,6 +30,7 @@ def deficit_weights(
     limit: float = LIMIT,
     ignore_index: int = 255,
     device: Any = None,
+    window: CropSize = "noted",
 ) -> Tensor:
     """Class weights from how many more pixels are labelled with a class than the model takes for it.
 
@@ -43,6 +46,9 @@ def deficit_weights(
         limit: The ratio is kept between ``1 / limit`` and ``limit`` before the power is taken.
         ignore_index: Label of void.
         device: Where to compute; the model's by default, which is moved.
+        window: Images that are larger than this are counted in windows of it, side by side: ``"noted"`` for the size of the crops that
+            ``Finetuner`` trained the model on, ``None`` for whole images. On images of another size a model whose context depends on it has
+            other deficits than in training.
 
     Returns:
         ``(K,)`` float32 on the CPU, for ``FeatureMixer(class_weights=...)`` or ``losses.segmentation_loss(class_weights=...)``; 1 for a class
@@ -59,22 +65,33 @@ def deficit_weights(
     check_number("deficit_weights", "num_classes", num_classes, low=1, integer=True)
     check_number("deficit_weights", "power", power, low=0, high=16)
     check_number("deficit_weights", "limit", limit, low=1, high=1e6)
-    return weights_of(*class_counts(model, loader, num_classes, ignore_index=ignore_index, device=device), power, limit)
+    counts = class_counts(model, loader, num_classes, ignore_index=ignore_index, device=device, window=window)
+    return weights_of(*counts, power, limit)
 
 
 @torch.no_grad()
 def class_counts(
-    model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]], num_classes: int, *, ignore_index: int = 255, device: Any = None
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    num_classes: int,
+    *,
+    ignore_index: int = 255,
+    device: Any = None,
+    window: CropSize = "noted",
 ) -> tuple[Tensor, Tensor]:
     """Pixels that are labelled with each class, and that the model takes for it, ``(K,)`` each; see ``deficit_weights``."""
     if device is not None:
         model.to(device)
     device = next(model.parameters()).device
     metrics = SegmentationMetrics(num_classes, ignore_index).to(device)
+    tile = size_of("deficit_weights", model, window, "window")
     with eval_mode(model):
         for batch in check_loader("deficit_weights", loader):
             images, masks = check_batch("deficit_weights", batch, model)
-            metrics.update(split_outputs(model(images.to(device)))[0], masks.to(device))
+            for part, given, counted in tiles(images.to(device), masks.to(device), tile, ignore_index):
+                metrics.update(split_outputs(model(part))[0], counted)
+                # Void of ours is none of the masks'.
+                metrics.void -= (counted == ignore_index).sum() - (given == ignore_index).sum()
     labelled, predicted = metrics.confusion.sum(1).cpu(), metrics.confusion.sum(0).cpu()
     effect = "so that no class can be weighed against another"
     refuse_one_class("deficit_weights", labelled.tolist(), int(metrics.void), ignore_index, effect)

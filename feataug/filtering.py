@@ -20,9 +20,11 @@ from feataug.checks import (
     describe,
     is_plain,
 )
+from feataug.contexts import CropSize, size_of
 from feataug.errors import DataError, ShapeError, message
 from feataug.losses import resize_logits, smoothed_cross_entropy, split_outputs
 from feataug.recording import eval_mode
+from feataug.windows import tiles
 
 
 class PixelFilter:
@@ -73,6 +75,7 @@ class PixelFilter:
         factor: float = 1.25,
         ignore_index: int = 255,
         device: Any = None,
+        window: CropSize = "noted",
     ) -> PixelFilter:
         """Copy the cut's model as the reference, and measure each class's mean loss on real images.
 
@@ -82,6 +85,8 @@ class PixelFilter:
             num_classes: How many classes.
             factor, ignore_index: As above.
             device: Where to compute; the model's by default.
+            window: Images that are larger than this are looked at in windows of it, side by side: ``"noted"`` for the size of the crops that
+                ``Finetuner`` trained the model on, ``None`` for whole images. Synthetic features are of crops.
 
         Raises:
             DataError: the loader holds no valid pixel.
@@ -92,14 +97,16 @@ class PixelFilter:
         if device is not None:
             reference.model.to(device)
         device = next(reference.model.parameters()).device
+        tile = size_of("PixelFilter", cut.model, window, "window")
         sums, counts = (torch.zeros(num_classes, dtype=torch.float64) for _ in range(2))
         for batch in check_loader("PixelFilter", loader):
             images, masks = check_batch("PixelFilter", batch, reference.model)
             masks = check_masks("PixelFilter", masks, num_classes, ignore_index).to(device)
-            pixels = _losses(reference.model(images.to(device)), masks, ignore_index)
-            valid = masks != ignore_index
-            sums += torch.bincount(masks[valid], pixels[valid].double(), num_classes).cpu()
-            counts += torch.bincount(masks[valid], minlength=num_classes).cpu()
+            for part, _, counted in tiles(images.to(device), masks, tile, ignore_index):
+                pixels = _losses(reference.model(part), counted, ignore_index)
+                valid = counted != ignore_index
+                sums += torch.bincount(counted[valid], pixels[valid].double(), num_classes).cpu()
+                counts += torch.bincount(counted[valid], minlength=num_classes).cpu()
         if not counts.sum():
             raise DataError(message("PixelFilter: no valid pixel.", given="a loader of void", needed="images with labels"))
         return cls(reference, (sums / counts).float(), factor=factor, ignore_index=ignore_index)

@@ -105,7 +105,7 @@ def make_parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--ratio",
             type=Number(low=0, high=1, open_high=True),
-            help="synthetic share of a batch (0.15 for the recommended preset, 0.3 for the others)",
+            help="synthetic share of a batch (0.3)",
         )
         command.add_argument(
             "--bank",

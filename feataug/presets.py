@@ -22,15 +22,15 @@ def recommended(
     *,
     power: float = 0.0,
     factor: float = 1.25,
-    ratio: float = 0.15,
+    ratio: float = 0.3,
     ignore_index: int = 255,
     device: Any = None,
 ) -> dict[str, Any]:
-    """Masks, ratio and filter as they measured best on CamVid, for ``FeatureMixer`` and for ``compare``; no class weights by default.
+    """Masks, ratio and filter for ``FeatureMixer`` and for ``compare``; no class weights by default.
 
     ``FeatureMixer(generator, **recommended(...))``: masks are drawn evenly, and synthetic pixels that the model as it is does not recognise are left
     out. Class weights move the model towards classes that it predicts too rarely; a class bias, fitted after training (``fit_class_bias``), gives the
-    same without any training, and can be changed later. Masks chosen by class press on the same classes: class accuracy gains, mIoU loses.
+    same without any training, and can be changed later. Masks chosen by class press on the same classes once more.
 
     Args:
         cut: Of the trained model, *before* it is trained further: the filter keeps a copy of it.
@@ -55,7 +55,7 @@ def recommended(
             yet: pixel accuracy falls far, and mIoU may fall, too.
 
     Source:
-        Ours: ``studies/screen.py`` and ``studies/compare.py``, docs/results.md.
+        Ratio: Sec. 4.3. Filter: FreeMask (Yang et al., 2023). What they gain: ``studies/compare.py``, docs/results.md.
     """
     found: dict[str, Any] = {
         "masks": DatasetMasks(dataset),

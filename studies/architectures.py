@@ -23,6 +23,7 @@ from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
 from feataug import FinetuneConfig, GeneratorConfig, split
+from feataug.crop_sizes import note_size
 from feataug.report import table
 from feataug.training.run import keep_freed_memory
 
@@ -67,6 +68,7 @@ class Architecture(Study):
     def trained(self) -> nn.Module:
         model = self.model()
         load_model(model, str(self.output / "base.safetensors"))
+        note_size(model, self.size)
         return model
 
     def cut(self) -> Any:

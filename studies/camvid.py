@@ -25,12 +25,16 @@ from feataug import (
     GeneratorConfig,
     GeneratorTrainer,
     HardNegativeSampler,
+    Inference,
     evaluate,
+    fit_class_bias,
     recognition,
     split,
 )
+from feataug.crop_sizes import note_size
 from feataug.data import CamVid, eval_transforms, seeded_loader, train_transforms
 from feataug.evaluation import differences, mean_figures, train_arm
+from feataug.metrics import device_of
 from feataug.models import PSPNet
 from feataug.report import by_class, recognition_summary, table
 from feataug.training.run import keep_freed_memory
@@ -127,7 +131,7 @@ class Study:
     def base(self) -> dict[str, Any]:
         model = self.model()
         tuner = Finetuner(model, self.base_config, output=self.output / "base", device=self.args.device, progress="base")
-        history = tuner.fit(self.training_loader(0), self.val_loader, num_classes=len(self.classes))
+        history = tuner.fit(self.training_loader(0), lambda trained: evaluate(self.predicted(trained), self.val_loader, len(self.classes)))
         self.keep(model)
         curve = [{"step": entry["progress"], "miou": entry["miou"]} for entry in history]
         return by_class(history[-1], self.classes) | {"curve": curve}
@@ -144,7 +148,7 @@ class Study:
             curve += [{"images": before + e["progress"], "ratio": e["ratio"], "diversity": e["diversity"]} for e in history]
             before += config.num_images
         generator.save_pretrained(self.output / "generator-model")
-        seen = recognition(cut, generator, self.some_plain(), device=trainer.accelerator.device)
+        seen = recognition(cut, generator, self.some_plain(), device=trainer.accelerator.device, window=self.size)
         return {
             self.args.eval_split: recognition_summary(history[-1], self.classes),
             "train": recognition_summary(seen, self.classes),
@@ -156,6 +160,18 @@ class Study:
         every = max(1, round(len(self.plain) / len(self.val)))
         return seeded_loader(torch.utils.data.Subset(self.plain, range(0, len(self.plain), every)), self.whole, shuffle=False)
 
+    def predicted(self, model: torch.nn.Module, **settings: Any) -> Inference:
+        """The model's prediction by windows of the size of its training crops."""
+        return Inference(model, window=self.size, **settings)
+
+    def measured(self, model: torch.nn.Module) -> dict[str, Any]:
+        """Figures by windows after a class bias that is fitted on training images; ``before_bias`` and ``class_bias`` besides."""
+        predict, count = self.predicted(model), len(self.classes)
+        bias = fit_class_bias(predict, self.some_plain(), count)
+        before = evaluate(predict, self.val_loader, count)
+        after = evaluate(self.predicted(model, class_bias=bias).to(device_of(model)), self.val_loader, count)
+        return after | {"before_bias": before, "class_bias": bias.tolist()}
+
     def arm(self, name: str, seed: int) -> dict[str, Any]:
         config = FinetuneConfig.from_dict(self.further.to_dict() | {"seed": seed})
         mixed: dict[str, Any] = {}
@@ -166,15 +182,11 @@ class Study:
         folder = self.output / f"seed-{seed}" / name
         base = self.trained()
 
-        def validate(model: torch.nn.Module) -> dict[str, Any]:
-            device = next(model.parameters()).device
-            return evaluate(model, self.val_loader, len(self.classes), device=device)
-
         loader = seeded_loader(self.train, self.batch, seed=100 + seed)
         device, text = self.args.device, f"{name} {seed}"
-        _, figures = train_arm(base, self.at, loader, validate, config, output=folder, device=device, progress=text, **mixed)
+        _, figures = train_arm(base, self.at, loader, self.measured, config, output=folder, device=device, progress=text, **mixed)
         as_trained = by_class(figures["as_trained"], self.classes)
-        return by_class(figures, self.classes) | {"as_trained": as_trained}
+        return by_class(figures, self.classes) | {"as_trained": as_trained, "before_bias": by_class(figures["before_bias"], self.classes)}
 
     def model(self) -> torch.nn.Module:
         torch.manual_seed(0)
@@ -186,8 +198,10 @@ class Study:
         model.save_pretrained(self.output / "base-model")
 
     def trained(self) -> torch.nn.Module:
-        """The base model, as it was kept."""
-        return PSPNet.from_pretrained(self.output / "base-model")
+        """The base model, as it was kept; what judges it goes by the size of its crops."""
+        model = PSPNet.from_pretrained(self.output / "base-model")
+        note_size(model, self.size)
+        return model
 
     def cut(self) -> Any:
         return split(self.trained(), at=self.at)

@@ -31,8 +31,8 @@ def run(study: Variants) -> None:
     images, masks = zip(*[study.val[index] for index in range(len(study.val))], strict=True)
     found: dict[str, list[torch.Tensor]] = {}
     with torch.no_grad():
-        for name, model in models.items():
-            model.to(study.device)
+        for name, trained in models.items():
+            model = study.predicted(trained).to(study.device)
             found[name] = [model(image[None].to(study.device)).argmax(1)[0].cpu() for image in images]
     accuracy = {
         name: [float((f == m)[m != 255].float().mean()) for f, m in zip(predictions, masks, strict=True)]

@@ -113,7 +113,7 @@ class Ablation(Comparison):
         folder = self.output / "variants" / name.replace(" ", "-")
         trainer = GeneratorTrainer(generator, cut, config, output=folder, device=self.args.device, progress=name)
         trainer.fit(self.training_loader(1))
-        scores = recognition(cut, generator, self.val_loader, device=self.device)
+        scores = recognition(cut, generator, self.val_loader, device=self.device, window=self.size)
         return (
             recognition_summary(scores, self.classes)
             | distances(cut, generator, self.val_loader)

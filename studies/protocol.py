@@ -24,6 +24,7 @@ from setups import arguments, parse
 from torch import nn
 
 from feataug import FinetuneConfig, Finetuner, Inference, evaluate, fit_class_bias
+from feataug.crop_sizes import note_size
 from feataug.data import seeded_loader, train_transforms
 from feataug.files import write_json
 from feataug.report import TITLES, by_class
@@ -108,6 +109,7 @@ class Kept(Protocol):
     def trained(self) -> nn.Module:
         model = self.model()
         load_model(model, str(self.output / "base.safetensors"))
+        note_size(model, self.size)
         return model
 
 

@@ -28,7 +28,7 @@ def label_smoothing(study: Any) -> Any:
 
 
 def class_weights(study: Any, power: float | None = None) -> Any:
-    """The class weights that feataug's arm has (or to another power), without synthetic features: what they do by themselves."""
+    """Class weights by deficit, without synthetic features: what they do by themselves."""
     return weights_alone(study.class_weights(power), device=study.args.device)
 
 

@@ -64,8 +64,8 @@ def trained(study: Variants, name: str) -> tuple[Any, dict[str, Any]]:
         )
         generator.save_pretrained(folder)
         scores = {
-            "val": recognition_summary(recognition(cut, generator, study.val_loader, device=study.device), study.classes),
-            "train": recognition_summary(recognition(cut, generator, study.some_plain(), device=study.device), study.classes),
+            "val": recognition_summary(recognition(cut, generator, study.val_loader, device=study.device, window=study.size), study.classes),
+            "train": recognition_summary(recognition(cut, generator, study.some_plain(), device=study.device, window=study.size), study.classes),
         }
         return {"recognition": scores, "parameters": sum(p.numel() for p in generator.parameters())}
 

@@ -27,7 +27,6 @@ from feataug import (
     FinetuneConfig,
     GeneratorConfig,
     GeneratorTrainer,
-    evaluate,
     recognition,
     split,
     stages,
@@ -92,7 +91,7 @@ class Table4(Comparison):
         trainer = GeneratorTrainer(generator, cut, self.generator_config, output=where, device=self.args.device, progress=text)
         trainer.fit(self.training_loader(1))
         generator.save_pretrained(self.output / self.folder / name / "generator-model")
-        found = recognition(cut, generator, self.measured_loader(), device=trainer.accelerator.device)
+        found = recognition(cut, generator, self.measured_loader(), device=trainer.accelerator.device, window=self.size)
         return recognition_summary(found, self.classes)
 
     def further_trained(self, name: str, seed: int) -> dict[str, Any]:
@@ -103,13 +102,10 @@ class Table4(Comparison):
             generator = FeatureGenerator.from_pretrained(self.output / self.folder / name / "generator-model")
             mixed = {"generator": generator, "masks": DatasetMasks(self.train), "ratio": 0.3}
 
-        def validate(model: torch.nn.Module) -> dict[str, Any]:
-            return evaluate(model, self.val_loader, len(self.classes), device=next(model.parameters()).device)
-
         where, text = self.output / self.folder / f"seed-{seed}" / name, f"{name} {seed}"
         at = PLACES.get(name, self.at)
         _, figures = train_arm(
-            self.trained(), at, self.loader(seed), validate, config, output=where, device=self.args.device, progress=text, **mixed
+            self.trained(), at, self.loader(seed), self.measured, config, output=where, device=self.args.device, progress=text, **mixed
         )
         return by_class(figures, self.classes)
 

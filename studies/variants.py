@@ -7,6 +7,7 @@ study asked for them, one that was stopped goes on from its last checkpoint, and
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from compare import Comparison
 from setups import arguments, parse
 from torch import nn
 
-from feataug import DatasetMasks, FeatureGenerator, FeatureMixer, Finetuner, Inference, MaskMixture, evaluate, split
+from feataug import DatasetMasks, FeatureGenerator, FeatureMixer, Finetuner, MaskMixture, evaluate, split
 from feataug.data import train_transforms
 from feataug.evaluation import differences
 from feataug.files import write_json
@@ -100,13 +101,15 @@ class Variants(Comparison):
         return model.eval()
 
     def several_scales(self, names: Sequence[str]) -> dict[str, Any]:
-        """Arms measured at six scales and mirrored: each run's figures, and differences from the control."""
+        """Arms measured at six scales and mirrored, by windows and after their class bias: each run's figures, and differences from the control."""
         runs: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for seed in self.args.seeds:
             for name in names:
 
                 def run(name: str = name, seed: int = seed) -> dict[str, Any]:
-                    predict = Inference(self.arm(name, seed).to(self.device), **MULTI_SCALE)
+                    # The bias of one scale: fitting one at six would take thirty times as long.
+                    bias = json.loads((self.output / "arms" / f"seed-{seed}" / f"{name}.json").read_text())["figures"]["class_bias"]
+                    predict = self.predicted(self.arm(name, seed), class_bias=bias, **MULTI_SCALE).to(self.device)
                     return by_class(evaluate(predict, self.val_loader, len(self.classes), device=self.device), self.classes)
 
                 runs[name].append(self.stage(f"several-scales/seed-{seed}/{name}", run))

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from feataug import DatasetMasks, FeatureGenerator, FeatureMixer, FeatureSpec, LevelSpec, deficit_weights
+import feataug
+from feataug import DatasetMasks, FeatureGenerator, FeatureMixer, FeatureSpec, LevelSpec, crop_sizes, deficit_weights
 from feataug.errors import ConfigError, DataError, LabelError, ShapeError
 from feataug.losses import segmentation_loss
 
@@ -127,3 +128,49 @@ def test_a_loader_of_void():
     logits, masks = batch()
     with pytest.raises(DataError, match=r"^deficit_weights: no valid pixel\.\n  given:   a loader of void\n"):
         deficit_weights(Echo(), [(logits, torch.full_like(masks, 255))], CLASSES)
+
+
+def test_larger_images_are_counted_in_windows_of_the_size_that_the_model_was_trained_on():
+    class ByContext(nn.Module):
+        """Takes everything for class 1 on an input of another size than it knows."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(()))
+
+        def forward(self, images):
+            out = images[:, :2].clone()
+            out[:, 1] += 100.0 * (images.shape[-1] != 8)
+            return out
+
+    torch.manual_seed(0)
+    # Windows of 8 on a side of 20: the last one lies over the one before.
+    masks = torch.randint(2, (3, 16, 20))
+    loader = [(nn.functional.one_hot(masks, 3).permute(0, 3, 1, 2).float(), masks)]
+    model = ByContext()
+    whole = feataug.deficit_weights(model, loader, 2, window=None)
+    assert whole[1] < 1 < whole[0]
+    assert feataug.deficit_weights(model, loader, 2, window=(8, 8)).tolist() == [1, 1]
+    assert torch.equal(whole, feataug.deficit_weights(model, loader, 2))  # nothing is noted on it
+    crop_sizes.note_size(model, (8, 8))
+    assert feataug.deficit_weights(model, loader, 2).tolist() == [1, 1]
+    # Pixels that count once are no void: masks of one class without void are no error.
+    one = [(loader[0][0], torch.ones_like(masks))]
+    assert len(feataug.deficit_weights(model, one, 2)) == 2
+
+
+def test_the_filter_measures_losses_in_windows_too():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Upsample(size=(8, 8)), nn.Conv2d(4, 2, 1))
+    images, masks = torch.randn(2, 3, 16, 20), torch.randint(2, (2, 16, 20))
+    cut = feataug.split(model, "0", example=torch.zeros(1, 3, 8, 8))
+    found = feataug.PixelFilter.fit(cut, [(images, masks)], 2, window=(8, 8)).class_loss
+    sums, counts = torch.zeros(2), torch.zeros(2)
+    for top in (0, 8):
+        for left, skip in ((0, 0), (8, 0), (12, 4)):
+            part, mask = images[..., top : top + 8, left : left + 8], masks[:, top : top + 8, left : left + 8]
+            loss = nn.functional.cross_entropy(model(part), mask, reduction="none")[..., skip:]
+            for k in range(2):
+                sums[k] += loss[mask[..., skip:] == k].sum().item()
+                counts[k] += (mask[..., skip:] == k).sum()
+    assert torch.allclose(found, sums / counts, atol=1e-5)
