@@ -1,4 +1,4 @@
-"""Write the plots of docs/results.md, docs/figures/*.svg, from studies/results/*.json: ``python docs/draw_figures.py``.
+"""Write the plots of docs/results.md and of its appendix, docs/figures/*.svg, from studies/results: ``python docs/draw_figures.py``.
 
 Each plot says from which file it was drawn, and that file's digest: a test finds plots that are older than their figures.
 """
@@ -58,24 +58,24 @@ def ratios(results: dict[str, Any]) -> Figure:
     return figure
 
 
-PLOTS: dict[str, tuple[str, Callable[[dict[str, Any]], Figure]]] = {
-    f"{kind}-{name}.svg": (f"compare-{name}.json", draw)
+# The appendix has one plot for each data set.
+OLD = RESULTS / "whole-images"
+PLOTS: dict[str, tuple[Path, Callable[[dict[str, Any]], Figure]]] = {
+    f"{kind}-{name}.svg": (OLD / f"compare-{name}.json", draw)
     for name in ("camvid", "camvid-half", "idd", "idd-half")
-    if (RESULTS / f"compare-{name}.json").exists()
     for kind, draw in (("arms", draw_comparison), ("recognition", recognition))
-} | {f"{file.stem}.svg": (file.name, ratios) for file in sorted(RESULTS.glob("fig7-*.json"))}
+} | {f"{file.stem}.svg": (file, ratios) for file in sorted(OLD.glob("fig7-*.json"))}
 
 
 def source(file: Path) -> str:
     """What a plot says of the file that it was drawn from."""
-    return f"studies/results/{file.name}, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+    return f"{file.name}, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
 
 
 def main() -> None:
     # Text stays text: smaller files, and the same for all who have the same matplotlib.
     matplotlib.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "feataug"})
-    for name, (stem, draw) in PLOTS.items():
-        file = RESULTS / stem
+    for name, (file, draw) in PLOTS.items():
         results = json.loads(file.read_text())
         if draw is draw_comparison and "differences" not in results:
             continue

@@ -1,9 +1,11 @@
-"""What the studies left, for docs/paper.md: each function reads the JSON files of a study, and returns a table and, in brief, what it comes to."""
+"""What the studies left, for docs/paper.md and its appendix: each function reads a study's JSON files, and returns a table and, in brief, what
+it comes to."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +14,9 @@ from results_words import seeds, titled
 from feataug.report import MEASURES, TITLES, interval
 
 RESULTS = Path(__file__).parents[1] / "studies" / "results"
+# Made before the protocol was mended: models measured on whole images, without a class bias.
+WHOLE_IMAGES = RESULTS / "whole-images"
+_read_from = [RESULTS]
 # At the images' own resolution first.
 DATA = ("camvid", "idd", "cityscapes", "ade20k", "camvid-half", "idd-half")
 # Where few images are labelled, and where a study was repeated from its base model on.
@@ -33,10 +38,20 @@ class Figures(NamedTuple):
         return [f"| {' | '.join(line)} |" for line in lines]
 
 
+@contextmanager
+def within(folder: Path) -> Iterator[None]:
+    """Read figures from that folder for a while."""
+    _read_from.append(folder)
+    try:
+        yield
+    finally:
+        _read_from.pop()
+
+
 def results(name: str) -> dict[str, dict[str, Any]]:
     """What a study left, by data set."""
     known = DATA if name == "compare" else TITLED
-    files = {data: RESULTS / f"{name}-{data}.json" for data in known}
+    files = {data: _read_from[-1] / f"{name}-{data}.json" for data in known}
     return {data: json.loads(file.read_text()) for data, file in files.items() if file.exists()}
 
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from feataug.evaluation.compare import compare
     from feataug.evaluation.fitting import fit_inference
     from feataug.evaluation.stages import stages
+    from feataug.evaluation.teaching import teaching_score
     from feataug.filtering import PixelFilter
     from feataug.generator import FeatureGenerator
     from feataug.inference import Inference
@@ -64,6 +65,7 @@ _HOME = {
     "split": "splitting",
     "stages": "evaluation",
     "synthetic_loss": "mining",
+    "teaching_score": "evaluation",
     "update_bn": "norms",
 }
 
@@ -103,6 +105,7 @@ __all__ = [
     "split",
     "stages",
     "synthetic_loss",
+    "teaching_score",
     "update_bn",
 ]
 

@@ -52,6 +52,11 @@ _FACTS: dict[str, tuple[str, Callable[[Any], bool], tuple[str, ...]]] = {
         _numbers("real", "synthetic", "ratio"),
         ("real", "synthetic", "ratio", "diversity"),
     ),
+    "teaching": (
+        "the teaching score: a dictionary with the numbers real, synthetic, score, and perhaps gaussians",
+        _numbers("real", "synthetic", "score"),
+        ("real", "synthetic", "score", "gaussians"),
+    ),
     "measures": (
         "a dictionary with the numbers pixel_acc, class_acc, miou and fw_iou, in percent",
         _numbers(*_MEASURES),
@@ -215,6 +220,13 @@ def facts_text(facts: Mapping[str, Any]) -> str:
             f"Recognition score (mIoU of the frozen decoder, in percent): real {score['real']:.2f}, synthetic {score['synthetic']:.2f}, "
             f"ratio {score['ratio']:.2f}.{spread}"
         )
+    if taught := facts.get("teaching"):
+        other = f", class Gaussians {taught['gaussians']:.2f}" if "gaussians" in taught else ""
+        # A paragraph of its own.
+        measured += [""] * bool(measured) + [
+            f"Teaching score (mIoU on real images of a fresh decoder trained on such features alone, in percent): real {taught['real']:.2f}, "
+            f"synthetic {taught['synthetic']:.2f}{other}, score {taught['score']:.2f}."
+        ]
     if scores := facts.get("measures"):
         measured.append(", ".join(f"{title} {scores[name]:.2f}" for name, title in _MEASURES.items()) + " (percent).")
         names = facts.get("classes", [])

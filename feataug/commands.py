@@ -10,6 +10,8 @@ from feataug.resolved import training_config
 
 # Embedded scenes of each split.
 SCENES = {"train": 256, "val": 64}
+# Training images that the class bias of `feataug teach` is fitted to, at most.
+BIAS_IMAGES = 64
 
 
 def demo(args: argparse.Namespace) -> None:
@@ -204,6 +206,34 @@ def compare(args: argparse.Namespace) -> None:
         print(comparison_table(result) + f"\nwritten: {args.output / 'result.json'}, {picture}")
 
 
+def teach(args: argparse.Namespace) -> None:
+    """``feataug teach``."""
+    from torch.utils.data import Subset
+
+    from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
+    from feataug.evaluation import teaching_score
+    from feataug.generator import FeatureGenerator
+    from feataug.models import PSPNet
+    from feataug.report import teaching_table
+
+    train = _dataset(args, args.split, train_transforms(tuple(args.size)))
+    # Whole images, by windows of the crops' size: a decoder knows no larger context.
+    whole = _dataset(args, args.split, eval_transforms())
+    labelled = Subset(whole, range(0, len(whole), -(-len(whole) // BIAS_IMAGES)))
+    generator = FeatureGenerator.from_pretrained(args.generator, num_classes=train.num_classes)
+    # Taken out of args: what this function refers to tells runs apart, and --quiet must not.
+    model, pretrained = PSPNet.from_pretrained(args.model), args.pretrained
+    result = teaching_score(
+        model, list(generator.spec.layers), generator,
+        lambda seed: seeded_loader(train, args.batch_size, seed=seed, num_workers=args.workers),
+        _measured(args, _dataset(args, args.eval_split, eval_transforms())), training_config(args),
+        fresh=lambda seed: model.untrained(pretrained=pretrained), seeds=range(args.seed, args.seed + args.seeds),
+        window=args.size, bias_loader=_measured(args, labelled), classes=train.classes, output=args.output, device=args.device,
+        progress=not args.quiet,
+    )  # fmt: skip
+    _say(teaching_table(result) + f"\nwritten: {args.output / 'result.json'}")
+
+
 def evaluate(args: argparse.Namespace) -> None:
     """``feataug evaluate``."""
     from feataug.data.transforms import eval_transforms
@@ -295,6 +325,7 @@ COMMANDS = {
     "fit-generator": fit_generator,
     "finetune": finetune,
     "compare": compare,
+    "teach": teach,
     "evaluate": evaluate,
     "report": report,
 }

@@ -21,7 +21,7 @@ _AS_OPTION = {"num_images": "images", "num_steps": "steps", "lr": "lr", "seed": 
 
 def training_class(command: str) -> Any:
     """The class of a command's training settings; ``None`` where nothing is trained by settings."""
-    if command not in ("fit-generator", "finetune", "compare"):
+    if command not in ("fit-generator", "finetune", "compare", "teach"):
         return None
     # Here, not at the top: --help is to answer without torch.
     from feataug.training.config import FinetuneConfig, GeneratorConfig

@@ -38,8 +38,9 @@ class HubModel(PyTorchModelHubMixin):
         Args:
             save_directory: The folder. A card of ours that is there is written anew; one of your own stays.
             card: What you know of the model, beside what training found out: ``data`` and ``data_license`` (texts), ``classes`` (names),
-                ``images`` (how many training saw), ``recognition`` (real, synthetic, ratio, diversity), ``measures`` (pixel_acc,
-                class_acc, miou, fw_iou), ``license`` (of the weights). It is kept in ``config.json``, for later cards.
+                ``images`` (how many training saw), ``recognition`` (real, synthetic, ratio, diversity), ``teaching``
+                (``report.teaching_summary``), ``measures`` (pixel_acc, class_acc, miou, fw_iou), ``license`` (of the weights). It is kept
+                in ``config.json``, for later cards.
             kwargs: As huggingface_hub's mixin takes them: ``push_to_hub``, ``repo_id`` and so on.
 
         Raises:

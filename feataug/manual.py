@@ -29,6 +29,10 @@ EXAMPLES = {
         "feataug compare --dataset scenes --size 96 128 --model runs/base --generator runs/generator --steps 100 --seeds 2",
         "feataug compare --data CamVid --model runs/base --generator runs/generator --seeds 5",
     ),
+    "teach": (
+        "feataug teach --dataset scenes --size 96 128 --model runs/base --generator runs/generator --steps 100 --seeds 1",
+        "feataug teach --data CamVid --model runs/base --generator runs/generator --pretrained",
+    ),
     "report": ("feataug report runs/demo", "feataug report runs/compare --output compare.html"),
     "evaluate": (
         "feataug evaluate --dataset scenes --size 96 128 --model runs/base",

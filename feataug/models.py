@@ -1,6 +1,7 @@
 """The paper's reference network, PSPNet on any timm encoder; and models by their names on the command line."""
 
 import difflib
+import inspect
 import json
 import os
 from collections.abc import Sequence
@@ -112,6 +113,12 @@ class PSPNet(nn.Module, HubModel, library_name="feataug", tags=["semantic-segmen
             self.auxiliary = nn.Sequential(
                 _conv_bn(channels[0], max(width // 2, 1), 3), nn.Dropout2d(dropout), nn.Conv2d(max(width // 2, 1), num_classes, 1)
             )
+
+    def untrained(self, *, pretrained: bool = False) -> "PSPNet":
+        """A new model with the settings of this one, as it is before training; ``pretrained`` as in ``PSPNet``."""
+        known = inspect.signature(type(self).__init__).parameters
+        settings: Any = self._hub_mixin_config
+        return type(self)(**{k: v for k, v in settings.items() if k in known} | {"pretrained": pretrained})
 
     def card_text(self, name: str) -> str:
         """What the model is, and how ``name`` is loaded and used."""

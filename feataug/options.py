@@ -20,6 +20,7 @@ a whole run on your own data:
   feataug stages --data DIR --dataset camvid --model runs/base --generator-images 1000 --output runs/stages
   feataug fit-generator --data DIR --dataset camvid --model runs/base --at encoder.layer3.0 --output runs/generator
   feataug finetune --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/feataug
+  feataug teach --data DIR --dataset camvid --model runs/base --generator runs/generator --pretrained --output runs/teach
   feataug compare --data DIR --dataset camvid --model runs/base --generator runs/generator --output runs/compare
   feataug evaluate --data DIR --dataset camvid --model runs/feataug --output runs/feataug-eval
   feataug report runs/compare
@@ -217,6 +218,21 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="a positive control: real features of this split, whose labels no other arm sees, in the place of synthetic ones",
     )
+
+    command = add("teach", "What do the features teach? Fresh decoders trained on real, on synthetic and on Gaussian features alone.")
+    add_data(command, training=True)
+    command.add_argument("--model", required=True, metavar="FOLDER", help="a model saved by `feataug finetune`, or a hub id")
+    command.add_argument(
+        "--generator", required=True, metavar="FOLDER", help="a generator saved by `feataug fit-generator`, or a hub id"
+    )
+    command.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="begin with the encoder's ImageNet weights from the hub after the cut; without, with random ones",
+    )
+    command.add_argument("--seeds", type=POSITIVE, default=2, help="runs of each source, with seeds from --seed on")
+    command.add_argument("--steps", type=POSITIVE, default=400, help="optimiser steps of each run")
+    command.add_argument("--lr", type=Number(low=0), default=0.05, help="first learning rate of the poly policy")
 
     command = add("evaluate", "Measure a saved model: PixelAcc, ClassAcc, mIoU, fwIoU.")
     add_data(command, training=False, shape=None)

@@ -138,6 +138,26 @@ def comparison_table(result: Mapping[str, Any]) -> str:
     return "\n".join([*lines, result["verdict"]])
 
 
+def teaching_table(result: Mapping[str, Any]) -> str:
+    """What ``teaching_score`` returns, as text: mIoU and score of every source before and after the class bias, and the verdict."""
+    rows = [("features", "seeds", "mIoU", "with bias", "score", "with bias")]
+    for name, parts in result["sources"].items():
+        figures = [f"{parts[moment]['miou']:.2f}" for moment in ("before", "after")]
+        shares = [f"{result['score'][name][moment]:.2f}" for moment in ("before", "after")]
+        rows.append((name, str(len(result["seeds"])), *figures, *shares))
+    return "\n".join([*_aligned(rows), "", result["verdict"]])
+
+
+def teaching_summary(result: Mapping[str, Any], source: str = "generator") -> dict[str, float]:
+    """What ``teaching_score`` returns for one source, as the fact ``teaching`` of a model card: mIoU after the class bias, and the score."""
+    gaussians = {"gaussians": result["sources"]["gaussians"]["after"]["miou"]} if "gaussians" in result["sources"] else {}
+    return {
+        "real": result["sources"]["real"]["after"]["miou"],
+        "synthetic": result["sources"][source]["after"]["miou"],
+        "score": result["score"][source]["after"],
+    } | gaussians
+
+
 def share_text(share: float | None) -> str:
     """A share of the ceiling's gain in percent; a dash where the ceiling's gain is not shown."""
     return "-" if share is None else f"{share:.0%}"

@@ -43,11 +43,11 @@ FURTHER = FinetuneConfig(num_steps=22, lr=0.005, lr_scale={"encoder": 0.3, "vit"
 class ViTSegmenter(nn.Module):
     """A plain ViT, its tokens as a map, and a small convolutional head."""
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = CLASSES, size: tuple[int, int] = SIZE) -> None:
         super().__init__()
-        self.vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=SIZE, dynamic_img_size=True, depth=8)
+        self.vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=size, dynamic_img_size=True, depth=8)
         self.head = nn.Sequential(
-            nn.ConvTranspose2d(192, 96, 2, stride=2), nn.BatchNorm2d(96), nn.ReLU(), nn.Conv2d(96, CLASSES, 3, padding=1)
+            nn.ConvTranspose2d(192, 96, 2, stride=2), nn.BatchNorm2d(96), nn.ReLU(), nn.Conv2d(96, classes, 3, padding=1)
         )
 
     def forward(self, images: Tensor) -> Tensor:

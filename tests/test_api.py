@@ -12,7 +12,7 @@ NAMES = [
     "ClassBalancedMasks", "Cut", "DatasetMasks", "FeatureBank", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner",
     "GeneratorConfig", "GeneratorTrainer", "HardNegativeSampler", "Inference", "LayoutComposer", "LevelSpec", "MaskMixture", "MixedBatch",
     "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "deficit_weights", "evaluate", "fit_class_bias", "fit_inference", "pseudo_masks", "recognition", "recommended",
-    "split", "stages", "synthetic_loss", "update_bn",
+    "split", "stages", "synthetic_loss", "teaching_score", "update_bn",
 ]  # fmt: skip
 
 

@@ -23,6 +23,7 @@ CARD = {
     "classes": ["sky", "road", "car", "tree"],
     "images": 1200,
     "recognition": {"real": 61.234, "synthetic": 50.0, "ratio": 0.8165, "diversity": 0.91, "measures": {"left": "out"}},
+    "teaching": {"real": 47.2, "synthetic": 35.3, "score": 0.748, "gaussians": 42.5},
     "license": "cc-by-4.0",
 }
 
@@ -50,6 +51,7 @@ def test_a_card_says_what_is_known(tmp_path):
         "- Classes: 0 sky, 1 road, 2 car, 3 tree\n",
         "- Images that training saw: 1200\n",
         "real 61.23, synthetic 50.00, ratio 0.82. Diversity: 0.91 (",
+        "real 47.20, synthetic 35.30, class Gaussians 42.50, score 0.75.\n",
         "Of the weights: cc-by-4.0.\n",
         f"feataug {__version__}.\n",
     ):
@@ -140,7 +142,7 @@ def test_a_card_of_ours_is_renewed_and_one_of_the_users_stays(tmp_path):
         (
             {"date": "today"},
             "FeatureGenerator: a fact of the card is unknown.\n  given:   'date'\n"
-            "  needed:  data, data_license, classes, images, recognition, measures, license",
+            "  needed:  data, data_license, classes, images, recognition, teaching, measures, license",
         ),
         (
             {"images": 1.5},

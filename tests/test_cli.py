@@ -66,7 +66,12 @@ def test_a_whole_run_by_commands(tmp_path, capsys, monkeypatch):
         str(compared),
     ]
     assert main(["compare", *TINY, *pair, "--ceiling-split", "more", "--window", "24", "32"]) == 0
+    taught = ["--model", base, "--generator", generator, "--steps", "2", "--seeds", "1", "--output", str(tmp_path / "taught")]
+    assert main(["teach", *TINY, *taught]) == 0
+    # The same command again: nothing is run, and nothing else is said.
+    assert main(["teach", *TINY, *taught]) == 0
     out = capsys.readouterr().out
+    assert out.count("features   seeds   mIoU  with bias  score  with bias\nreal       1") == 2
     assert "feataug minus control, 95 % intervals over 2 seeds: PixelAcc" in out
     assert (compared / "comparison.png").read_bytes().startswith(b"\x89PNG")
     result = json.loads((compared / "result.json").read_text())
@@ -102,13 +107,15 @@ def test_a_whole_run_by_commands(tmp_path, capsys, monkeypatch):
         ("mixed", "the training of a segmentation model", "decoder on synthetic features"),
         ("measured", "the measurement of a model", "predicted"),
         ("compared", "a comparison on paired seeds", "feataug, seed 0"),
+        ("taught", "what features teach fresh decoders", None),
     ):
         assert main(["report", str(tmp_path / name)]) == 0
         page = (tmp_path / name / "report.html").read_text()
         assert kind in page
-        assert f'alt="{pictures}, sample 4"' in page
+        assert pictures is None or f'alt="{pictures}, sample 4"' in page
         figures = json.loads((tmp_path / name / "result.json").read_text())
         figures = figures.get("arms", {}).get("feataug", figures)
+        figures = figures["sources"]["generator"]["after"] if name == "taught" else figures
         assert f">{figures['recognition']['ratio']:.3f}<" in page if name == "generator" else f">{figures['miou']:.2f}<" in page
         called = json.loads((tmp_path / name / "command.json").read_text())
         assert called["finished"]
@@ -121,9 +128,9 @@ def test_help_is_for_newcomers(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for word in ("demo", "inspect", "stages", "fit-generator", "finetune", "compare", "evaluate", "report", "result.json"):
+    for word in ("demo", "inspect", "stages", "fit-generator", "finetune", "compare", "teach", "evaluate", "report", "result.json"):
         assert word in text
-    for command in ("demo", "stages", "fit-generator", "finetune", "compare", "evaluate"):
+    for command in ("demo", "stages", "fit-generator", "finetune", "compare", "teach", "evaluate"):
         with pytest.raises(SystemExit):
             main([command, "--help"])
         text = capsys.readouterr().out

@@ -29,6 +29,7 @@ MINIMAL = {
     "fit-generator": [*FIT, "--preset", "paper"],
     "finetune": ["finetune", "--encoder", 'a "quoted"\tname'],
     "compare": ["compare", "--model", "a", "--generator", "b", "--seed", "4"],
+    "teach": ["teach", "--model", "a", "--generator", "b", "--pretrained"],
     "report": ["report", "runs/demo"],
     "evaluate": ["evaluate", "--model", "a", "--scales", "0.5", "1", "--flip"],
 }

@@ -33,39 +33,48 @@ def test_the_results_page_is_drawn_from_the_committed_figures():
     assert (ROOT / "docs" / "results.md").read_text() == drawn.page()
 
 
+def test_the_appendix_is_drawn_from_the_committed_figures():
+    drawn = load(ROOT / "docs" / "draw_whole_images.py")
+    text = (ROOT / "docs" / "whole-images.md").read_text()
+    assert text == drawn.page()
+    assert "**Draw no conclusion about arms from this page.**" in text
+
+
 def test_the_plots_are_drawn_from_the_committed_figures(tmp_path):
     pytest.importorskip("matplotlib")
     drawn = load(ROOT / "docs" / "draw_figures.py")
-    shown = set(re.findall(r"!\[[^\]]*\]\(figures/([^)]+)\)", (ROOT / "docs" / "results.md").read_text()))
-    assert shown == set(drawn.PLOTS)
-    for name, (stem, _) in drawn.PLOTS.items():
+    pages = [(ROOT / "docs" / name).read_text() for name in ("results.md", "whole-images.md")]
+    assert {name for page in pages for name in re.findall(r"!\[[^\]]*\]\(figures/([^)]+)\)", page)} == set(drawn.PLOTS)
+    for name, (file, _) in drawn.PLOTS.items():
         text = (ROOT / "docs" / "figures" / name).read_text()
-        assert drawn.source(ROOT / "studies" / "results" / stem) in text, f"{name} is older than {stem}: run docs/draw_figures.py"
+        assert drawn.source(file) in text, f"{name} is older than {file.name}: run docs/draw_figures.py"
         assert str(ROOT) not in text
     # Planted: a figure that changed.
     changed = tmp_path / "compare-camvid.json"
-    changed.write_text((ROOT / "studies" / "results" / "compare-camvid.json").read_text().replace("70.9", "71.9"))
+    changed.write_text(drawn.PLOTS["arms-camvid.svg"][0].read_text().replace("70.9", "71.9"))
     assert drawn.source(changed) not in (ROOT / "docs" / "figures" / "arms-camvid.svg").read_text()
 
 
 def test_the_figures_in_the_readme_are_those_of_the_files():
     drawn = load(ROOT / "docs" / "draw_results.py")
     assert drawn.summary(drawn.compared()) in (ROOT / "README.md").read_text()
-    (camvid, *_) = drawn.compared().values()
-    planted = {"CamVid": camvid | {"seeds": camvid["seeds"][:2]}}
+    (name, first), *_ = drawn.compared().items()
+    planted = {name: first | {"seeds": first["seeds"][:1]}}
     assert drawn.summary(planted) not in (ROOT / "README.md").read_text()
 
 
 def test_the_page_on_the_paper_is_drawn_from_the_committed_figures():
     drawn = load(ROOT / "docs" / "draw_paper.py")
-    assert (ROOT / "docs" / "paper.md").read_text() == drawn.page()
-    for claim in drawn.CLAIMS:
-        assert (ROOT / claim.command.split()[0]).exists()
-        assert f"](#{claim.anchor})" in drawn.page()
+    for name, old in drawn.PAGES.items():
+        text = (ROOT / "docs" / name).read_text()
+        assert text == drawn.page(old)
+        for claim in drawn.CLAIMS:
+            assert (ROOT / claim.command.split()[0]).exists()
+            assert f"](#{claim.anchor})" in text
 
 
 def test_a_verdict_needs_an_interval_that_excludes_zero():
-    verdict = load(ROOT / "docs" / "draw_results.py").verdict
+    verdict = load(ROOT / "docs" / "draw_whole_images.py").verdict
     names = ("pixel_acc", "class_acc", "miou", "fw_iou")
     unclear = verdict({name: {"mean": 1.0, "low": -0.1, "high": 2.1} for name in names})
     assert unclear == "No difference is shown in PixelAcc, ClassAcc, mIoU, fwIoU: the interval holds zero."
@@ -74,7 +83,7 @@ def test_a_verdict_needs_an_interval_that_excludes_zero():
 
 
 def test_the_camvid_figures_are_whole():
-    result = json.loads((ROOT / "studies" / "results" / "camvid.json").read_text())
+    result = json.loads((ROOT / "studies" / "results" / "whole-images" / "camvid.json").read_text())
     assert len(result["seeds"]) >= 3
     for arm in ("control", "feataug"):
         for name in ("pixel_acc", "class_acc", "miou", "fw_iou"):

@@ -76,3 +76,13 @@ def test_refuses_numbers(name, value, needed):
     with pytest.raises(ConfigError) as error:
         PSPNet("resnet10t", **{"num_classes": 5} | TINY | {name: value})
     assert str(error.value) == f"PSPNet: {name} is out of range.\n  given:   {value!r}\n  needed:  {needed}"
+
+
+def test_an_untrained_model_has_the_settings_and_other_weights(tmp_path):
+    model = PSPNet("test_resnet", 3, output_stride=16, width=8, dropout=0.3, auxiliary=True)
+    model.save_pretrained(tmp_path, card={"data": "some"})
+    new = PSPNet.from_pretrained(tmp_path).untrained()
+    shapes = [{name: value.shape for name, value in x.state_dict().items()} for x in (model, new)]
+    assert shapes[0] == shapes[1]
+    assert new.head[1].p == 0.3
+    assert not torch.equal(model.head[2].weight, new.head[2].weight)

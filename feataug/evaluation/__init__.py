@@ -4,11 +4,14 @@ from feataug.evaluation.arms import train_arm
 from feataug.evaluation.class_bias import fit_class_bias
 from feataug.evaluation.compare import compare
 from feataug.evaluation.fitting import fit_inference
+from feataug.evaluation.gaussians import ClassGaussians
 from feataug.evaluation.intervals import difference, differences, mean_figures, verdict
 from feataug.evaluation.stages import recommend, stages
+from feataug.evaluation.teaching import teaching_score
 from feataug.inference import Inference
 
 __all__ = [
+    "ClassGaussians",
     "Inference",
     "compare",
     "difference",
@@ -18,6 +21,7 @@ __all__ = [
     "mean_figures",
     "recommend",
     "stages",
+    "teaching_score",
     "train_arm",
     "verdict",
 ]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,13 +14,13 @@ from torch import Tensor, nn
 
 from feataug.checks import check_number, check_sequence
 from feataug.copying import copy_model
-from feataug.errors import CheckpointError, ConfigError, message
+from feataug.errors import ConfigError, message
 from feataug.evaluation.arms import Arm, train_arm, weights_alone
+from feataug.evaluation.kept_runs import kept_run, old_fingerprint
 from feataug.evaluation.leakage import check_leaks
 from feataug.evaluation.predicting import prepare
 from feataug.evaluation.repeats import check_repeats
 from feataug.evaluation.verdicts import CEILING, WEIGHTS, summary
-from feataug.files import write_json
 from feataug.fingerprints import fingerprint
 from feataug.generator import FeatureGenerator
 from feataug.identity import architecture, describe_callable, describe_data, describe_filter, describe_masks
@@ -31,8 +29,6 @@ from feataug.report import by_class, write_result
 from feataug.samples import SAMPLES, keep_samples
 from feataug.training.config import FinetuneConfig
 from feataug.training.run import held, make_accelerator
-from feataug.training.settings import check_settings
-from feataug.training.states import from_main
 
 
 def compare(
@@ -133,10 +129,10 @@ def compare(
     rivals = alone | dict(rivals or {})
     folder = Path(output) if output is not None else None
     names = list(classes) if classes is not None else [str(number) for number in range(generator.num_classes)]
-    old = {"model": partial(_old_fingerprint, model), "generator": partial(_old_fingerprint, generator)}
+    old = {"model": partial(old_fingerprint, model), "generator": partial(old_fingerprint, generator)}
     # Before anything is measured: it may start the processes' group.
     on = make_accelerator(device, config.mixed_precision).device
-    once = partial(_once, folder, on, old)
+    once = partial(kept_run, "compare", folder, on, old)
     sample = loader(seeds[0])
     trained_on = {"loader": sample} | ({"plain_loader": plain_loader} if plain_loader is not None else {})
     leaks = check_leaks(val_loader, trained_on | ({CEILING: ceiling(seeds[0])} if ceiling is not None else {}))
@@ -210,64 +206,6 @@ def compare(
             if folder is not None:
                 write_result(folder, result)
     return result
-
-
-def _once(
-    folder: Path | None,
-    device: torch.device,
-    old: Mapping[str, Callable[[], str]],
-    name: str,
-    settings: dict[str, Any],
-    run: Callable[[], dict[str, Any]],
-) -> dict[str, Any]:
-    """Figures that an earlier call left, or those of ``run``, which are kept."""
-    if folder is None:
-        return run()
-    path = folder / f"{name}.json"
-    stored = from_main(lambda: _read(path) if path.exists() else None, device)
-    if stored is not None:
-        advice = f"Use another output folder, or delete this file and {path.with_suffix('')} to run that arm again."
-        # Shorter fingerprints are those of version 0.1.0.
-        same = {key: settings[key] for key in old if len(stored["settings"].get(key, "")) == 12 and stored["settings"][key] == old[key]()}
-        check_settings("compare: the output folder holds a run with other settings.", settings, stored["settings"] | same, path, advice)
-    else:
-        # Through JSON and back: what is returned now is what a later call reads.
-        stored = json.loads(json.dumps({"settings": settings, "figures": run()}))
-        write_json(path, stored | {"sha256": _digest(stored)})
-    figures: dict[str, Any] = stored["figures"]
-    return figures
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """A finished run; files from before there were checksums are taken as they are."""
-    try:
-        stored: dict[str, Any] = json.loads(path.read_text())
-        written = stored.pop("sha256", None)
-        if stored.keys() != {"settings", "figures"} or (written is not None and written != _digest(stored)):
-            raise ValueError("not what was written")
-    except (ValueError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            message(
-                "compare: a finished run cannot be read.",
-                given=f"{path} ({error})",
-                needed="the file as it was written",
-                advice="Delete it to run that arm again; checkpoints beside it make that quick.",
-            )
-        ) from error
-    return stored
-
-
-def _digest(stored: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
-
-
-def _old_fingerprint(module: nn.Module) -> str:
-    """The fingerprint of version 0.1.0: twelve digits that change when a weight does."""
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(-1).double().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _check(loader: Any, seeds: Sequence[int], rivals: Mapping[str, Arm], ours: Sequence[str]) -> None:

@@ -26,6 +26,7 @@ def fit_inference(
     class_bias: bool = True,
     measure: Any = "miou",
     margin: float = MARGIN,
+    divisor: int = 1,
     ignore_index: int = 255,
     device: torch.device | str | None = None,
 ) -> tuple[Inference, dict[str, Any]]:
@@ -43,6 +44,7 @@ def fit_inference(
         class_bias: Whether to fit a class bias, too; see ``fit_class_bias``.
         measure: What the bias is fitted to.
         margin: Points of mIoU by which windows must be ahead of whole images on training images.
+        divisor: Of whole images, for models that take no other sizes; see ``Inference``.
         ignore_index: Label of void.
         device: Where images and masks are sent; where the model is by default.
 
@@ -56,17 +58,21 @@ def fit_inference(
     Source:
         Ours; windows as in Zhao et al. (2017), by their code.
     """
-    found: dict[str, Any] = {"whole": evaluate(model, loader, num_classes, ignore_index=ignore_index, device=device)}
+    whole = Inference(model, divisor=divisor)
+    found: dict[str, Any] = {"whole": evaluate(whole, loader, num_classes, ignore_index=ignore_index, device=device)}
     window = None
     if crop_size is not None:
         size = check_size("fit_inference", "crop_size", crop_size)
         found["windows"] = evaluate(Inference(model, window=size), loader, num_classes, ignore_index=ignore_index, device=device)
         if found["windows"]["miou"] > found["whole"]["miou"] + margin:
             window = size
-    predict = Inference(model, window=window)
-    bias = None
+
+    def prediction(**bias: Any) -> Inference:
+        return Inference(model, window=window, **bias) if window else Inference(model, divisor=divisor, **bias)
+
+    predict, bias = prediction(), None
     if class_bias:
         bias = fit_class_bias(predict, loader, num_classes, measure=measure, ignore_index=ignore_index, device=device)
-        predict = Inference(model, window=window, class_bias=bias)
+        predict = prediction(class_bias=bias)
     found |= {"window": list(window) if window else None, "class_bias": bias.tolist() if bias is not None else None}
     return predict, found

@@ -15,12 +15,13 @@ from feataug.errors import DataError, message
 from feataug.training.batches import part_of
 
 
-def check_repeats(loader: Callable[[int], Iterable[Any]], seed: int) -> None:
+def check_repeats(loader: Callable[[int], Iterable[Any]], seed: int, who: str = "compare") -> None:
     """Read the first batch of a seed's loader twice; a loader without batches is left to the training.
 
     Args:
         loader: A seed to the loader of real pairs, as ``compare`` takes it.
         seed: The first seed of the comparison.
+        who: The function that asks, for messages.
 
     Raises:
         DataError: the two batches differ.
@@ -37,7 +38,7 @@ def check_repeats(loader: Callable[[int], Iterable[Any]], seed: int) -> None:
     if different:
         raise DataError(
             message(
-                "compare: the loader does not repeat itself, so that the arms of a pair would see different real batches.",
+                f"{who}: the loader does not repeat itself, so that the arms of a pair would see different real batches.",
                 given=f"{different} of the first batch differ between two readings with seed {seed}",
                 needed="equal batches for equal seeds",
                 advice="feataug.data.seeded_loader(train_set, 16, seed=seed) seeds torch, numpy, random, and generators that transforms keep. A "

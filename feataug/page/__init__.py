@@ -26,7 +26,7 @@ def write_page(run: str | Path, path: str | Path | None = None) -> Path:
     Nothing else is needed: no data, no model, no network; and the page needs no other file. ``feataug report`` calls this.
 
     Args:
-        run: The ``output`` of ``feataug demo``, ``fit-generator``, ``finetune``, ``compare`` or ``evaluate``, or of ``feataug.compare``, a
+        run: The ``output`` of ``feataug demo``, ``fit-generator``, ``finetune``, ``compare``, ``teach`` or ``evaluate``, or of ``feataug.compare``, a
             ``GeneratorTrainer`` or a ``Finetuner``. A run that has not finished will do.
         path: Where to write; ``report.html`` in the folder by default.
 

@@ -19,12 +19,13 @@ KINDS = {
     "generator": "the training of a generator",
     "finetune": "the training of a segmentation model",
     "compare": "a comparison on paired seeds",
+    "teach": "what features teach fresh decoders",
     "evaluate": "the measurement of a model",
     "training": "a training without result.json: not finished, or called from Python",
 }
 _BYTES = 64 * 2**20
 _FILES = 60
-_NAMES = "result.json or stats.jsonl, as feataug demo, fit-generator, finetune, compare and evaluate leave them in --output"
+_NAMES = "result.json or stats.jsonl, as feataug demo, fit-generator, finetune, compare, teach and evaluate leave them in --output"
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Run:
             found = {"base": result.get("base")} | mapping(result.get("arms"))
         elif self.kind == "demo":
             found = {name: result.get(name) for name in ("base", "control", "feataug")}
+        elif self.kind == "teach":
+            found = {name: mapping(x).get("after") for name, x in mapping(result.get("sources")).items()}
         elif self.kind in ("finetune", "evaluate"):
             found = {"trained" if self.kind == "finetune" else "model": result}
         else:
@@ -121,6 +124,23 @@ class Run:
         }
 
     @property
+    def teaching(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """By source and ``before`` or ``after`` the class bias: ``miou`` and ``score``; empty where features did not teach."""
+        if self.kind != "teach":
+            return {}
+        sources, scores = mapping(self.result.get("sources")), mapping(self.result.get("score"))
+        return {
+            str(name)[:80]: {
+                moment: {
+                    "miou": number(mapping(mapping(sources[name]).get(moment)).get("miou")),
+                    "score": number(mapping(scores.get(name)).get(moment)),
+                }
+                for moment in ("before", "after")
+            }
+            for name in sources
+        }
+
+    @property
     def classes(self) -> list[str]:
         """Names of the classes, as far as they are known."""
         tables = [*self.arms.values(), *self.recognition.get("measures", {}).values()]
@@ -163,7 +183,7 @@ def read_run(folder: str | Path) -> Run:
             notes.append(str(error).replace("\n", " "))
     settings = mapping(result.get("config")) or mapping(result.get("settings")) or _stored(folder)
     # Digests and transforms that tell runs apart say nothing to people; a comparison's model and generator stay named.
-    hidden = IDENTITY if kind == "training" else IDENTITY - {"model", "generator"} if kind == "compare" else frozenset()
+    hidden = IDENTITY if kind == "training" else IDENTITY - {"model", "generator"} if kind in ("compare", "teach") else frozenset()
     settings = {name: value for name, value in settings.items() if name not in hidden}
     return Run(folder, kind, result, command, settings, lines, samples, notes)
 
@@ -171,6 +191,8 @@ def read_run(folder: str | Path) -> Run:
 def _kind(result: dict[str, Any], lines: dict[str, Any]) -> str | None:
     if "differences" in result and "arms" in result:
         return "compare"
+    if {"sources", "score", "verdict"} <= result.keys():
+        return "teach"
     if "recognition" in result and {"control", "feataug"} <= result.keys():
         return "demo"
     if "recognition" in result:

@@ -23,6 +23,8 @@ def tiles(run: Run) -> Html | None:
     for arm, gaps in run.differences.items():
         if arm == "feataug":
             found += [(f"{TITLES[name]}, feataug", *_points(gaps[name])) for name in ("miou", "class_acc")]
+    if taught := run.teaching.get("generator"):
+        found = [("Teaching score", shown(taught["after"]["score"]), "synthetic over real features' mIoU")]
     if not found and run.arms:
         name, last = list(run.arms.items())[-1]
         found = [(f"{TITLES[m]}, {name}", shown(last[m]), "percent") for m in ("miou", "class_acc")]
@@ -44,6 +46,8 @@ def verdicts(run: Run) -> list[str]:
         way = "ahead" if gap > 0 else "behind"
         text = f"One pair of runs: feataug is {way} by {abs(gap):.2f} points of mIoU."
         return [f"{text} With one seed, about a point is noise: nothing is shown yet."]
+    if run.kind == "teach":
+        return [words(run.result.get("verdict"), 2000)]
     spoken = [sentence for arm, gaps in run.differences.items() if (sentence := said(gaps, arm))]
     if run.beyond_weights is not None and (sentence := said(run.beyond_weights, "feataug")):
         spoken.insert(1, f"Over the class weights alone: {sentence}")
@@ -109,6 +113,10 @@ def metrics(run: Run) -> Html:
     rows += [[f"{arm}: share of the ceiling's gain", *(share_text(x[m]) for m in TITLES)] for arm, x in run.shares.items()]
     if rows:
         parts.append(table(("", *TITLES.values()), rows, f"Percent{_over(run)}"))
+    if taught := run.teaching:
+        rows = [[n, *(shown(x[m][key]) for key in ("miou", "score") for m in ("before", "after"))] for n, x in taught.items()]
+        head = ("features", "mIoU", "mIoU with class bias", "score", "score with class bias")
+        parts.append(table(head, rows[:_ROWS], "What features teach fresh decoders; score: share of the real features' mIoU"))
     if prediction := mapping(run.settings.get("prediction")):
         parts.append(tag("p", _prediction(prediction), class_="note"))
     if earlier := run.arms_before_bias:
@@ -133,7 +141,7 @@ def metrics(run: Run) -> Html:
         parts.append(table(("", "value"), cells, "How the frozen decoder recognises synthetic features, and how much samples vary"))
     if not arms and not score:
         parts.append(missing("No measures: the run has not been measured yet.", "feataug evaluate --model FOLDER"))
-    if not differences:
+    if not differences and not taught:
         parts.append(
             missing("No differences to a control on paired seeds.", "feataug compare --model FOLDER --generator FOLDER --seeds 5")
         )
@@ -156,6 +164,8 @@ def _absent(run: Run) -> list[list[str]]:
 
 def _over(run: Run) -> str:
     """What a table's figures are, besides percent."""
+    if run.kind == "teach":
+        return " with class bias, means over seeds"
     if not run.differences:
         return ""
     means = f", means over {len(run.seeds)} seeds" if len(run.seeds) > 1 else ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from feataug.evaluation import differences, mean_figures, verdict
+from feataug.evaluation.teaching import summary
 
 CLASSES = ("sky", "road", "pole")
 GENERATOR = {"l1": 0.5, "kl": 2.0, "gan": 2.0, "latent": 0.5, "task": 0.6, "diversity": 2.0, "critics": 1.0}
@@ -52,6 +53,12 @@ def score(ratio: float = 0.8, diversity: float = 0.5) -> dict[str, Any]:
         "diversity": diversity,
         "measures": {"real": measured(50), "synthetic": measured(50 * ratio)},
     }
+
+
+def taught(figures: dict[str, tuple[float, float]]) -> dict[str, Any]:
+    """What ``teaching_score`` writes: mIoU before and after the class bias by source, of one seed."""
+    runs = {name: {"before": measured(a), "after": measured(b)} for name, (a, b) in figures.items()}
+    return summary([{"seed": 0} | runs], list(runs), {"at": "encoder", "config": {"num_steps": 400}, "model": "abc"})
 
 
 def write(folder: Path, result: dict[str, Any] | None, lines: dict[str, list[dict[str, Any]]] | None = None) -> Path:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from planted import CLASSES, GENERATOR, Page, comparison, measured, score, write
+from planted import CLASSES, GENERATOR, Page, comparison, measured, score, taught, write
 
 from feataug.cli import main
 from feataug.errors import CheckpointError, DataError, FeatAugError, MissingDataError
@@ -113,6 +113,25 @@ def test_a_comparison_shows_intervals_seeds_and_the_verdict(tmp_path):
     assert read_run(folder).kind == "compare"
 
 
+def test_what_features_teach(tmp_path):
+    result = taught({"real": (46.0, 47.2), "generator": (31.0, 35.3), "mine <b>": (40.0, 42.5)})
+    folder = write(tmp_path / "run", result, {"seed-0/generator": [{"progress": 5, "loss": 1.0}]})
+    page = page_of(folder)
+    assert page.tables["What features teach fresh decoders; score: share of the real features' mIoU"] == [
+        ["features", "mIoU", "mIoU with class bias", "score", "score with class bias"],
+        ["real", "46.00", "47.20", "1.00", "1.00"],
+        ["generator", "31.00", "35.30", "0.67", "0.75"],
+        ["mine <b>", "40.00", "42.50", "0.87", "0.90"],
+    ]
+    assert page.tables["Percent with class bias, means over seeds"][2] == ["generator", *cells(result["sources"]["generator"]["after"])]
+    assert result["verdict"] in page.texts["metrics"]
+    assert "<dt>Teaching score</dt><dd>0.75<small>" in (folder / "report.html").read_text()
+    assert "No differences" not in page.texts["metrics"]
+    # Damaged parts do no harm.
+    write(tmp_path / "odd", {"sources": {"real": 3, "x": None}, "score": [1], "verdict": None})
+    assert page_of(tmp_path / "odd").tables["What features teach fresh decoders; score: share of the real features' mIoU"][1][0] == "real"
+
+
 @pytest.mark.parametrize(
     ("result", "kind", "has"),
     [
@@ -195,7 +214,7 @@ def test_no_folder_and_no_run(tmp_path):
     assert str(error.value) == (
         "feataug report: the folder holds no run.\n"
         f"  given:   {tmp_path}\n"
-        "  needed:  result.json or stats.jsonl, as feataug demo, fit-generator, finetune, compare and evaluate leave them in --output\n"
+        "  needed:  result.json or stats.jsonl, as feataug demo, fit-generator, finetune, compare, teach and evaluate leave them in --output\n"
         "Runs lie below it: base, compare. Name one of them."
     )
     write(tmp_path / "places", {"model": "timm/resnet18", "places": []})

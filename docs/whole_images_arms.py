@@ -1,4 +1,4 @@
-"""Parts of docs/results.md that compare arms: each takes what a study left, and returns Markdown."""
+"""Parts of docs/whole-images.md that compare arms: each takes what a study left, and returns Markdown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from results_words import seeds, titled
 from feataug.evaluation import differences
 from feataug.report import TITLES, interval
 
-RESULTS = Path(__file__).parents[1] / "studies" / "results"
+RESULTS = Path(__file__).parents[1] / "studies" / "results" / "whole-images"
 
 
 def comparison(title: str, name: str, r: dict) -> str:
@@ -86,23 +86,6 @@ def comparison(title: str, name: str, r: dict) -> str:
         r["verdict"],
     ]
     return "\n".join(lines)
-
-
-def summary(results: dict[str, dict]) -> str:
-    """The README's table: what was gained over the control, by us and by the weights alone."""
-    lines = ["| points over the control | " + " | ".join(TITLES.values()) + " |", "|---|" + "---|" * len(TITLES)]
-    for title, r in results.items():
-        for name in ("feataug", "class weights"):
-            gaps = r["differences"][name]
-            lines.append(f"| {title}, {name} ({len(r['seeds'])} seeds) | " + " | ".join(interval(gaps[m]) for m in TITLES) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def compared() -> dict[str, dict]:
-    """The data sets on which the arms have been run."""
-    found = {titled(name): RESULTS / f"compare-{name}.json" for name in ("camvid", "idd")}
-    read = {title: json.loads(file.read_text()) for title, file in found.items() if file.exists()}
-    return {title: r for title, r in read.items() if "differences" in r}
 
 
 def fractions(results: list[tuple[str, dict]]) -> str:
