@@ -303,7 +303,7 @@ def test_only_the_ceiling_depends_on_its_images(roomy, tmp_path):
 
 
 def test_results_of_earlier_versions_are_shown(tmp_path):
-    result = json.loads((STUDIES / "compare-camvid-half.json").read_text())
+    result = json.loads((STUDIES / "whole-images" / "compare-camvid-half.json").read_text())
     assert not {"ceiling", "arms_before_bias"} & result.keys()
     (tmp_path / "result.json").write_text(json.dumps(result))
     assert "Before the class bias" not in write_page(tmp_path).read_text()
