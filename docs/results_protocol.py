@@ -113,11 +113,12 @@ def teaching(name: str, r: dict[str, Any]) -> str:
 
 def quality(q: dict[str, Any]) -> str:
     """Distances in feature space, with what real features get."""
-    lines = ["| | synthetic features | real features of other images |", "|---|---|---|"]
-    synthetic, real = q["synthetic"], q["real"]
+    real, memory = q["reference"], q["memory"]
+    lines = ["| by `feature_quality` | synthetic features | real features of training images |", "|---|---|---|"]
     for key, text in (("frechet", "Fréchet distance"), ("precision", "precision"), ("recall", "recall")):
-        lines.append(f"| {text} | {synthetic[key]:.2f} | {real[key]:.2f} |")
-    return "\n".join(lines)
+        lines.append(f"| {text} | {q[key]:.2f} | {real[key]:.2f} |")
+    found = "copies training features" if memory["copies"] else "no sign of copying"
+    return "\n".join([*lines, "", f"Memory test: {found}."])
 
 
 def comparison(name: str, r: dict[str, Any]) -> str:

@@ -209,7 +209,7 @@ optimizer.zero_grad()
 # ## In the end
 #
 # Where there is BatchNorm, its running statistics have seen synthetic features. Measure them anew on real images: [on
-# CamVid](../docs/results.md) leaving that out cost more than the synthetic features gained.
+# CamVid](../docs/whole-images.md) leaving that out cost more than the synthetic features gained.
 
 # %% alt="The training loss over the steps, first plain, then mixed"
 before = feataug.evaluate(model, val_loader, num_classes)

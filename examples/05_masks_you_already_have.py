@@ -278,9 +278,8 @@ print(f"{batch.num_real} real and {batch.num_synthetic} synthetic samples, loss 
 folder.cleanup()
 
 # %% [markdown]
-# This page shows what the sources draw, not which of them helps. On CamVid, masks chosen by class pressed on classes that the
-# class weights already pressed on, and lost mIoU: [results](../docs/results.md) has the screening, and `feataug.compare` tells
-# about your data.
+# This page shows what the sources draw, not which of them helps. That has not been measured since [our way to measure was
+# mended](../docs/results.md); `feataug.compare` tells about your data.
 #
 # ## Where to go next
 #

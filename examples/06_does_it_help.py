@@ -212,7 +212,7 @@ print(f"measures of feataug: {len(up)} ahead, {len(down)} behind, {len(measures)
 #
 # ## Where to go next
 #
-# - The same question on CamVid and IDD-Lite, with nine rivals, and where we are behind: [results](../docs/results.md).
+# - The same question on CamVid, and where we are behind: [results](../docs/results.md).
 # - From the command line, for saved models, with a table and a plot: `feataug compare --model runs/base --generator
 #   runs/generator ...`.
 # - What was found of the paper's claims: [the paper, claim by claim](../docs/paper.md).

@@ -130,9 +130,9 @@ def finetune(args: argparse.Namespace) -> None:
     from feataug.metrics import evaluate as measure
     from feataug.mixing import FeatureMixer
     from feataug.models import PSPNet
-    from feataug.predicting import IMAGES, decided, measured, rows_of, some_of
     from feataug.processes import is_main
     from feataug.report import table, write_result
+    from feataug.saved_prediction import IMAGES, decided, measured, rows_of, some_of
     from feataug.splitting import split
     from feataug.training.finetune import Finetuner
 
@@ -183,9 +183,9 @@ def fit_bias(args: argparse.Namespace) -> None:
     from feataug.data.transforms import eval_transforms
     from feataug.evaluation import fit_inference
     from feataug.models import PSPNet
-    from feataug.predicting import folder_of, measured, rows_of, said, some_of
     from feataug.processes import is_main
     from feataug.report import table, write_result
+    from feataug.saved_prediction import folder_of, measured, rows_of, said, some_of
     from feataug.training.run import make_accelerator
 
     transforms = eval_transforms(tuple(args.size) if args.size else None)
@@ -291,8 +291,8 @@ def evaluate(args: argparse.Namespace) -> None:
     from feataug.evaluation import Inference
     from feataug.metrics import evaluate as measure
     from feataug.models import PSPNet
-    from feataug.predicting import settings_for
     from feataug.report import by_class, table, write_result
+    from feataug.saved_prediction import settings_for
     from feataug.training.batches import part_of
     from feataug.training.run import make_accelerator
 

@@ -20,12 +20,13 @@ from protocol import Protocol
 from setups import arguments, parse
 from torch import Tensor, nn
 
-from feataug import FeatureGenerator, FinetuneConfig, recognition, teaching_score
+from feataug import FeatureGenerator, FinetuneConfig, feature_quality, recognition, teaching_score
 from feataug.data import seeded_loader
 from feataug.files import write_json
 from feataug.models import PSPNet
 from feataug.report import recognition_summary, teaching_table
 from feataug.training.run import keep_freed_memory
+from feataug.windows import tiles
 
 STEPS = FinetuneConfig(num_steps=400, lr=0.05, lr_scale={"encoder": 0.3}, save_every=50)
 
@@ -70,6 +71,13 @@ class Teaching(Protocol):
         found = recognition(self.cut(), self.trained_generator(), self.val_loader, window=self.size, device=self.device)
         return recognition_summary(found, self.classes)
 
+    def quality(self) -> dict[str, Any]:
+        """Distances, precision and recall in feature space, and the memory test: training crops against windows of validation images."""
+        whole = ((images, masks) for images, masks in self.val_loader)
+        val = [(part, mask) for images, masks in whole for part, mask, _ in tiles(images, masks, self.size, 255)]
+        cut, train = self.cut(), seeded_loader(self.train, self.batch, seed=400)
+        return feature_quality(cut, self.trained_generator(), train, val, device=self.device)
+
 
 def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--generators", nargs="+", type=Path, default=[], help="further generators, each named after its folder")
@@ -87,6 +95,7 @@ def main() -> None:
     figures = {
         "teaching": result,
         "recognition": study.stage("recognition-by-windows", study.recognised),
+        "quality": study.stage("quality", study.quality),
         "settings": {
             "data": args.dataset, "half": args.half, "eval_split": args.eval_split, "size": study.size, "batch": study.batch,
             "images": len(study.train), "model": study.name, "at": study.at, "steps": STEPS.to_dict(), "seeds": args.seeds,

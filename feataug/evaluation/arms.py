@@ -136,7 +136,7 @@ def weights_alone(class_weights: Tensor, *, ignore_index: int = 255, device: str
         device, progress: As for ``Finetuner``.
 
     Source:
-        Ours: most of what feataug gains over the control in docs/results.md is the weights'.
+        Ours: what they gain, a class bias gains without training (docs/results.md).
     """
 
     def arm(model: nn.Module, loader: Iterable[Any], config: FinetuneConfig, folder: Path | None) -> nn.Module:

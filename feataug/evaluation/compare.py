@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug.checks import check_number, check_sequence
 from feataug.copying import copy_model
 from feataug.errors import ConfigError, message
 from feataug.evaluation.arms import Arm, train_arm, weights_alone
 from feataug.evaluation.kept_runs import kept_run, old_fingerprint
 from feataug.evaluation.leakage import check_leaks
-from feataug.evaluation.predicting import prepare
-from feataug.evaluation.repeats import check_repeats
+from feataug.evaluation.measuring import prepare
+from feataug.evaluation.repeats import check_repeats, check_seeds
 from feataug.evaluation.verdicts import CEILING, WEIGHTS, summary
 from feataug.fingerprints import fingerprint
 from feataug.generator import FeatureGenerator
@@ -209,20 +208,7 @@ def compare(
 
 
 def _check(loader: Any, seeds: Sequence[int], rivals: Mapping[str, Arm], ours: Sequence[str]) -> None:
-    if not callable(loader):
-        raise ConfigError(
-            message(
-                "compare: loader takes no seed.",
-                given=type(loader).__name__,
-                needed="a function of the seed that returns a loader, so that the arms of a pair see the same batches",
-                advice="loader=lambda seed: feataug.data.seeded_loader(train_set, 16, seed=seed)",
-            )
-        )
-    check_sequence("compare", "seeds", seeds, "one or more different integers")
-    for seed in seeds:
-        check_number("compare", "one of seeds", seed, low=0, integer=True)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(message("compare: seeds must differ.", given=repr(tuple(seeds)), needed="one or more different integers"))
+    check_seeds("compare", loader, seeds, "the arms of a pair")
     taken = sorted(set(ours) & set(rivals))
     if taken:
         advice = "Or leave ours out: weights_arm=False." if WEIGHTS in taken else None

@@ -1,4 +1,4 @@
-"""Whether a loader keeps the promise that a comparison rests on: the same batches for the same seed."""
+"""What a comparison of several runs rests on: different seeds, and the same batches for the same seed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,35 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from feataug.errors import DataError, message
+from feataug.checks import check_number, check_sequence
+from feataug.errors import ConfigError, DataError, message
 from feataug.training.batches import part_of
+
+
+def check_seeds(who: str, loader: Any, seeds: Any, runs: str) -> None:
+    """Raise ``ConfigError`` unless ``loader`` is a function of the seed, and ``seeds`` are different integers of at least 0.
+
+    Args:
+        who: The function that asks, for messages.
+        loader: What it was given.
+        seeds: What it was given.
+        runs: What sees the same batches, in words.
+    """
+    if not callable(loader):
+        raise ConfigError(
+            message(
+                f"{who}: loader takes no seed.",
+                given=type(loader).__name__,
+                needed=f"a function of the seed that returns a loader, so that {runs} see the same batches",
+                advice="loader=lambda seed: feataug.data.seeded_loader(train_set, 16, seed=seed)",
+            )
+        )
+    needed = "one or more different integers"
+    check_sequence(who, "seeds", seeds, needed)
+    for seed in seeds:
+        check_number(who, "one of seeds", seed, low=0, integer=True)
+    if not len(seeds) or len(set(seeds)) < len(seeds):
+        raise ConfigError(message(f"{who}: seeds must differ.", given=repr(tuple(seeds)), needed=needed))
 
 
 def check_repeats(loader: Callable[[int], Iterable[Any]], seed: int, who: str = "compare") -> None:

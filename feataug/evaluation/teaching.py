@@ -21,7 +21,7 @@ from feataug.evaluation.gaussians import ClassGaussians
 from feataug.evaluation.intervals import differences, mean_figures
 from feataug.evaluation.kept_runs import kept_run
 from feataug.evaluation.lesson import Source, first_batches, teach
-from feataug.evaluation.repeats import check_repeats
+from feataug.evaluation.repeats import check_repeats, check_seeds
 from feataug.fingerprints import fingerprint
 from feataug.fits import check_spec
 from feataug.generator import FeatureGenerator
@@ -260,22 +260,7 @@ def _source(
 
 def _check(loader: Any, seeds: Any, sources: Any, others: Mapping[str, Any], generator: Any) -> list[str]:
     """The sources' names, in the order in which they run."""
-    if not callable(loader):
-        raise ConfigError(
-            message(
-                "teaching_score: loader takes no seed.",
-                given=type(loader).__name__,
-                needed="a function of the seed that returns a loader, so that all sources see the same batches",
-                advice="loader=lambda seed: feataug.data.seeded_loader(train_set, 16, seed=seed)",
-            )
-        )
-    check_sequence("teaching_score", "seeds", seeds, "one or more different integers")
-    for seed in seeds:
-        check_number("teaching_score", "one of seeds", seed, low=0, integer=True)
-    if not len(seeds) or len(set(seeds)) < len(seeds):
-        raise ConfigError(
-            message("teaching_score: seeds must differ.", given=repr(tuple(seeds)), needed="one or more different integers")
-        )
+    check_seeds("teaching_score", loader, seeds, "all sources")
     check_sequence("teaching_score", "sources", sources, f"some of {SOURCES}")
     unknown = [name for name in sources if name not in SOURCES]
     if unknown or "real" not in sources or len(set(sources)) < len(sources):

@@ -162,7 +162,7 @@ class GeneratorConfig(_Config):
         ConfigError: a setting is out of range, unknown, or contradicts another.
 
     Source:
-        Sec. 3.1 and 4.1 (``paper()``); the defaults are ours, chosen on CamVid: docs/results.md.
+        Sec. 3.1 and 4.1 (``paper()``); the defaults are ours, chosen on CamVid, by recognition: docs/whole-images.md.
     """
 
     num_images: int = 20_000

@@ -235,7 +235,7 @@ class Finetuner:
         """Measure BatchNorm's running statistics on one pass over real images, for the norms that were trained; see ``feataug.update_bn``.
 
         After mixed training they are those of real and synthetic features together, which evaluation on real images does not want.
-        On CamVid it turned a loss of class accuracy into a gain (``docs/results.md``). Norms that were in eval mode in ``fit`` stay as they
+        On CamVid it turned a loss of class accuracy into a gain (``docs/whole-images.md``). Norms that were in eval mode in ``fit`` stay as they
         are, whatever mode the model has now. Without a ``fit`` before, the model's modes count; a model in eval mode is put into train
         mode first, by its own ``train``, and back.
 

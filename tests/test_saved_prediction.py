@@ -14,7 +14,7 @@ from feataug.errors import FeatAugWarning
 from feataug.metrics import MEASURES
 from feataug.models import PSPNet
 from feataug.page import write_page
-from feataug.predicting import decided, rows_of, said, some_of
+from feataug.saved_prediction import decided, rows_of, said, some_of
 
 SIZE, LARGE = (32, 48), (64, 80)
 TINY = ["--dataset", "scenes", "--batch-size", "8", "--quiet", "--device", "cpu"]

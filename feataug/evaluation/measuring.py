@@ -32,7 +32,7 @@ _BIAS_FROM = {True: f"the first {STAND_IN} training crops", False: "plain_loader
 Size = tuple[int, int]
 
 
-def first_batches(loader: Iterable[Any], images: int = 1) -> list[Any]:
+def first_images(loader: Iterable[Any], images: int = 1) -> list[Any]:
     """The first batches of a loader, until they hold as many images; the global generators stay as they were.
 
     Args:
@@ -92,7 +92,7 @@ def prepare(
                 message(f"compare: {name} is not offered.", given=repr(value), needed='"auto", None, or rows and columns')
             )
     # Crops that stand in for plain images, or one batch to know their size.
-    crops = first_batches(sample, STAND_IN if bias and plain_loader is None else 1)
+    crops = first_images(sample, STAND_IN if bias and plain_loader is None else 1)
     plain = crops if plain_loader is None else plain_loader
     data = describe_data(sample) if plain_loader is None else describe_data(plain_loader, measured=True)
     found: dict[str, Any] = {"decided_by": "the argument window"}
@@ -100,7 +100,7 @@ def prepare(
         crop = size_of(crops) if crop_size == "auto" else check_size("compare", "crop_size", crop_size) if crop_size else None
         asked = {**identity, "classes": list(classes), "ignore_index": ignore_index, "crop_size": list(crop or ()), "plain_data": data}
         decide = partial(once, "prediction", asked)
-        found = decide_window(model, plain_loader, crop, size_of(first_batches(val_loader)), len(classes), ignore_index, decide)
+        found = decide_window(model, plain_loader, crop, size_of(first_images(val_loader)), len(classes), ignore_index, decide)
         window = found["window"]
     chosen = check_size("compare", "window", window) if window is not None else None
     # Without a window and a bias it is measured as it was before there were these, and nothing is added to the settings of then.
