@@ -74,7 +74,7 @@ def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.set_defaults(seeds=[0, 1])
+    parser.set_defaults(seeds=[0, 1], steps=None)
     args = parse(parser, "bias", None)
     keep_freed_memory()
     study = Bias(args)

@@ -1,6 +1,6 @@
 """What lies in how a model is predicted: whole images or windows of the crops' size, with a class bias or without.
 
-    python studies/protocol.py --data DIR --dataset camvid|idd [--half] [--model pspnet|fpn|vit] [--bases 0 1] [--larger] [--device cpu]
+    python studies/protocol.py --data DIR --dataset camvid|idd [--half] [--model pspnet|fpn|vit] [--bases 0 1] [--steps 1500] [--larger]
 
 One base model for each of ``--bases``, trained on crops as all studies train it. It is measured on validation images whole and by windows, before
 and after a class bias that is fitted on every sixth training image; on those training images whole and by windows, too, which is what
@@ -42,6 +42,8 @@ class Protocol(Comparison):
     def __init__(self, args: argparse.Namespace, number: int = 0) -> None:
         super().__init__(args)
         self.number = number
+        if args.steps is not None and not args.quick:
+            self.base_config = replace(self.base_config, num_steps=args.steps, eval_every=args.steps)
         if number:
             # The first one is where the other studies have it.
             self.output = self.output / f"base-{number}"
@@ -158,8 +160,11 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--model", choices=tuple(MODELS), default="pspnet")
     parser.add_argument("--bases", type=int, nargs="+", default=[0, 1], help="seeds of the base models")
+    parser.add_argument("--steps", type=int, help="of the base models, where it is not what the other studies take")
     parser.add_argument("--larger", action="store_true", help="train further on crops of the images' size, too")
     args = parse(parser, "protocol", None)
+    if args.steps is not None:
+        args.output = args.output.with_name(f"{args.output.name}-{args.steps}")
     if args.model != "pspnet":
         args.output = args.output.with_name(f"{args.output.name}-{args.model}")
         args.result = args.result.with_name(f"{args.result.stem}-{args.model}.json")

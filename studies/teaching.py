@@ -81,7 +81,7 @@ class Teaching(Protocol):
 
 def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--generators", nargs="+", type=Path, default=[], help="further generators, each named after its folder")
-    parser.set_defaults(seeds=[0, 1])
+    parser.set_defaults(seeds=[0, 1], steps=None)
     return parse(parser, "teaching", None)
 
 

@@ -298,10 +298,6 @@ def test_the_class_bias_is_fitted_on_training_images_and_helps(loud):
 
 
 def test_windows(loud):
-    class Context(Net):
-        def forward(self, images):
-            return self.head(self.encoder(images)) + images.mean() + images.shape[-1]
-
     torch.manual_seed(0)
     model = Net()
     # The model knows no context, so that windows change no more than rounding.
@@ -309,6 +305,19 @@ def test_windows(loud):
     assert windows["settings"]["window"] == [8, 8]
     for measure in MEASURES:
         assert figures(whole, "real")["before"][measure] == pytest.approx(figures(windows, "real")["before"][measure], abs=0.2)
+    # Images of the crops' size are predicted whole; larger ones by windows that a fresh decoder knows.
+    assert whole["settings"]["window"] is None
+
+    def crops(seed):
+        return [(images[..., :8, :8].contiguous(), masks[..., :8, :8].contiguous()) for images, masks in planted("loud", seed)]
+
+    assert teach(model, steps=1, loader=crops)["settings"]["window"] == [8, 8]
+    assert teach(model, steps=1, loader=crops, window=None)["settings"]["window"] is None
+    with pytest.raises(ConfigError) as error:
+        teach(model, window="crops")
+    assert (
+        str(error.value) == "teaching_score: window is not offered.\n  given:   'crops'\n  needed:  \"auto\", None, or rows and columns"
+    )
 
 
 STOPPED = """

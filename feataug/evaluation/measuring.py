@@ -186,7 +186,9 @@ class Measuring:
     def before(self, model: nn.Module) -> dict[str, Any]:
         """The measures without a class bias, as ``metrics.scores`` gives them."""
         where, predict = device_of(model), self.predictor(model)
-        return evaluate(predict, part_of(self.val_loader), len(self.classes), ignore_index=self.ignore_index, device=where)
+        # Whole images or windows: that has been decided.
+        settings: dict[str, Any] = {"ignore_index": self.ignore_index, "device": where, "crop_size": None}
+        return evaluate(predict, part_of(self.val_loader), len(self.classes), **settings)
 
     def full(self, model: nn.Module) -> dict[str, Any]:
         """The measures by class: without ``plain`` those of ``before``; else after a bias, with ``before_bias`` and ``class_bias``."""

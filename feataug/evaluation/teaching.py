@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from feataug.evaluation.gaussians import ClassGaussians
 from feataug.evaluation.intervals import differences, mean_figures
 from feataug.evaluation.kept_runs import kept_run
 from feataug.evaluation.lesson import Source, first_batches, teach
+from feataug.evaluation.measuring import first_images, size_of
 from feataug.evaluation.repeats import check_repeats, check_seeds
 from feataug.fingerprints import fingerprint
 from feataug.fits import check_spec
@@ -52,7 +53,7 @@ def teaching_score(
     seeds: Sequence[int] = (0, 1),
     sources: Sequence[str] = SOURCES,
     others: Mapping[str, Source] | None = None,
-    window: Sequence[int] | None = None,
+    window: Sequence[int] | Literal["auto"] | None = "auto",
     bias_loader: Iterable[tuple[Tensor, Tensor]] | None = None,
     bn_batches: int = 21,
     num_classes: int | None = None,
@@ -90,8 +91,8 @@ def teaching_score(
         sources: Which of the built-in sources to run: ``"real"`` (features of the images; always needed), ``"generator"``, and
             ``"gaussians"`` (``evaluation.ClassGaussians``, fitted to at most 100 batches of the seed's loader).
         others: Further sources by name.
-        window: Rows and columns of the sliding windows that images are predicted with: the size of the training crops, where the model's
-            context depends on the size of its input. ``None`` for whole images.
+        window: Rows and columns of the sliding windows that images are predicted with. ``"auto"``: the size of the training images, where the
+            first validation images are larger: a fresh decoder knows no larger context. ``None`` for whole images.
         bias_loader: Labelled *training* images that the class bias is fitted to, at the size of prediction. By default the first
             ``bn_batches`` batches of training crops.
         bn_batches: Batches on which BatchNorm is measured after training, or one pass, if that is less.
@@ -125,7 +126,7 @@ def teaching_score(
     ignore_index = getattr(generator, "ignore_index", 255) if ignore_index is None else ignore_index
     check_number("teaching_score", "num_classes", num_classes, low=2, integer=True)
     assert num_classes is not None
-    size = check_size("teaching_score", "window", window) if window is not None else None
+    size = _window(window, loader(seeds[0]), val_loader)
     titles = list(classes) if classes is not None else [str(number) for number in range(num_classes)]
     folder = Path(output) if output is not None else None
     about = {name: _about(name, generator, others or {}) for name in names}
@@ -230,10 +231,22 @@ def _verdict(means: Any, score: Any, gaps: Any, runs: Any) -> str:
     return " ".join(said)
 
 
+def _window(window: Any, loader: Any, val_loader: Any) -> tuple[int, int] | None:
+    """Rows and columns of the windows to predict by."""
+    if not isinstance(window, str):
+        return check_size("teaching_score", "window", window) if window is not None else None
+    if window != "auto":
+        raise ConfigError(
+            message("teaching_score: window is not offered.", given=repr(window), needed='"auto", None, or rows and columns')
+        )
+    crop, measured = (size_of(first_images(batches)) for batches in (loader, val_loader))
+    return crop if crop and measured and (measured[0] > crop[0] or measured[1] > crop[1]) else None
+
+
 def _measured(
     loader: Any, num_classes: int, names: Sequence[str], ignore_index: int, device: torch.device, predict: nn.Module
 ) -> dict[str, Any]:
-    return by_class(evaluate(predict, part_of(loader), num_classes, ignore_index=ignore_index, device=device), names)
+    return by_class(evaluate(predict, part_of(loader), num_classes, ignore_index=ignore_index, device=device, crop_size=None), names)
 
 
 def _about(name: str, generator: Any, others: Mapping[str, Source]) -> dict[str, Any]:
