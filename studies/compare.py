@@ -240,13 +240,23 @@ class Comparison(Study):
             output=output or self.output / "arms", device=self.args.device, **mixing,
         )  # fmt: skip
 
+    def recognised(self) -> dict[str, Any]:
+        """Recognition and diversity, by windows of the crops' size."""
+        parts = {"val": self.val_loader, "train": self.some_plain()}
+        found = {
+            name: recognition_summary(
+                recognition(self.cut(), self.trained_generator(), loader, window=self.size, device=self.device), self.classes
+            )
+            for name, loader in parts.items()
+        }
+        return found["val"] | {"on_training_masks": found["train"]}
+
     def described(self, result: dict[str, Any]) -> dict[str, Any]:
         """The comparison with what led to it."""
-        base, recognised = self.stage("base", self.base), self.stage("generator", self.generator)
-        score = recognised[self.args.eval_split]
+        base, trained = self.stage("base", self.base), self.stage("generator", self.generator)
         return result | {
             "base_curve": base["curve"],
-            "recognition": score | {"on_training_masks": recognised["train"], "curve": recognised["curve"]},
+            "recognition": self.stage("recognition-by-windows", self.recognised) | {"curve": trained["curve"]},
             "seconds": self.seconds,
             "seconds_of_the_last_part_only": self.resumed,
             "settings": result["settings"] | {

@@ -20,11 +20,11 @@ from protocol import Protocol
 from setups import arguments, parse
 from torch import Tensor, nn
 
-from feataug import FeatureGenerator, FinetuneConfig, feature_quality, recognition, teaching_score
+from feataug import FeatureGenerator, FinetuneConfig, feature_quality, teaching_score
 from feataug.data import seeded_loader
 from feataug.files import write_json
 from feataug.models import PSPNet
-from feataug.report import recognition_summary, teaching_table
+from feataug.report import teaching_table
 from feataug.training.run import keep_freed_memory
 from feataug.windows import tiles
 
@@ -65,11 +65,6 @@ class Teaching(Protocol):
             others={folder.name: FromMasks(folder) for folder in self.args.generators}, classes=self.classes,
             output=self.output / "teaching", device=self.args.device,
         )  # fmt: skip
-
-    def recognised(self) -> dict[str, Any]:
-        """Recognition and diversity, by windows of the crops' size."""
-        found = recognition(self.cut(), self.trained_generator(), self.val_loader, window=self.size, device=self.device)
-        return recognition_summary(found, self.classes)
 
     def quality(self) -> dict[str, Any]:
         """Distances, precision and recall in feature space, and the memory test: training crops against windows of validation images."""
