@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from results_protocol import bias, comparison, protocol, summary, teaching
+from results_protocol import bias, comparison, protocol, summary, teaching, ways
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "studies" / "results"
@@ -69,7 +69,17 @@ whole images alone: [appendix](whole-images.md), and [the paper, claim by claim]
 from them.
 """
 
-SAID = ""
+SAID = """- **Begin with what needs no training.** Windows of the crops' size and a class bias gained ten points of mIoU on CamVid at half its
+  resolution; no arm gained a twentieth of that over the control.
+- **Class weights gain nothing beyond a class bias**, which costs seconds; with a quarter of the labels they lose a point of mIoU.
+- **What our features gain is small.** With a quarter of the labels 0.4 points of class accuracy after the class bias (the interval lies above zero),
+  and nothing in mIoU that the intervals show. With all labels nothing is shown. The ceiling says why so little can be seen: in 100 steps real
+  features of three times as many labelled images gain 0.7 and 0.4 in their place.
+- **Our generator teaches less than class Gaussians do**, which need no network: 0.80 of what real features teach, against 0.92. Its features are
+  recognised well, and lack variety.
+- **A generator takes time**, minutes here on one thread, hours at the paper's scale.
+- Everything here is one small model on a small data set at a resolution where poles are hardly seen. `feataug compare` tells about yours.
+"""
 
 
 def page() -> str:
@@ -85,6 +95,11 @@ def compared() -> dict[str, dict]:
     return read("compare")
 
 
+def readme() -> str:
+    """Both tables of the README."""
+    return ways(read("protocol")) + "\n" + summary(compared())
+
+
 if __name__ == "__main__":
     text, target = page(), HERE / "results.md"
     if "--check" in sys.argv:
@@ -92,7 +107,7 @@ if __name__ == "__main__":
             0 if target.read_text() == text else "docs/results.md is not what studies/results/*.json give: run docs/draw_results.py"
         )
     target.write_text(text)
-    readme = HERE.parent / "README.md"
+    front = HERE.parent / "README.md"
     begin, end = "<!-- Drawn by docs/draw_results.py. -->\n", "<!-- Until here. -->\n"
-    before, _, rest = readme.read_text().partition(begin)
-    readme.write_text(before + begin + summary(compared()) + end + rest.partition(end)[2])
+    before, _, rest = front.read_text().partition(begin)
+    front.write_text(before + begin + readme() + end + rest.partition(end)[2])

@@ -166,13 +166,23 @@ def against(r: dict[str, Any], other: str) -> dict[str, Any]:
     return {m: difference([entry[other][m] for entry in r["seeds"]], [entry["feataug"][m] for entry in r["seeds"]]) for m in TITLES}
 
 
+def ways(found: Mapping[str, dict[str, Any]]) -> str:
+    """The README's first table: what lies in how a model is predicted, before any arm."""
+    lines = ["| mIoU of the same model | whole images | windows | whole images, class bias | windows, class bias |", "|---|---|---|---|---|"]
+    for name, r in found.items():
+        cells = " | ".join(f"{r['means']['base'][way]['miou']:.1f}" for way in ("whole", "windows", "whole, bias", "windows, bias"))
+        lines.append(f"| {titled(name)} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
 def summary(found: Mapping[str, dict[str, Any]]) -> str:
-    """The README's table: what was gained over the control before and after the bias."""
-    lines = [f"| points over the control {HEADS}", "|---" + RULE]
+    """The README's second table: what was gained over the control before and after the bias."""
+    two = ("class_acc", "miou")
+    heads = " | ".join(f"{TITLES[m]}, {when}" for m in two for when in ("before the bias", "after it"))
+    lines = [f"| points over the control | {heads} |", "|---" * 5 + "|"]
     for name, r in found.items():
         for arm in ("feataug", "class weights", "ceiling"):
-            for text, key in (("before the class bias", "differences_before_bias"), ("after it", "differences")):
-                if arm in r[key]:
-                    cells = " | ".join(interval(r[key][arm][m]) for m in TITLES)
-                    lines.append(f"| {titled(name)} ({seeds(r['seeds'])}): {arm}, {text} | {cells} |")
+            if arm in r["differences"]:
+                cells = (interval(r[key][arm][m]) for m in two for key in ("differences_before_bias", "differences"))
+                lines.append(f"| {arm}: {titled(name)} ({seeds(r['seeds'])}) | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

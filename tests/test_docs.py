@@ -57,9 +57,10 @@ def test_the_plots_are_drawn_from_the_committed_figures(tmp_path):
 
 def test_the_figures_in_the_readme_are_those_of_the_files():
     drawn = load(ROOT / "docs" / "draw_results.py")
-    assert drawn.summary(drawn.compared()) in (ROOT / "README.md").read_text()
+    assert drawn.readme() in (ROOT / "README.md").read_text()
     (name, first), *_ = drawn.compared().items()
     planted = {name: first | {"seeds": first["seeds"][:1]}}
+    assert drawn.ways(drawn.read("protocol")) in drawn.readme()
     assert drawn.summary(planted) not in (ROOT / "README.md").read_text()
 
 
