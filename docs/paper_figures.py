@@ -50,7 +50,7 @@ def within(folder: Path) -> Iterator[None]:
 
 def results(name: str) -> dict[str, dict[str, Any]]:
     """What a study left, by data set."""
-    known = DATA if name == "compare" else TITLED
+    known = DATA if name == "compare" and _read_from[-1] == WHOLE_IMAGES else TITLED
     files = {data: _read_from[-1] / f"{name}-{data}.json" for data in known}
     return {data: json.loads(file.read_text()) for data, file in files.items() if file.exists()}
 

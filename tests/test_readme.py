@@ -39,7 +39,7 @@ def test_the_loops_run_as_they_stand(tmp_path, monkeypatch):
     exec(loop, user)
     trained = dict(model.named_parameters())
     assert user["batch"].num_real == 8
-    assert user["batch"].num_synthetic in (1, 2)
+    assert user["batch"].num_synthetic in (3, 4)
     assert set(user["settings"]) == {"masks", "ratio", "pixel_filter", "class_weights"}
     for before in (encoder, decoder):
         assert any(not torch.equal(value, trained[name]) for name, value in before.items())
@@ -62,7 +62,7 @@ def test_the_ten_lines_are_ten():
 
 def test_the_commands_parse():
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("feataug ")]
-    assert len(lines) == 8
+    assert len(lines) == 9
     for line in lines:
         parsed = make_parser().parse_args(shlex.split(line, comments=True)[1:])
         assert parsed.output or parsed.command in ("inspect", "report")
