@@ -19,11 +19,10 @@ import torch
 import torch.nn.functional as F
 from camvid import ARMS, CLASSES, EARLIER, SIZE, Study, arguments
 from lite0 import load_imagenet_weights
-from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
+from weights_file import WeightsFile
 
 from feataug import FinetuneConfig, GeneratorConfig, split
-from feataug.crop_sizes import note_size
 from feataug.report import table
 from feataug.training.run import keep_freed_memory
 
@@ -58,18 +57,9 @@ class ViTSegmenter(nn.Module):
         return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
-class Architecture(Study):
+class Architecture(WeightsFile, Study):
     further = FURTHER
     generator_configs = (GENERATOR,)
-
-    def keep(self, model: Any) -> None:
-        save_model(model, str(self.output / "base.safetensors"))
-
-    def trained(self) -> nn.Module:
-        model = self.model()
-        load_model(model, str(self.output / "base.safetensors"))
-        note_size(model, self.size)
-        return model
 
     def cut(self) -> Any:
         return split(self.trained(), at=self.at, example=torch.zeros(1, 3, *self.size))

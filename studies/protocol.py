@@ -19,12 +19,11 @@ from typing import Any
 import torch
 from compare import Comparison
 from lite0 import load_imagenet_weights
-from safetensors.torch import load_model, save_model
 from setups import arguments, parse
 from torch import nn
+from weights_file import WeightsFile
 
 from feataug import FinetuneConfig, Finetuner, Inference, evaluate, fit_class_bias
-from feataug.crop_sizes import note_size
 from feataug.data import seeded_loader, train_transforms
 from feataug.files import write_json
 from feataug.report import TITLES, by_class
@@ -102,20 +101,7 @@ class Protocol(Comparison):
         return found
 
 
-class Kept(Protocol):
-    """A model that is no PSPNet: its weights in a file."""
-
-    def keep(self, model: Any) -> None:
-        save_model(model, str(self.output / "base.safetensors"))
-
-    def trained(self) -> nn.Module:
-        model = self.model()
-        load_model(model, str(self.output / "base.safetensors"))
-        note_size(model, self.size)
-        return model
-
-
-class FPN(Kept):
+class FPN(WeightsFile, Protocol):
     name = "smp.FPN, tu-tf_efficientnet_lite0 (ImageNet)"
     divisor = 32
 
@@ -135,7 +121,7 @@ class FPN(Kept):
         return model
 
 
-class ViT(Kept):
+class ViT(WeightsFile, Protocol):
     name = "timm vit_tiny_patch16_224 of 8 blocks (random weights), convolutional head"
     divisor = 16
 
