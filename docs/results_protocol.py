@@ -48,8 +48,8 @@ def protocol(name: str, r: dict[str, Any]) -> str:
     if "larger crops" in r["means"]:
         lines += [
             "",
-            f"{r['settings']['further']['num_steps']} further steps, on the same crops and on crops of the images' size: what changing the "
-            "training gains instead.",
+            f"{r['settings']['further']['num_steps']} further steps of the first base, on the same crops and on crops of the images' size: what "
+            "changing the training gains instead.",
             "",
             f"| trained further on, predicted by {HEADS}",
             "|---" + RULE,

@@ -4,7 +4,7 @@
 
 One base model for each of ``--bases``, trained on crops as all studies train it. It is measured on validation images whole and by windows, before
 and after a class bias that is fitted on every sixth training image; on those training images whole and by windows, too, which is what
-``fit_inference`` decides by. ``--larger`` trains each base 200 steps further, on the same crops and on crops of whole images' size: what
+``fit_inference`` decides by. ``--larger`` trains the first base 200 steps further, on the same crops and on crops of whole images' size: what
 changing the training would gain instead. ``fpn`` is segmentation_models_pytorch's on tf_efficientnet_lite0, ``vit`` a small ViT from random
 weights; both with crops of about the same size. Figures go to ``studies/results/protocol-DATASET.json`` after every base.
 """
@@ -93,7 +93,7 @@ class Protocol(Comparison):
         """All of one base."""
         base = self.stage("base", self.base)
         found = {"base": self.stage("protocol", lambda: self.four_ways(self.trained())), "base_curve": base["curve"]}
-        if self.args.larger:
+        if self.args.larger and self.number == self.args.bases[0]:
             rows, columns = self.val[0][1].shape[-2:]
             sizes = {"same crops": self.size, "larger crops": (rows // 8 * 8, columns // 8 * 8)}
             for name, size in sizes.items():
@@ -137,7 +137,8 @@ MODELS = {"pspnet": Protocol, "fpn": FPN, "vit": ViT}
 
 
 def mean(bases: Sequence[Mapping[str, Any]], of: str) -> dict[str, dict[str, float]]:
-    """Means over bases of each way's four measures."""
+    """Means over the bases that have them of each way's four measures."""
+    bases = [base for base in bases if of in base]
     ways = [way for way in bases[0][of] if isinstance(bases[0][of][way], Mapping)]
     return {way: {m: sum(base[of][way][m] for base in bases) / len(bases) for m in TITLES} for way in ways}
 
