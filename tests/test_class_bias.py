@@ -8,7 +8,7 @@ import torch
 import feataug
 from feataug import Inference, evaluate, fit_class_bias, fit_inference
 from feataug.errors import ConfigError, DataError, ShapeError
-from feataug.evaluation.class_bias import _confusions, _measured, _Sample
+from feataug.evaluation.class_bias import _confusions, _Leaders, _measured, _Sample
 from feataug.metrics import MEASURES, scores
 
 
@@ -37,11 +37,27 @@ def test_confusion_matrices_of_all_tried_numbers_are_those_of_counting():
     rng = torch.Generator().manual_seed(0)
     logits, labels, bias = torch.randn(300, 5, generator=rng), torch.randint(5, (300,), generator=rng), torch.randn(5, generator=rng)
     tried = torch.arange(-3.0, 4.0) / 2
-    found = _confusions(logits, labels, bias, 3, tried)
+    found = _confusions(logits, labels, _Leaders(logits, bias), 3, tried)
     for number, one in zip(tried, found, strict=True):
         other = bias.clone()
         other[3] = number
         assert torch.equal(one, _confusion((logits + other).argmax(1), labels, 5))
+
+
+def test_the_two_leading_classes_are_those_of_sorting_whatever_has_changed():
+    rng = torch.Generator().manual_seed(0)
+    logits, bias = torch.randn(400, 6, generator=rng), torch.zeros(6)
+    leaders = _Leaders(logits, bias)
+    for _ in range(60):
+        k = int(torch.randint(6, (), generator=rng))
+        bias[k] = 2 * torch.randn((), generator=rng)
+        leaders.change(k, float(bias[k]))
+        values, order = (logits + bias).sort(1, descending=True)
+        assert torch.allclose(leaders.values, values[:, :2])
+        assert torch.equal(leaders.classes, order[:, :2])
+        for other in range(6):
+            rest = order[order != other].view(400, 5)[:, 0]
+            assert torch.equal(leaders.without(other)[1], rest)
 
 
 @pytest.mark.parametrize("measure", MEASURES)

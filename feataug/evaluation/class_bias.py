@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -159,20 +158,56 @@ def _ascend(logits: Tensor, labels: Tensor, measure: str | Callable[[dict[str, A
     counts = torch.bincount(labels, minlength=classes)
     known = counts > 0
     bias, best = _start(logits, labels, counts, measure)
+    leaders = _Leaders(logits, bias)
     for step in _STEPS:
         for _ in range(_SWEEPS):
             before = best
             for k in known.nonzero().flatten().tolist():
                 tried = bias[k] + step * _REACH
-                values = _measured(_confusions(logits, labels, bias, k, tried), measure)
+                values = _measured(_confusions(logits, labels, leaders, k, tried), measure)
                 # Of equal ones the nearest to what it is: a class on which nothing depends stays where it was.
                 place = int((values - 1e-9 * _REACH.abs()).argmax())
                 if float(values[place]) > best + 1e-7:
                     bias[k], best = tried[place], float(values[place])
+                    leaders.change(k, float(bias[k]))
             if best <= before + 1e-7:
                 break
     bias[~known] = bias[known].mean()
     return bias - bias.mean()
+
+
+class _Leaders:
+    """The two classes with the largest biased logits at every pixel, kept while one number after the other changes.
+
+    With many classes looking for them anew in every step would take most of the time.
+
+    Args:
+        logits: ``(N, K)``.
+        bias: ``(K,)``.
+    """
+
+    def __init__(self, logits: Tensor, bias: Tensor) -> None:
+        self.logits, self.biased = logits, logits + bias
+        self.values, self.classes = self.biased.topk(2, dim=1)
+
+    def without(self, k: int) -> tuple[Tensor, Tensor]:
+        """The largest biased logit of all classes but ``k``, and its class, ``(N,)`` each."""
+        first = (self.classes[:, 0] != k).long()[:, None]
+        return self.values.gather(1, 1 - first)[:, 0], self.classes.gather(1, 1 - first)[:, 0]
+
+    def change(self, k: int, number: float) -> None:
+        """Give class ``k`` another number."""
+        new = self.logits[:, k] + number
+        self.biased[:, k] = new
+        held = (self.classes == k).any(1)
+        # It may have fallen behind a third class there.
+        rows = held.nonzero().flatten()
+        self.values[rows], self.classes[rows] = self.biased[rows].topk(2, dim=1)
+        # Elsewhere it can only have come in.
+        ahead, second = ~held & (new > self.values[:, 0]), ~held & (new > self.values[:, 1]) & (new <= self.values[:, 0])
+        self.values[ahead, 1], self.classes[ahead, 1] = self.values[ahead, 0], self.classes[ahead, 0]
+        self.values[ahead, 0], self.classes[ahead, 0] = new[ahead], k
+        self.values[second, 1], self.classes[second, 1] = new[second], k
 
 
 def _start(logits: Tensor, labels: Tensor, counts: Tensor, measure: Any) -> tuple[Tensor, float]:
@@ -185,12 +220,10 @@ def _start(logits: Tensor, labels: Tensor, counts: Tensor, measure: Any) -> tupl
     return tried[int(values.argmax())].clone(), float(values.max())
 
 
-def _confusions(logits: Tensor, labels: Tensor, bias: Tensor, k: int, tried: Tensor) -> Tensor:
+def _confusions(logits: Tensor, labels: Tensor, leaders: _Leaders, k: int, tried: Tensor) -> Tensor:
     """Confusion matrices ``(T, K, K)`` with each of ``T`` ascending numbers for class ``k``, from one look at every pixel."""
     classes = logits.shape[1]
-    others = logits + bias
-    others[:, k] = -math.inf
-    margin, runner_up = others.max(1)
+    margin, runner_up = leaders.without(k)
     # The first number that makes the pixel one of class k: with all before it, it is the runner-up's.
     first = torch.searchsorted(tried, margin - logits[:, k])
     size = len(tried) + 1
