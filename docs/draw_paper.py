@@ -260,8 +260,8 @@ OLD_HEAD = """# Appendix: the paper, claim by claim, measured on whole images
 
 **Draw no conclusion about the paper's claims from this page.** Its models were trained on crops and measured on whole images, which at half the
 resolution cost them 5 points of mIoU; differences between arms are without a class bias, and no arm shows what could be gained at all ([how we
-measure now](results.md#how-we-measure)). What has been measured again is in [the paper, claim by claim](paper.md). The remarks and the column *agreed?*
-are those of then.
+measure now](results.md#how-we-measure)). What has been measured again is in [the paper, claim by claim](paper.md). The remarks and the column
+*agreed?* are those of then.
 
 Differences are against the control, in points; two figures are ClassAcc / mIoU. Where there is one seed, at the images' own resolution, there is
 no interval; feataug's gain differs there by {spread} from seed to seed (standard deviation over five). There, figures come of three base models

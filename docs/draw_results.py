@@ -29,12 +29,12 @@ HEAD = """# Results
 
 ## How we measure
 
-**How we measured.** Models were trained on crops, measured on whole images, and compared as they came out of training. **Why it misled.** PSPNet's
-pyramid pooling averages over its whole input, so that on a larger one it sees another context than it knows: it predicts rare classes too rarely,
-and everything that presses on rare classes, above all class weights, gained a part of that back; at half the resolution whole images cost 5 points of
-mIoU, at CamVid's own nothing, but there, too, a class bias gains about what class weights had gained. **What it is now.** A model is predicted by windows
-of the crops' size where training images say that it does better so, every arm is given the [class bias](class-bias.md) that suits it, fitted on
-training images, and only what remains after it is called a gain.
+**How we measured.** Models were trained on crops, measured on whole images, and compared as they came out of training. **Why it misled.**
+PSPNet's pyramid pooling averages over its whole input, so that on a larger one it sees another context than it knows: it predicts rare classes
+too rarely, and everything that presses on rare classes, above all class weights, gained a part of that back; at half the resolution whole images
+cost 5 points of mIoU, at CamVid's own nothing, but there, too, a class bias gains about what class weights had gained. **What it is now.** A
+model is predicted by windows of the crops' size where training images say that it does better so, every arm is given the [class
+bias](class-bias.md) that suits it, fitted on training images, and only what remains after it is called a gain.
 
 The same trained models, predicted in four ways (`python studies/protocol.py --data DIR --dataset camvid --half --larger`); the class bias is fitted
 on every sixth training image:
