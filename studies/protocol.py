@@ -81,7 +81,9 @@ class Protocol(Comparison):
     def larger(self, size: Sequence[int]) -> dict[str, Any]:
         """The base trained further on crops of that size, measured each way that fits them."""
         model, folder = self.trained(), self.output / f"further-{size[0]}x{size[1]}"
-        crops = self.read("train", train_transforms(tuple(size), scale=self.scale))
+        # Scales are of the crops' size: objects stay as large as they are in the images that are measured.
+        low, high = (scale * self.size[0] / size[0] for scale in self.scale)
+        crops = self.read("train", train_transforms(tuple(size), scale=(low, high)))
         if len(crops) != len(self.train):
             raise SystemExit("--larger takes all training images: leave out --fraction and --quick")
         loader = seeded_loader(crops, self.batch, seed=500 + self.number)
