@@ -84,7 +84,7 @@ SAID = """- **Begin with what needs no training.** Windows of the crops' size an
 
 
 def page() -> str:
-    parts = [HEAD, *(protocol(name, r) for name, r in read("protocol").items())]
+    parts = [HEAD, ways(read("protocol")), *(protocol(name, r) for name, r in read("protocol").items())]
     for title, draw, study in ((BIAS, bias, "bias"), (TEACHING, teaching, "teaching"), (ARMS, comparison, "compare")):
         if found := read(study):
             parts += [title, *(draw(name, r) for name, r in found.items())]

@@ -35,7 +35,7 @@ def protocol(name: str, r: dict[str, Any]) -> str:
     }
     lines = [
         "",
-        f"### {titled(name)}: {s['model'].partition(',')[0].partition(' of')[0]}",
+        f"### {titled(name)}{'' if name.endswith(('fpn', 'vit')) else ': PSPNet'}",
         "",
         f"{s['model']}; {s['images']} training images, crops of {rows} x {columns}, {s['base']['num_steps']} steps; measured on {s['eval_split']}; "
         f"{'mean of ' if bases > 1 else ''}{bases} base model{'s' if bases > 1 else ''}; the bias from {s['bias_images']} training images.",

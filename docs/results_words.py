@@ -11,6 +11,8 @@ SETTINGS = {
     "0.25": "a quarter of the images",
     "0.125": "an eighth of the images",
     "again": "another base",
+    "fpn": "FPN",
+    "vit": "ViT",
 }
 
 
