@@ -36,8 +36,9 @@ cost 5 points of mIoU, at CamVid's own nothing, but there, too, a class bias gai
 model is predicted by windows of the crops' size where training images say that it does better so, every arm is given the [class
 bias](class-bias.md) that suits it, fitted on training images, and only what remains after it is called a gain.
 
-The same trained models, predicted in four ways (`python studies/protocol.py --data DIR --dataset camvid --half --larger`); the class bias is fitted
-on every sixth training image:
+The same trained models, predicted in four ways; the class bias is fitted on every sixth training image (`python studies/protocol.py --data DIR
+--dataset camvid --half --larger`; without `--half`; `--dataset idd --half --steps 700`; `--dataset camvid --half --model fpn|vit --steps 300`):
+
 """
 
 BIAS = """
