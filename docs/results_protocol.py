@@ -29,8 +29,10 @@ def protocol(name: str, r: dict[str, Any]) -> str:
     rows, columns = s["size"]
     ways = {
         "whole": "whole images",
+        "padded": "whole images, padded to multiples of 16",
         "windows": f"windows of the crops' size, {rows} x {columns}",
         "whole, bias": "whole images, class bias",
+        "padded, bias": "padded images, class bias",
         "windows, bias": "windows, class bias",
     }
     lines = [
@@ -44,7 +46,7 @@ def protocol(name: str, r: dict[str, Any]) -> str:
         "|---" + RULE + "---|",
     ]
     means = r["means"]["base"]
-    lines += [f"| {text} | {figures(means[way])} | {means[f'{way}, training images']['miou']:.2f} |" for way, text in ways.items()]
+    lines += [f"| {text} | {figures(means[way])} | {means[f'{way}, training images']['miou']:.2f} |" for way, text in ways.items() if way in means]
     if "larger crops" in r["means"]:
         lines += [
             "",
@@ -168,9 +170,12 @@ def against(r: dict[str, Any], other: str) -> dict[str, Any]:
 
 def ways(found: Mapping[str, dict[str, Any]]) -> str:
     """The README's first table: what lies in how a model is predicted, before any arm."""
-    lines = ["| mIoU of the same model | whole images | windows | whole images, class bias | windows, class bias |", "|---|---|---|---|---|"]
+    heads = {"whole": "whole images", "padded": "padded to the stride", "windows": "windows", "whole, bias": "whole images, class bias"}
+    heads |= {"padded, bias": "padded, class bias", "windows, bias": "windows, class bias"}
+    lines = [f"| mIoU of the same model | {' | '.join(heads.values())} |", "|---" * (len(heads) + 1) + "|"]
     for name, r in found.items():
-        cells = " | ".join(f"{r['means']['base'][way]['miou']:.1f}" for way in ("whole", "windows", "whole, bias", "windows, bias"))
+        means = r["means"]["base"]
+        cells = " | ".join(f"{means[way]['miou']:.1f}" if way in means else "-" for way in heads)
         lines.append(f"| {titled(name)} | {cells} |")
     return "\n".join(lines) + "\n"
 

@@ -94,7 +94,7 @@ class ContextCheck:
             warnings.warn(
                 f"evaluate: the model does worse on whole images than by windows of the size that it was trained on: mIoU {whole:.2f} on "
                 f"whole images of {rows} x {columns}, {windows:.2f} by windows of {height} x {width} ({self.images} of these images). "
-                f"Its context depends on the size. Evaluate feataug.Inference(model, window=({height}, {width})), let "
+                f"What it predicts depends on the size. Evaluate feataug.Inference(model, window=({height}, {width})), let "
                 "feataug.fit_inference decide on training images, or train on larger crops.",
                 FeatAugWarning,
                 stacklevel=stacklevel + 1,

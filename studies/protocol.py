@@ -63,12 +63,12 @@ class Protocol(Comparison):
         """Both ways to predict."""
         return {"whole": Inference(model, divisor=self.divisor), "windows": Inference(model, window=size)}
 
-    def four_ways(self, model: nn.Module, size: Sequence[int] | None = None) -> dict[str, Any]:
-        """Validation figures of both ways before and after the bias, and training figures before it."""
+    def four_ways(self, model: nn.Module, size: Sequence[int] | None = None, ways: Any = None) -> dict[str, Any]:
+        """Validation and training figures of both ways, or of others, before and after the bias."""
         count, some = len(self.classes), list(self.some_training_images())
         model.to(self.device, memory_format=torch.channels_last)
         figures: dict[str, Any] = {}
-        for name, predict in self.predictions(model, size or self.size).items():
+        for name, predict in (ways or self.predictions)(model, size or self.size).items():
             bias = fit_class_bias(predict, some, count, device=self.device)
             biased = Inference(model, **predict.settings() | {"class_bias": bias})
             figures[name] = by_class(evaluate(predict, self.val_loader, count, device=self.device), self.classes)
@@ -77,6 +77,10 @@ class Protocol(Comparison):
             figures[f"{name}, training images"] = by_class(evaluate(predict, some, count, device=self.device), self.classes)
             figures[f"{name}, bias, training images"] = by_class(evaluate(biased, some, count, device=self.device), self.classes)
         return figures
+
+    def padded(self, model: nn.Module, size: Sequence[int]) -> dict[str, Inference]:
+        """Whole images, padded to multiples of the output stride."""
+        return {"padded": Inference(model, divisor=16)}
 
     def larger(self, size: Sequence[int]) -> dict[str, Any]:
         """The base trained further on crops of that size, measured each way that fits them."""
@@ -95,6 +99,8 @@ class Protocol(Comparison):
         """All of one base."""
         base = self.stage("base", self.base)
         found = {"base": self.stage("protocol", lambda: self.four_ways(self.trained())), "base_curve": base["curve"]}
+        if self.divisor == 1:
+            found["base"] |= self.stage("protocol-padded", lambda: self.four_ways(self.trained(), ways=self.padded))
         if self.args.larger and self.number == self.args.bases[0]:
             rows, columns = self.val[0][1].shape[-2:]
             sizes = {"same crops": self.size, "larger crops": (rows // 8 * 8, columns // 8 * 8)}

@@ -55,7 +55,7 @@ def pairs(count=3, size=(24, 32), of=4, seed=0):
 
 TEXT = (
     "evaluate: the model does worse on whole images than by windows of the size that it was trained on: mIoU 11.08 on whole images of "
-    "24 x 32, 100.00 by windows of 16 x 16 (12 of these images). Its context depends on the size. Evaluate "
+    "24 x 32, 100.00 by windows of 16 x 16 (12 of these images). What it predicts depends on the size. Evaluate "
     "feataug.Inference(model, window=(16, 16)), let feataug.fit_inference decide on training images, or train on larger crops."
 )
 

@@ -30,7 +30,7 @@ def fit_inference(
 ) -> tuple[Inference, dict[str, Any]]:
     """An ``Inference`` that fits the model, and the figures that it was chosen by: all of it on training images.
 
-    A model whose context depends on the size of its input (pyramid pooling, global pooling, attention) and which was trained on crops is
+    A model that was trained on crops may predict otherwise at another size: its stride does not divide it, or its context depends on it. It is
     another model on whole images: with small crops PSPNet lost 5 points of mIoU on CamVid, with larger ones nothing. So it is measured.
 
     Args:
