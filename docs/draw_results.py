@@ -31,12 +31,12 @@ HEAD = """# Results
 
 **How we measured.** Models were trained on crops, measured on whole images, and compared as they came out of training. **Why it misled.** At half
 the resolution images have 180 rows, which the output stride of 16 does not divide: 12 rows of logits are stretched over 180 pixels in place of
-192, and every object is predicted too far up. That cost 5 points of mIoU against windows of the crops' size and 7 against images padded to a
+192, and every object is predicted too far up. That cost 5 points of mIoU against windows of the crops' size and 6 against images padded to a
 multiple of the stride (`Inference(model, divisor=16)`), most of them in thin and rare classes; class weights, which press on these, gained a part
-of it back. (We first took the pyramid pooling's context for the reason. The padded images have the same context and do best.) At CamVid's own
-resolution whole images cost nothing, but there, too, a class bias gains about what class weights had gained. **What it is now.** A model is
-predicted by windows of the crops' size where training images say that it does better so, every arm is given the [class bias](class-bias.md) that
-suits it, fitted on training images, and only what remains after it is called a gain.
+of it back. (We first took the pyramid pooling's context for the reason. The padded images have the same context, and do better than windows
+before a class bias.) At CamVid's own resolution whole images cost less than a point, but there, too, a class bias gains about what class weights
+had gained. **What it is now.** A model is predicted by windows of the crops' size where training images say that it does better so, every arm is
+given the [class bias](class-bias.md) that suits it, fitted on training images, and only what remains after it is called a gain.
 
 The same trained models, predicted in four ways; the class bias is fitted on every sixth training image (`python studies/protocol.py --data DIR
 --dataset camvid --half --larger`; without `--half`; `--dataset idd --half --steps 700`; `--dataset camvid --half --model fpn|vit --steps 300`):

@@ -139,11 +139,11 @@ HEAD = """# Appendix: earlier tables, measured on whole images
 <!-- Drawn by docs/draw_whole_images.py from studies/results/whole-images/*.json; do not edit. -->
 
 **Draw no conclusion about arms from this page.** These tables were made before the [protocol](results.md) was mended. At half the resolution
-models were measured on images whose size the output stride does not divide, which cost them 5 to 7 points of mIoU, and more in rare classes; at
-CamVid's own resolution it cost nothing. No arm had a class bias. Whatever presses on rare classes, as class weights do, gained some of these
-points back; that is most of what the lines below tell apart. No table had a positive control. (`camvid` and the other architectures were measured
-at the size of their crops, without a class bias.) The figures stay here because they were published, and because they show how a protocol
-misleads.
+models were measured on images whose size the output stride does not divide, which cost them 5 to 6 points of mIoU, and more in rare classes; at
+CamVid's own resolution it cost less than a point. No arm had a class bias. Whatever presses on rare classes, as class weights do, gained some of
+these points back; that is most of what the lines below tell apart. No table had a positive control. (`camvid` and the other architectures were
+measured at the size of their crops, without a class bias.) The figures stay here because they were published, and because they show how a
+protocol misleads.
 
 """
 

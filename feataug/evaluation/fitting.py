@@ -31,7 +31,7 @@ def fit_inference(
     """An ``Inference`` that fits the model, and the figures that it was chosen by: all of it on training images.
 
     A model that was trained on crops may predict otherwise at another size: its stride does not divide it, or its context depends on it. It is
-    another model on whole images: with small crops PSPNet lost 5 points of mIoU on CamVid, with larger ones nothing. So it is measured.
+    another model on whole images: with small crops PSPNet lost 5 points of mIoU on CamVid, with larger ones less than one. So it is measured.
 
     Args:
         model: The trained model, with outputs that ``losses.split_outputs`` understands.
