@@ -237,10 +237,10 @@ python studies/everything.py --data CamVid --dataset camvid --half --in-memory -
 python studies/everything.py --data CamVid --dataset camvid --in-memory --workers 3 --jobs 12 --device cuda
 ```
 
-**Most of this table waits to be measured again.** Its first figures came of models that were measured on whole images, at half the resolution 5 to 6 points of mIoU below what they can do, and without a class bias; both favoured whatever presses on rare classes ([how we
-measure](results.md#how-we-measure)). They are in an
-[appendix](whole-images-paper.md), and say nothing about the paper's claims. What stands here was predicted by windows of the crops' size, and
-differences are taken after a class bias that is fitted to every arm on training images.
+**Most of this table waits to be measured again.** Its first figures came of models that were measured on whole images, at half the resolution 5
+to 6 points of mIoU below what they can do, and without a class bias; both favoured whatever presses on rare classes ([how we
+measure](results.md#how-we-measure)). They are in an [appendix](whole-images-paper.md), and say nothing about the paper's claims. What stands here
+was predicted by windows of the crops' size, and differences are taken after a class bias that is fitted to every arm on training images.
 
 Differences are against the control, in points; two figures are ClassAcc / mIoU; the sections below have all measures, with 95 % intervals
 over paired seeds. *Half resolution* is `--half`.
