@@ -17,7 +17,7 @@ from feataug.seeds import generator_for
 
 @dataclass(frozen=True)
 class Setup:
-    """What differs between data sets. Crops are cut at about the images' own resolution; measured is on whole images."""
+    """What differs between data sets. Crops are cut at about the images' own resolution; measured is by windows of the crops' size."""
 
     reader: Any
     size: tuple[int, int]
