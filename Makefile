@@ -25,8 +25,8 @@ docs: $(VENV)/.docs
 
 # The quick set on a CPU: one script a claim, results in benchmarks/results/, the page docs/performance.md from them.
 bench: $(VENV)/.test
-	cd benchmarks && for script in label_conv mask_encoder mixed_step generator_step offered waiting growth import_time; do ../$(BIN)/python $$script.py || exit 1; done
-	$(BIN)/python docs/draw_performance.py
+	cd benchmarks && for script in label_conv mask_encoder mixed_step generator_step adam_and_compile data_loading growth import_time; do ../$(BIN)/python $$script.py || exit 1; done
+	$(BIN)/python -m docs.drawing.performance
 
 # The archives of a release: what is in them, what they say of themselves, how the README is shown, how to cite.
 release-check: $(VENV)/.release

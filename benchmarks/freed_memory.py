@@ -23,7 +23,7 @@ def steps(keep: bool) -> list[float]:
     import torch.nn.functional as F
 
     from feataug.models import PSPNet
-    from feataug.training.run import keep_freed_memory
+    from feataug.training.device import keep_freed_memory
 
     if keep:
         keep_freed_memory()

@@ -14,8 +14,8 @@ from plain_objective import PlainObjective
 
 from feataug import FeatureGenerator, GeneratorConfig, split
 from feataug.models import PSPNet
-from feataug.training.objective import Objective
-from feataug.training.run import keep_freed_memory, make_accelerator
+from feataug.training.bicyclegan import Objective
+from feataug.training.device import keep_freed_memory, make_accelerator
 
 CLASSES, BATCH, SIZE = 19, 8, (224, 288)
 

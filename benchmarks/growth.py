@@ -11,7 +11,7 @@ from common import keep, name_of, parser
 from torch.utils.flop_counter import FlopCounterMode
 
 from feataug import FeatureGenerator, FeatureSpec, LevelSpec
-from feataug.training.run import keep_freed_memory
+from feataug.training.device import keep_freed_memory
 
 START = {"classes": 19, "size": 256, "channels": 256, "batch": 4}
 AXES = {"classes": (19, 150, 1000), "size": (128, 256, 512), "channels": (128, 256, 512), "batch": (1, 4, 16)}

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from common import grown_by, name_of, parser, peak_bytes, race, write
 from torch import Tensor
 
-from feataug.layers.label_conv import label_conv2d
-from feataug.training.run import keep_freed_memory
+from feataug.generation.layers.label_conv import label_conv2d
+from feataug.training.device import keep_freed_memory
 
 CLASSES, SIZE, MAPS = 151, 512, 96
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from common import name_of, parser, race, write
 
 from feataug import FeatureGenerator, FeatureSpec, LevelSpec
-from feataug.training.run import keep_freed_memory
+from feataug.training.device import keep_freed_memory
 
 BATCH, SIZE = 4, 512
 

@@ -18,7 +18,7 @@ from common import grown_by, name_of, parser, peak_bytes, race, write
 from feataug import DatasetMasks, FeatureGenerator, FeatureMixer, split
 from feataug.losses import segmentation_loss
 from feataug.models import PSPNet
-from feataug.training.run import keep_freed_memory
+from feataug.training.device import keep_freed_memory
 
 REAL, SYNTHETIC, CLASSES = 11, 5, 19
 MODELS: dict[str, dict[str, Any]] = {

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import feataug
 from feataug.models import PSPNet
-from feataug.training.run import keep_freed_memory
+from feataug.training.device import keep_freed_memory
 
 CLASSES, CHANNELS = 150, 1024
 

@@ -1,7 +1,7 @@
 """The generator's training step, written plainly: the other side of ``generator_step.py``, and a test's oracle.
 
 One-hot masks, one forward for each use, contiguous tensors, no autocast. The networks and their first weights are those of
-``feataug.training.objective.Objective``; only what looks labels up is replaced.
+``feataug.training.bicyclegan.Objective``; only what looks labels up is replaced.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from feataug import FeatureGenerator, GeneratorConfig
-from feataug.critics import ShareEncoder
-from feataug.layers.label_conv import LabelConv2d
+from feataug.core.rng import generator_for
+from feataug.generation.critics import ShareEncoder
+from feataug.generation.layers.label_conv import LabelConv2d
 from feataug.losses import balanced_cross_entropy, kl_divergence, lsgan, mode_seeking, reconstruction, resize_logits
-from feataug.seeds import generator_for
-from feataug.training.objective import Objective
+from feataug.training.bicyclegan import Objective
 
 
 class OneHotConv(nn.Module):

@@ -32,7 +32,7 @@ from torch import nn
 from feataug import split
 from feataug.errors import SplitError
 from feataug.models import PSPNet
-from feataug.training.run import keep_freed_memory
+from feataug.training.device import keep_freed_memory
 
 
 def pspnet() -> tuple[Any, str, Callable[..., Any]]:

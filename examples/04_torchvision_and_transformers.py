@@ -20,7 +20,7 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 import feataug
 from feataug.data import Scenes, eval_transforms, seeded_loader, train_transforms
-from feataug.plots import color_images, color_masks, draw_grid, feature_colors
+from feataug.reporting.plots import color_images, color_masks, draw_grid, feature_colors
 
 QUICK = bool(os.environ.get("FEATAUG_QUICK"))  # set by the project's tests: a few steps of everything
 torch.manual_seed(0)

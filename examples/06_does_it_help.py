@@ -3,7 +3,7 @@
 #
 # **What you will see.** `feataug.compare` trains a model further with synthetic features and without, several times, and says
 # what the differences allow to be said. You will see how to call it, how to read its intervals and its plot, why the control, a
-# class bias, a ceiling and rivals belong to it, and what comes out for a small model on made-up scenes: gain, loss or nothing
+# class bias, a ceiling and baselines belong to it, and what comes out for a small model on made-up scenes: gain, loss or nothing
 # shown, whichever it is.
 #
 # **How long it takes.** About three minutes on two CPU cores. Nothing is downloaded.
@@ -20,7 +20,7 @@ from torch import nn
 
 import feataug
 from feataug.data import Scenes, eval_transforms, seeded_loader, train_transforms
-from feataug.plots import draw_comparison
+from feataug.reporting.plots import draw_comparison
 
 QUICK = bool(os.environ.get("FEATAUG_QUICK"))  # set by the project's tests: a few steps of everything
 torch.manual_seed(0)
@@ -87,7 +87,7 @@ print(f"recognition: mIoU {score['real']['miou']:.1f} % on real features, {score
 # Is there a gain to be had at all? The **ceiling** trains as feataug does, with the encoder's features of *real* images in the place
 # of synthetic ones: labelled images that the other arms do not see. Where these gain nothing, no generator can be shown to gain.
 #
-# And there are **rivals**, arms of your own: any function of `(model, loader, config, folder)` that returns the trained model.
+# And there are **baselines**, arms of your own: any function of `(model, loader, config, folder)` that returns the trained model.
 # Here one smooths the labels of real images.
 #
 # `recommended` warns here: a model as weak as this one predicts hardly a pixel of four of the ten classes, and their weights
@@ -128,7 +128,7 @@ result = feataug.compare(
     val_loader=val_loader,
     config=feataug.FinetuneConfig(num_steps=2 if QUICK else 40, lr=0.02),
     seeds=(0, 1) if QUICK else (0, 1, 2, 3),
-    rivals={"label smoothing": smoothed_labels},
+    baselines={"label smoothing": smoothed_labels},
     plain_loader=plain_loader,
     ceiling=lambda seed: seeded_loader(further_set, batch_size, seed=seed),
     classes=classes,

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from feataug.checks import check_loader, describe
+from feataug.core.checks import check_loader, describe
 from feataug.errors import ConfigError, DataError, FeatAugWarning, MissingPackageError, message
-from feataug.norms import measure
+from feataug.training.batch_norm import measure
 
 if TYPE_CHECKING:
-    from feataug.mixing import FeatureMixer, MixPlan
-    from feataug.specs import MixedBatch
+    from feataug.mixing.batch import MixedBatch
+    from feataug.mixing.mixer import FeatureMixer, MixPlan
 
 
 def _callback() -> Any:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from feataug.checks import check_mask_form, check_masks, check_number, check_void, describe, is_plain
+from feataug.core.checks import check_mask_form, check_masks, check_number, check_void, describe, is_plain
+from feataug.core.distributed import all_reduce_sum, rank_and_world
 from feataug.errors import ShapeError, message
-from feataug.processes import place, total
 
 
 def split_outputs(out: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -86,7 +86,7 @@ def balanced_cross_entropy(
     Source:
         Ours.
     """
-    summed, share = (total, place()[1]) if across_processes else (_itself, 1)
+    summed, share = (all_reduce_sum, rank_and_world()[1]) if across_processes else (_itself, 1)
     pixels = smoothed_cross_entropy(logits, masks, 0.0, ignore_index)
     valid = masks != ignore_index
     count = summed(valid.sum())
@@ -159,9 +159,9 @@ def segmentation_loss(
     valid = [(masks[part] != ignore_index).flatten(1).sum(1) for part, _ in parts]
     counts = torch.stack([numbers.sum() for numbers in valid])
     if across_processes:
-        counts = total(counts) / place()[1]
+        counts = all_reduce_sum(counts) / rank_and_world()[1]
     # Of one pixel, each process has a share.
-    least = 1 / place()[1] if across_processes else 1
+    least = 1 / rank_and_world()[1] if across_processes else 1
 
     def one(head: Tensor, main: bool) -> Tensor:
         if not is_plain(head) or not head.is_floating_point() or head.ndim != 4 or 0 in head.shape:

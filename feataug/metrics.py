@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,26 +9,19 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from feataug.checks import (
+from feataug.core.checks import (
     INTEGER_DTYPES,
-    check_batch,
-    check_features,
-    check_loader,
     check_masks,
     check_number,
     check_void,
     describe,
     is_plain,
 )
-from feataug.contexts import ContextCheck, CropSize, length_of, size_of
 from feataug.errors import DtypeError, LabelError, ShapeError, message
-from feataug.inference import Inference
-from feataug.labelcheck import refuse_one_class
-from feataug.losses import reconstruction, resize_logits, split_outputs
-from feataug.recording import eval_mode
-from feataug.windows import tiles
+from feataug.losses import resize_logits
 
 MEASURES = ("pixel_acc", "class_acc", "miou", "fw_iou")
+TITLES = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
 
 
 def scores(confusion: Tensor) -> dict[str, Any]:
@@ -163,142 +153,3 @@ class SegmentationMetrics(Metric):
         return scores(self.confusion)
 
 
-@torch.no_grad()
-def evaluate(
-    predict: Callable[[Tensor], Any],
-    loader: Iterable[tuple[Tensor, Tensor]],
-    num_classes: int,
-    *,
-    ignore_index: int = 255,
-    device: torch.device | str | None = None,
-    crop_size: CropSize = "noted",
-) -> dict[str, Any]:
-    """The four measures of ``predict`` over ``loader``; see ``scores``.
-
-    Args:
-        predict: Images ``(B, 3, H, W)`` to logits or to any output that ``losses.split_outputs`` understands. A module is put into eval
-            mode, and each of its parts back into the mode that it had. ``feataug.Inference`` makes one of several scales or windows.
-        loader: Yields ``(images, masks)``.
-        num_classes: Number of classes.
-        ignore_index: Label of void.
-        device: Where images and masks are sent; where a module's weights are by default; the CPU for a function.
-        crop_size: Rows and columns of the crops that a module was trained on: ``"noted"`` for what ``Finetuner`` noted on it. If images are
-            larger, up to 32 of them are predicted by windows of this size as well, which costs about as much as a hundred more images. They
-            are taken evenly from all batches where the loader has a length, else from the first. ``None`` leaves that out; so do functions
-            and ``Inference``, which has made its choice. The figures are the same either way.
-
-    Warns:
-        FeatAugWarning: on these images windows are more than a point of mIoU ahead: the model's context depends on the size.
-
-    Raises:
-        ConfigError: ``ignore_index`` is a class.
-        DataError: the loader yields something else; or, of several classes, the masks hold one and void only, as binary masks of 0 and 255
-            do where 255 was meant as a class.
-        ShapeError, DtypeError, LabelError: images, masks or predictions do not fit; see ``SegmentationMetrics.update``. ``crop_size`` is no
-            size.
-
-    Source:
-        Sec. 4.1. Ours: the comparison with windows.
-    """
-    size = size_of("evaluate", predict, crop_size)
-    device = device_of(predict) if device is None else device
-    metrics = SegmentationMetrics(num_classes, ignore_index).to(device)
-    check = None
-    if size is not None and isinstance(predict, torch.nn.Module) and not isinstance(predict, Inference):
-        whole, windows = (SegmentationMetrics(num_classes, ignore_index).to(device) for _ in range(2))
-        check = ContextCheck(predict, size, (whole, windows), length_of(loader))
-    with eval_mode(predict) if isinstance(predict, torch.nn.Module) else nullcontext():
-        for batch in check_loader("evaluate", loader):
-            images, masks = check_batch("evaluate", batch)
-            images = images.to(device, memory_format=torch.channels_last)
-            masks = masks.to(device)
-            logits = split_outputs(predict(images))[0]
-            metrics.update(logits, masks)
-            if check is not None:
-                check.look(images, logits, masks)
-    figures: dict[str, Any] = metrics.compute()
-    refuse_one_class("evaluate", *metrics.labels, ignore_index)
-    if check is not None:
-        # One more for the decorator.
-        check.warn(scores, stacklevel=3)
-    return figures
-
-
-@torch.no_grad()
-def recognition(
-    cut: Any,
-    generator: Any,
-    loader: Iterable[tuple[Tensor, Tensor]],
-    *,
-    ignore_index: int = 255,
-    seed: int = 0,
-    device: torch.device | str | None = None,
-    window: CropSize = "noted",
-) -> dict[str, Any]:
-    """How well the frozen decoder recognises synthetic features, and how much they vary.
-
-    Images that are larger than the crops that the model was trained on are looked at in windows of the crops' size, so that neither the
-    real features nor the synthetic ones are judged in a context that the model does not know.
-
-    Args:
-        cut: A cut of the trained model.
-        generator: A ``FeatureGenerator`` for it.
-        loader: Yields ``(images, masks)``: the masks to generate from, and the images whose features to compare with.
-        ignore_index: Label of void.
-        seed: Of the noise.
-        device: Where images and masks are sent; where the model is by default.
-        window: Rows and columns of these windows: ``"noted"`` for the size that ``Finetuner`` noted on ``cut.model``, ``None`` for whole
-            images. Windows lie side by side, and the generator gets the mask of each. The last one of a row or column is moved inwards; what
-            it has in common with the one before counts once in the measures, and twice in ``diversity``.
-
-    Returns:
-        ``real`` and ``synthetic``: the four measures (``scores``) of the decoder on features of the images and on features
-        generated from the masks; ``ratio``: synthetic over real mIoU; ``diversity``: ``E|G(y, z1) - G(y, z2)| / E|f - G(y, z1)|`` in
-        standardised units: 1 where samples differ among themselves as much as real features differ from them, 0 where ``z``
-        is ignored. NaN where the loader held nothing.
-
-    Raises:
-        ConfigError: a number is out of range, or ``ignore_index`` is a class.
-        DataError: of several classes, the masks hold one and void only.
-        ShapeError, DtypeError, LabelError: a batch is no pair of images and masks, or ``window`` no size.
-
-    Source:
-        Sec. 4.4, the paper's PSPNet-score. Ours: the diversity ratio, and the windows.
-    """
-    check_number("recognition", "seed", seed, low=0, integer=True)
-    tile = size_of("recognition", cut.model, window, "window")
-    device = device_of(cut.model) if device is None else device
-    real, synthetic = (SegmentationMetrics(generator.num_classes, ignore_index).to(device) for _ in range(2))
-    rng = torch.Generator().manual_seed(seed)
-    within = across = 0.0
-    with eval_mode(cut.model), eval_mode(generator):
-        for batch in check_loader("recognition", loader):
-            images, masks = check_batch("recognition", batch, cut.model)
-            images, masks = images.to(device, memory_format=torch.channels_last), masks.to(device)
-            for part, given, counted in tiles(images, masks, tile, ignore_index):
-                size = (int(given.shape[-2]), int(given.shape[-1]))
-                features = check_features("recognition", cut.encode(part), generator.spec, size)
-                z = generator.draw_z(2 * len(given), rng)
-                first, second = zip(*(x.chunk(2) for x in generator(given, z, samples=2)), strict=True)
-                real.update(split_outputs(cut.decode(features, size))[0], counted)
-                synthetic.update(split_outputs(cut.decode(first, size))[0], counted)
-                # Void of ours is none of the masks'.
-                real.void -= (counted == ignore_index).sum() - (given == ignore_index).sum()
-                a, b, f = (generator.standardize(x) for x in (first, second, features))
-                within += float(reconstruction(a, b)) * len(given)
-                across += float(reconstruction(a, f)) * len(given)
-    results = {"real": real.compute(), "synthetic": synthetic.compute()}
-    refuse_one_class("recognition", *real.labels, ignore_index)
-    return results | {
-        "ratio": results["synthetic"]["miou"] / max(results["real"]["miou"], 1e-9),
-        "diversity": within / across if across else math.nan,
-    }
-
-
-def device_of(predict: Any) -> torch.device:
-    """Where the weights of a module, or of a method's module, are, or its buffers if it has none; the CPU for anything else."""
-    predict = getattr(predict, "__self__", predict)
-    if isinstance(predict, torch.nn.Module):
-        for tensor in (*predict.parameters(), *predict.buffers()):
-            return tensor.device
-    return torch.device("cpu")

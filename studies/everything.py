@@ -1,13 +1,13 @@
 """Every table and figure, and every arm of the comparison, in several processes: what fills a GPU with models this small.
 
-    python studies/everything.py --data DIR --dataset camvid|idd|... [--fraction 0.25] [--studies compare table1 ...] [--jobs 8] [--quick]
+    python -m studies.everything --data DIR --dataset camvid|idd|... [--fraction 0.25] [--studies compare table1 ...] [--jobs 8] [--quick]
         [--device cuda] [--in-memory] [--seeds 0 1 2 3 4]
 
 What a study needs is trained once, each part in a process of its own as soon as what it needs is there; then the studies are run, which find
 all of it done. What was finished before is not done again. Logs are in ``OUTPUT/logs``. Processes are forked, so not on Windows.
 
 Where minutes are few, ``--minutes`` stops what is not done by then, and ``--seeds`` come one after the other: figures are then of the seeds that
-all arms of a study have. Rivals and studies are trained in the order in which they are given.
+all arms of a study have. Baselines and studies are trained in the order in which they are given.
 """
 
 from __future__ import annotations
@@ -21,26 +21,15 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-import compare
-import fig3
-import fig5
-import fig6
-import fig7
-import fig8
-import generator
-import settings
-import table1
-import table2
-import table3
-import table4
-import table5
 import torch
-from compare import Comparison
-from jobs import Job, work
-from setups import arguments
 
 from feataug.errors import CheckpointError
-from feataug.training.run import keep_freed_memory
+from feataug.training.device import keep_freed_memory
+from studies.lib.job_queue import Job, work
+from studies.lib.setups import arguments
+from studies.own import compare, generator, settings
+from studies.own.compare import Comparison
+from studies.paper import fig3, fig5, fig6, fig7, fig8, table1, table2, table3, table4, table5
 
 # In the order in which they are told.
 STUDIES: dict[str, ModuleType] = {
@@ -79,7 +68,7 @@ class Everything:
         self.study = Comparison(compare.options([*argv, *(["--arms", *args.arms] if args.arms else [])]))
         self.output, self.seeds = self.study.output, self.study.args.seeds
         self.few = self.seeds[: args.few]
-        self.rivals = [name for name in self.study.args.arms if name not in ("control", "feataug")]
+        self.baselines = [name for name in self.study.args.arms if name not in ("control", "feataug")]
 
     def ready(self, name: str) -> Any:
         """A study; base and generator are there."""
@@ -115,11 +104,11 @@ class Everything:
             loader.kept(epoch)
 
     def arms(self) -> list[Job]:
-        """Control and feataug of every seed; then the rivals and each study's arms, seed by seed."""
+        """Control and feataug of every seed; then the baselines and each study's arms, seed by seed."""
         study, needs, found = self.study, {"compare": ["distance"], "table3": [], "table1": []}, []
-        if "images" in self.rivals or "table1" in self.args.studies:
+        if "images" in self.baselines or "table1" in self.args.studies:
             found.append(Job("images", study.image_generator, ["base"]))
-            needs["table1"], needs["compare"] = ["images"], ["distance", "images"] if "images" in self.rivals else ["distance"]
+            needs["table1"], needs["compare"] = ["images"], ["distance", "images"] if "images" in self.baselines else ["distance"]
         if set(self.args.studies) & {"table3", "fig6"}:
             for kind in table3.KINDS:
                 found.append(Job(f"table3 {kind}", lambda kind=kind: table3.trained(self.ready("table3"), kind), ["generator"]))
@@ -145,8 +134,8 @@ class Everything:
 
     def arms_of(self, name: str, study: Any) -> dict[str, Any]:
         """What a study compares besides control and feataug; an arm that several studies have is trained for the first of them."""
-        found = study.rivals() if name == "compare" else STUDIES[name].arms(study)
-        return {arm: run for arm, run in found.items() if not (name == "table1" and arm == "images" and "images" in self.rivals)}
+        found = study.baselines() if name == "compare" else STUDIES[name].arms(study)
+        return {arm: run for arm, run in found.items() if not (name == "table1" and arm == "images" and "images" in self.baselines)}
 
     def finished(self, seed: int, arm: str) -> bool:
         return (self.output / "arms" / f"seed-{seed}" / f"{arm}.json").exists()
@@ -203,7 +192,7 @@ class Everything:
             seeds = self.few if name == "table2" else self.seeds
             begun = [seed for seed in seeds if self.finished(seed, "feataug")]
             if name == "compare":
-                study.args.arms = ["control", "feataug", *(arm for arm in self.rivals if all(self.finished(s, arm) for s in begun))]
+                study.args.arms = ["control", "feataug", *(arm for arm in self.baselines if all(self.finished(s, arm) for s in begun))]
             names = study.args.arms[2:] if name == "compare" else getattr(STUDIES[name], "arms", lambda _: {})(study)
             study.args.seeds = [seed for seed in begun if all(self.finished(seed, arm) for arm in names)]
             if not study.args.seeds:

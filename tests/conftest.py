@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import guards
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tests.support import guards
 
 _AWAY = "FEATAUG_TESTS_AWAY"  # a variable, since other processes of pytest-xdist inherit it
 _WATCHED = pytest.StashKey[dict[str, tuple[Path, dict[str, tuple[int, int]]]]]()
@@ -56,7 +57,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     """
     if hasattr(session.config, "workerinput"):
         return
-    from feataug.commands import COMMANDS
+    from feataug.cli.commands import COMMANDS
 
     away = Path(tempfile.mkdtemp(prefix="feataug-away-"))
     for name in COMMANDS:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import copy
 
-import forks
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from feataug.core.specs import FeatureSpec, LevelSpec
+from feataug.cutting.cut import split
 from feataug.data import seeded_loader
 from feataug.errors import ConfigError, DataError, FeatAugError, MissingPackageError
-from feataug.filtering import PixelFilter
-from feataug.generator import FeatureGenerator
+from feataug.generation.generator import FeatureGenerator
 from feataug.losses import segmentation_loss
 from feataug.masks import DatasetMasks, HardNegativeSampler
-from feataug.mixing import FeatureMixer
-from feataug.specs import FeatureSpec, LevelSpec
-from feataug.splitting import split
+from feataug.mixing.mixer import FeatureMixer
+from feataug.mixing.pixel_filter import PixelFilter
+from tests.support import forks
 
 lightning = pytest.importorskip("lightning.pytorch", reason="Lightning is not installed")
 from feataug.lightning import MixFeatures  # noqa: E402

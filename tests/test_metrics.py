@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from feataug.core.specs import FeatureSpec, LevelSpec
 from feataug.errors import LabelError, ShapeError
-from feataug.metrics import MEASURES, SegmentationMetrics, evaluate, recognition, scores
-from feataug.specs import FeatureSpec, LevelSpec
+from feataug.inference.evaluate import evaluate
+from feataug.inference.recognition import recognition
+from feataug.metrics import MEASURES, SegmentationMetrics, scores
 
 VOID = 255
 

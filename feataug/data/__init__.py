@@ -7,11 +7,12 @@ image. ``MaskFolder`` has masks alone, ``Images`` images alone.
 from feataug.data.ade20k import ADE20K
 from feataug.data.camvid import CamVid
 from feataug.data.cityscapes import Cityscapes
-from feataug.data.folder import Images, MaskedImages, MaskFolder
+from feataug.data.folders import Images, MaskedImages, MaskFolder
 from feataug.data.idd import IDDLite
-from feataug.data.scenes import Scenes
+from feataug.data.loader import seeded_loader
+from feataug.data.scenes.dataset import Scenes
 from feataug.data.synscapes import Synscapes
-from feataug.data.transforms import eval_transforms, seeded_loader, train_transforms
+from feataug.data.transforms import eval_transforms, train_transforms
 
 __all__ = [
     "ADE20K", "CamVid", "Cityscapes", "IDDLite", "Images", "MaskFolder", "MaskedImages", "Scenes", "Synscapes", "eval_transforms",

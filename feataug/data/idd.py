@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from feataug.data.finding import find_root
-from feataug.data.folder import MaskedImages
+from feataug.data.dataset_root import find_root
+from feataug.data.folders import MaskedImages
 from feataug.errors import ConfigError, message
 
 CLASSES = ("drivable", "non-drivable", "living things", "vehicles", "road-side objects", "far objects", "sky")

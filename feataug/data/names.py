@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from feataug.data.finding import IMAGE_SUFFIXES
+from feataug.data.dataset_root import IMAGE_SUFFIXES
 from feataug.errors import ConfigError, DataError, MissingDataError, message
 
 Named = tuple[str, Path]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from feataug.data.finding import IMAGE_SUFFIXES, MASK_SUFFIXES, Found, find_files
+from feataug.data.dataset_root import IMAGE_SUFFIXES, MASK_SUFFIXES, Found, find_files
 from feataug.data.names import choose, read_names
 from feataug.errors import ConfigError, DataError, MissingDataError, message
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from feataug.data.finding import MASK_SUFFIXES, contents
+from feataug.data.dataset_root import MASK_SUFFIXES, contents
 from feataug.errors import ConfigError, MissingDataError, message
 
 IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages")

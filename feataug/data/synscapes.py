@@ -10,12 +10,12 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from feataug.core.joint_transforms import transform_pair
 from feataug.data.cityscapes import CLASSES, IDS, PALETTE
+from feataug.data.dataset_root import find_root
 from feataug.data.decoding import decode_image
-from feataug.data.finding import find_root
-from feataug.data.labels import LabelFiles
+from feataug.data.label_maps import LabelFiles
 from feataug.errors import DataError, MissingDataError, message
-from feataug.joint import transform_pair
 
 # The first has the size of the masks.
 IMAGES = ("img/rgb", "img/rgb-2k")

@@ -1,15 +1,15 @@
 """Questions about a trained model: what does it predict, where to cut it, how good are synthetic features, and does feataug help it?"""
 
-from feataug.evaluation.arms import train_arm
 from feataug.evaluation.class_bias import fit_class_bias
-from feataug.evaluation.compare import compare
-from feataug.evaluation.fitting import fit_inference
-from feataug.evaluation.gaussians import ClassGaussians
-from feataug.evaluation.intervals import difference, differences, mean_figures, verdict
-from feataug.evaluation.quality import feature_quality
-from feataug.evaluation.stages import recommend, stages
-from feataug.evaluation.teaching import teaching_score
-from feataug.inference import Inference
+from feataug.evaluation.comparison.arms import train_arm
+from feataug.evaluation.comparison.compare import compare
+from feataug.evaluation.inference_fitting import fit_inference
+from feataug.evaluation.paired_differences import difference, differences, mean_figures, verdict
+from feataug.evaluation.quality.feature_quality import feature_quality
+from feataug.evaluation.stage_selection.selection import recommend, stages
+from feataug.evaluation.teaching.class_gaussians import ClassGaussians
+from feataug.evaluation.teaching.teaching_score import teaching_score
+from feataug.inference.inference import Inference
 
 __all__ = [
     "ClassGaussians",

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug.checks import check_batch, check_loader, check_masks, check_number, check_void, describe, is_plain
+from feataug.core.checks import check_batch, check_loader, check_masks, check_number, check_void, describe, is_plain
+from feataug.core.devices import device_of
+from feataug.core.modes import eval_mode
+from feataug.core.rng import generator_for
 from feataug.errors import ConfigError, DataError, ShapeError, message
 from feataug.losses import resize_logits, split_outputs
-from feataug.metrics import MEASURES, device_of, scores
-from feataug.recording import eval_mode
-from feataug.seeds import generator_for
+from feataug.metrics import MEASURES, scores
 
 # Changes of one class's number that are tried at once, in units of the step; and the steps, from coarse to fine.
 _REACH = torch.arange(-8.0, 9.0)

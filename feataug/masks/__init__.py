@@ -1,8 +1,9 @@
 """Where the masks of synthetic samples come from: anything with ``draw(n, generator) -> (n, H, W)``."""
 
-from feataug.masks.hard import HardNegativeSampler
-from feataug.masks.layouts import ClassBalancedMasks, LayoutComposer
-from feataug.masks.pseudo import pseudo_masks
+from feataug.masks.class_balanced import ClassBalancedMasks
+from feataug.masks.copy_paste import LayoutComposer
+from feataug.masks.hard_negatives import HardNegativeSampler
+from feataug.masks.pseudo_labels import pseudo_masks
 from feataug.masks.sources import DatasetMasks, MaskMixture, MaskSource, as_source
 
 __all__ = [

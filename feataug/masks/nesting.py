@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from feataug.errors import ConfigError, message
-from feataug.mining import bind_score, learns
+from feataug.masks.decoder_score import bind_score, learns
 
 
 class Nested:

@@ -8,13 +8,13 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from feataug.checks import check_mask_form, check_number, check_sequence, describe, is_sequence
+from feataug.core.checks import check_mask_form, check_number, check_sequence, describe, is_sequence
+from feataug.core.identity import describe_callable, describe_dataset, describe_masks
+from feataug.core.joint_transforms import transform_mask
+from feataug.core.randomness import generators_in, seeded
 from feataug.errors import ConfigError, DataError, DtypeError, ShapeError, message
-from feataug.identity import describe_callable, describe_dataset, describe_masks
-from feataug.joint import transform_mask
+from feataug.masks.decoder_score import learns
 from feataug.masks.nesting import Nested
-from feataug.mining import learns
-from feataug.randomness import generators_in, seeded
 
 
 def check_count(who: str, n: Any) -> None:

@@ -9,9 +9,9 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
-from feataug.checks import check_loader, check_pair
+from feataug.core.checks import check_loader, check_pair
+from feataug.core.distributed import rank_and_world
 from feataug.errors import TrainingError, message
-from feataug.processes import place
 
 
 def endless(loader: Iterable[tuple[Tensor, Tensor]], start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -24,8 +24,8 @@ def endless(loader: Iterable[tuple[Tensor, Tensor]], start: int = 0) -> Iterator
         TrainingError: a pass over the loader gave nothing.
     """
     batches: Any = getattr(loader, "batch_sampler", None)
-    steady = hasattr(batches, "share") and batches.count(place()[1]) > 0
-    epoch, skip = divmod(start, batches.count(place()[1])) if steady else (0, 0)
+    steady = hasattr(batches, "share") and batches.count(rank_and_world()[1]) > 0
+    epoch, skip = divmod(start, batches.count(rank_and_world()[1])) if steady else (0, 0)
     while True:
         # torch's DistributedSampler, too, shuffles anew only if it is told the epoch.
         sampler: Any
@@ -33,7 +33,7 @@ def endless(loader: Iterable[tuple[Tensor, Tensor]], start: int = 0) -> Iterator
             if hasattr(sampler, "set_epoch"):
                 sampler.set_epoch(epoch)
         if hasattr(batches, "share"):
-            batches.first, batches.share = skip, place()
+            batches.first, batches.share = skip, rank_and_world()
         count = 0
         for batch in _watched(loader):
             count += 1
@@ -84,7 +84,7 @@ def part_of(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, T
     """One pass over this process's part of a loader from ``data.seeded_loader``; others are read whole, by all processes alike."""
     batches: Any = getattr(loader, "batch_sampler", None)
     if hasattr(batches, "share"):
-        batches.share = place()
+        batches.share = rank_and_world()
     yield from check_loader("feataug", loader)
 
 

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from feataug.errors import CheckpointError, message
-from feataug.files import write_tensors
-from feataug.training.states import pack, unpack
+from feataug.io.atomic import write_tensors
+from feataug.training.state_io import pack, unpack
 
 # 1 had no checksum.
 FORMAT = 2

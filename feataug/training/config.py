@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-from feataug.checks import check_number
+from feataug.core.checks import check_number
 from feataug.errors import ConfigError, message
 
 MIXED_PRECISION = ("no", "bf16", "fp16")

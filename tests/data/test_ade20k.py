@@ -1,6 +1,5 @@
 """The official folders of ADE20K in miniature, and a real sample, where one is at hand."""
 
-import guards
 import numpy as np
 import pytest
 from PIL import Image
@@ -8,6 +7,7 @@ from PIL import Image
 from feataug.data import ADE20K
 from feataug.data.ade20k import CLASSES
 from feataug.errors import ConfigError, DataError, MissingDataError
+from tests.support import guards
 
 SAMPLE = guards.real("ade20k-sample")
 

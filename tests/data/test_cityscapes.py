@@ -1,7 +1,6 @@
 """The official folders of Cityscapes in miniature, against the official table of labels; and a real sample, where one is at hand."""
 
 
-import guards
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from PIL import Image
 from feataug.data import Cityscapes, MaskFolder
 from feataug.data.cityscapes import IDS
 from feataug.errors import ConfigError, DataError, MissingDataError
+from tests.support import guards
 
 SAMPLE = guards.real("cityscapes-sample")
 OFFICIAL = torchvision.datasets.Cityscapes.classes

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from files import png, tiff
 from PIL import Image, ImageOps
 
 from feataug.data import Images, MaskedImages, MaskFolder, eval_transforms, train_transforms
 from feataug.data.decoding import decode_image, decode_labels, turned
 from feataug.errors import DataError
+from tests.support.image_files import png, tiff
 
 SIZE = (9, 13)
 RNG = np.random.default_rng(0)

@@ -1,10 +1,10 @@
-import guards
 import pytest
 import torch
 from torchvision.io import write_jpeg, write_png
 
 from feataug.data import IDDLite, MaskedImages
 from feataug.errors import ConfigError, MissingDataError
+from tests.support import guards
 
 DATA = guards.real("idd-lite")
 

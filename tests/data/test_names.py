@@ -1,10 +1,10 @@
 """Lists of names: which images belong to a data set, as PASCAL VOC and CamVid write them, and what is no such list."""
 
 import pytest
-from files import error_of, image, mask, pairs, read, stems
 
 from feataug.data import Images, MaskFolder
 from feataug.errors import ConfigError, MissingDataError
+from tests.support.image_files import error_of, image, mask, pairs, read, stems
 
 VOC = ["2007_000032", "2007_000039"]
 

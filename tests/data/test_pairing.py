@@ -3,10 +3,10 @@
 import os
 
 import pytest
-from files import error_of, image, mask, pairs, read, stems
 
 from feataug.data import Cityscapes, Images, MaskedImages, MaskFolder
 from feataug.errors import ConfigError, MissingDataError
+from tests.support.image_files import error_of, image, mask, pairs, read, stems
 
 IMAGE_KINDS = "*.png, *.jpg, *.jpeg, *.tif, *.tiff, *.bmp, *.webp"
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import guards
 import pytest
 import torch
 
 from feataug.data import ADE20K, CamVid, Cityscapes, IDDLite, Images, MaskedImages, MaskFolder, eval_transforms, seeded_loader
 from feataug.data.cityscapes import IDS
 from feataug.masks import DatasetMasks
+from tests.support import guards
 
 # A handful of files does not show every class of its data set, and may be said to.
 pytestmark = pytest.mark.filterwarnings("ignore::feataug.errors.FeatAugWarning")

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-import feataug.data.scenes
-from feataug.data.scenes import Scenes
+import feataug.data.scenes.dataset
+from feataug.data.scenes.dataset import Scenes
 from feataug.errors import ConfigError
 
 pytestmark = pytest.mark.xdist_group("scenes")
@@ -73,7 +73,7 @@ def test_what_a_caller_does_to_a_scene_does_not_last():
 
 
 def test_a_full_cache_changes_nothing(monkeypatch):
-    monkeypatch.setattr(feataug.data.scenes, "_CACHE_BYTES", 2 * 4 * 24 * 32)
+    monkeypatch.setattr(feataug.data.scenes.dataset, "_CACHE_BYTES", 2 * 4 * 24 * 32)
     scenes = Scenes(4, (24, 32))
     first = [scenes[i] for i in range(4)]
     assert all(same(scenes[i], first[i]) for i in range(4))
@@ -196,4 +196,4 @@ def test_refuses_seed(given):
 
 
 def test_doctest():
-    assert doctest.testmod(feataug.data.scenes) == (0, 2)
+    assert doctest.testmod(feataug.data.scenes.dataset) == (0, 2)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from feataug.cli.folder_dataset import folder_data
+from feataug.cli.parser import parse
 from feataug.data.splits import Layout, find_layout
 from feataug.errors import ConfigError, DataError, MissingDataError
-from feataug.options import parse
-from feataug.own_data import folder_data
 
 
 def write(root, images, masks, names=("a", "b"), labels=((0, 1), (1, 2))):

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import damage
-import forks
 import pytest
+
+from tests.support import damage, forks
 
 
 @pytest.mark.slow

@@ -1,10 +1,9 @@
 """The short form of fuzz.py, and whether it finds what it is to find."""
 
-import fuzz
 import pytest
-import spoiling
-import targets
 import torch
+
+from tests.support import fuzz, fuzz_targets, spoiling
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -19,10 +18,10 @@ def planted(monkeypatch):
     """The outcomes of a target whose call is another one."""
 
     def outcomes(call):
-        target = targets.Target(
+        target = fuzz_targets.Target(
             call,
             lambda rng: {"masks": spoiling.masks(rng)},
-            lambda found, masks: targets.ours(found, masks + 1),
+            lambda found, masks: fuzz_targets.ours(found, masks + 1),
             {"masks": ("mask",)},
         )
         monkeypatch.setattr(fuzz, "TARGETS", {"planted": target})

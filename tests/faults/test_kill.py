@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
-import forks
-import kill
 import pytest
+
+from tests.support import forks, kill
 
 
 @pytest.mark.slow

@@ -8,15 +8,15 @@ import signal
 
 import pytest
 import torch
-from kill import data, make
 from PIL import Image
 
 from feataug import FeatureBank
 from feataug.data import MaskedImages, seeded_loader
 from feataug.errors import CheckpointError, DataError, TrainingError
-from feataug.files import write_json
+from feataug.io.atomic import write_json
 from feataug.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from feataug.training.run import RunFolder
+from feataug.training.run_folder import RunFolder
+from tests.support.kill import data, make
 
 
 @pytest.fixture

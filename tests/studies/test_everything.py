@@ -1,14 +1,10 @@
 """Jobs in processes of their own: what waits for what, what a failure stops, what is told when time is over. Nothing is trained here."""
 
-import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
-
-from everything import lane
-from jobs import Job, work
+from studies.everything import lane
+from studies.lib.job_queue import Job, work
 
 
 def writes(folder, name, seconds=0.0):
@@ -84,7 +80,7 @@ class Compared:
 def test_a_lane_makes_each_arm_once_and_puts_it_beside_the_others(tmp_path):
     study = Compared(tmp_path)
     lane(study, 0, "main", {})
-    lane(study, 0, "rivals", {"a": None, "b": None})
+    lane(study, 0, "baselines", {"a": None, "b": None})
     lane(study, 1, "main", {})
     lane(study, 0, "figure", {"a": fails, "b": fails})  # made by another lane in the meantime
     assert study.made == [(0, "control"), (0, "feataug"), (0, "a"), (0, "b"), (1, "control"), (1, "feataug")]
@@ -98,14 +94,14 @@ def test_a_lane_makes_each_arm_once_and_puts_it_beside_the_others(tmp_path):
 def test_a_lane_that_breaks_leaves_what_was_done(tmp_path):
     study = Compared(tmp_path)
     lane(study, 0, "main", {})
-    jobs = [Job("lane", lambda: lane(study, 0, "rivals", {"a": None, "b": fails, "c": None}))]
+    jobs = [Job("lane", lambda: lane(study, 0, "baselines", {"a": None, "b": fails, "c": None}))]
     assert work(jobs, 1, tmp_path / "logs") == ["lane"]
     assert sorted(path.stem for path in (tmp_path / "arms" / "seed-0").glob("*.json")) == ["a", "control", "feataug"]
 
 
 def test_jobs_of_a_comparison(tmp_path, monkeypatch):
-    """Seeds of the studies are the first few; table 1's images are the rival's; what is told waits for everything."""
-    import everything
+    """Seeds of the studies are the first few; table 1's images are the baseline's; what is told waits for everything."""
+    from studies import everything
 
     study = SimpleNamespace(
         args=SimpleNamespace(arms=["control", "feataug", "ohem", "images"], seeds=[0, 1, 2]), output=tmp_path, image_generator=None,

@@ -1,18 +1,13 @@
 """Kept batches are those of the loader, whoever made the files, and trainers go on in the middle of a pass."""
 
-import sys
 from itertools import islice
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
-
-from kept import KeptBatches
-
 from feataug.data import Scenes, seeded_loader, train_transforms
 from feataug.training.batches import endless
+from studies.lib.cached_batches import KeptBatches
 
 SIZE = (16, 24)
 

@@ -3,14 +3,14 @@
 import importlib.util
 from pathlib import Path
 
-import forks
+from tests.support import forks
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
 
 def test_studies_can_be_imported():
     names = sorted(file.stem for file in STUDIES.glob("*.py"))
-    assert {"camvid", "compare", "generator", "rivals", "screen"} <= set(names)
+    assert {"camvid", "compare", "generator", "baselines", "screen"} <= set(names)
     if importlib.util.find_spec("segmentation_models_pytorch") is None:
         names.remove("architectures")
     # In one process of its own: the studies' names are common words.

@@ -1,20 +1,16 @@
 """Which arms the study of the settings has."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
-
-import settings
+from studies.own import settings
 
 
 def chosen(monkeypatch, *words):
     """The options of the study, without its base and its generator."""
     given = {}
-    monkeypatch.setattr(settings.rivals, "class_weights", lambda study, power: power)
+    monkeypatch.setattr(settings.baselines, "class_weights", lambda study, power: power)
     monkeypatch.setattr(settings, "prepared", lambda *args, **more: given.update(more))
     settings.prepare()
     parser = settings.argparse.ArgumentParser()

@@ -1,7 +1,5 @@
 """What a comparison reads of each data set: crops of one size to train on, and whole images to measure on, whatever their sizes."""
 
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,10 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
-
-from compare import Comparison
-from setups import SETUPS
+from studies.lib.setups import SETUPS
+from studies.own.compare import Comparison
 
 SIZES = [(40, 60), (60, 40), (48, 48)]
 FILES = {

@@ -2,14 +2,10 @@
 
 import argparse
 import json
-import sys
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "studies"))
-
-from table4 import PLACES, Quick, Table4
+from studies.paper.table4 import PLACES, Quick, Table4
 
 MEASURES = ("pixel_acc", "class_acc", "miou", "fw_iou")
 RATIOS = dict(zip(PLACES, (0.03, 0.1, 0.3, 0.6, 0.8, 0.86, 0.7, 0.97), strict=True))

@@ -1,6 +1,6 @@
 """What the loops take from accelerate: precision and trackers. Processes of their own, since accelerate keeps one state in each."""
 
-import forks
+from tests.support import forks
 
 SCRIPT = """
 import sys, torch, feataug

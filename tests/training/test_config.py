@@ -8,7 +8,7 @@ from torch import nn
 
 from feataug.errors import ConfigError
 from feataug.training.config import FinetuneConfig, GeneratorConfig
-from feataug.training.finetune import Finetuner
+from feataug.training.finetuner import Finetuner
 
 CONFIGS = [FinetuneConfig, GeneratorConfig]
 COUNTS = {  # setting: the least that is allowed

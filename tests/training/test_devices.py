@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import feataug
+from feataug.core.rng import seeded
 from feataug.errors import ConfigError, DtypeError, TrainingError
-from feataug.seeds import seeded
-from feataug.training import run
-from feataug.training.run import make_accelerator
+from feataug.training import run_folder as run
+from feataug.training.device import make_accelerator
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from feataug import FeatureGenerator, recognition, split
 from feataug.data import Scenes, seeded_loader, train_transforms
 from feataug.errors import CheckpointError, FeatAugWarning, LabelError, ShapeError, TrainingError
 from feataug.training.config import GeneratorConfig
-from feataug.training.generator import GeneratorTrainer
+from feataug.training.generator_trainer import GeneratorTrainer
 
 # Runs as short as these ignore z; that they say so is tested once, below.
 pytestmark = pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")

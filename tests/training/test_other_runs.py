@@ -13,7 +13,7 @@ from feataug.data import Scenes, eval_transforms, seeded_loader, train_transform
 from feataug.errors import CheckpointError
 from feataug.losses import segmentation_loss
 from feataug.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from feataug.training.settings import IDENTITY, differences
+from feataug.training.run_settings import IDENTITY, differences
 
 pytestmark = pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
 SIZE, CLASSES = (32, 48), Scenes.num_classes

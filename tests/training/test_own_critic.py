@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from feataug import FeatureGenerator, GeneratorConfig, GeneratorTrainer, split
-from feataug.critics import Discriminator
 from feataug.data import Scenes, seeded_loader, train_transforms
 from feataug.errors import CheckpointError, ConfigError, ShapeError
+from feataug.generation.critics import Discriminator
 
 pytestmark = pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
 SIZE, CLASSES = (32, 48), Scenes.num_classes

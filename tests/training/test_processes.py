@@ -7,9 +7,10 @@ import socket
 from pathlib import Path
 
 import pytest
-import shared_run
 import torch
-from forks import Fork
+
+from tests.support import distributed_run
+from tests.support.forks import Fork
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z"),
@@ -19,14 +20,14 @@ BATCH, IMAGES, STEPS = 12, 48, 5
 
 
 def start(folders, modes, **variables):
-    """``shared_run.py`` in as many processes as folders."""
+    """``distributed_run.py`` in as many processes as folders."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": len(folders)} | variables
     words = (BATCH // len(folders), IMAGES, STEPS, *modes)
     return [
-        Fork(Path(shared_run.__file__), folder, *words, env=env | {"RANK": rank, "LOCAL_RANK": rank})
+        Fork(Path(distributed_run.__file__), folder, *words, env=env | {"RANK": rank, "LOCAL_RANK": rank})
         for rank, folder in enumerate(folders)
     ]
 
@@ -59,7 +60,7 @@ def alone(tmp_path_factory):
     """Each mode in one process."""
     folder = tmp_path_factory.mktemp("alone")
     for mode in ("plain", "mined", "learned", "bank"):
-        shared_run.run(folder / mode, BATCH, IMAGES, STEPS, mode)
+        distributed_run.run(folder / mode, BATCH, IMAGES, STEPS, mode)
     return folder
 
 

@@ -1,0 +1,1 @@
+"""Draw pages and plots of the documentation from committed JSON."""

@@ -1,0 +1,153 @@
+"""``docs/performance.md`` from ``benchmarks/results/*.json``: ``python -m docs.drawing.performance [--check]``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parents[1]
+RESULTS = HERE.parent / "benchmarks" / "results"
+
+CLAIMS = {
+    "label_conv_forward": (
+        "convolution of a label map, 150 classes, 512 x 512, 96 maps: forward",
+        "one-hot and `conv2d`, times faster",
+    ),
+    "label_conv_train": ("the same, forward and backward", "times faster"),
+    "label_conv_memory": ("the same, peak memory besides the results", "share of the other"),
+    "mask_encoder_classes": ("mask encoder at 150 classes, forward and backward", "itself at 19 classes, share of its time"),
+    "mixed_step_time": ("mixed step, 11 real and 5 synthetic", "plain step of 16, share of its time"),
+    "mixed_step_memory": ("the same, peak memory", "share of the other"),
+    "generating": ("mixed step, all synthetic features made anew", "one whose features are there, share of its time"),
+    "generating_bank": ("mixed step with a bank, a quarter made anew", "one whose features are there, share of its time"),
+    "generator_step": ("generator's training step", "the same objective written plainly, times faster"),
+    "fused_adam": ("Adam over generator and critics in one kernel", "weight by weight, times faster"),
+    "compiled_generator": ("generator under `torch.compile`, forward and backward", "as it is, times faster"),
+    "waiting_for_data": ("generator's training fed from", "the same steps on a batch that is there, share of its time"),
+    "split_forwards": ("`split` of a large model", "a forward pass, times its time"),
+    "advice_forwards": ("an error of `split` with complete cuts as advice", "a forward pass, times its time"),
+    "trace_memory": ("peak memory of a process that splits a large model", "one that makes a forward pass, share of its peak"),
+    "import": ("`import feataug`", "`import torch`, share of its time"),
+    "import_names": ("the same, with `split`, `FeatureGenerator`, `FeatureMixer`, `HardNegativeSampler`", "share of its time"),
+}
+
+
+ADVICE = """## When it is slow
+
+- **Training waits for images**: `seeded_loader(..., num_workers=2)` on two CPU cores (the lines above), 8 beside a GPU; `--workers` on the
+  command line. Batches are the same with any number.
+- **The encoder is most of a generator's step** (a large backbone, cut late): encode once, `bank = feataug.FeatureBank.write(folder, cut, loader,
+  40_000)`, then `trainer.fit(feataug.data.seeded_loader(bank, 16))`. Crops are drawn when the bank is written, so that it should hold several of
+  each image; bf16 by default, checksummed, resumable.
+- **Generating costs a step too much** (a large generator, a small decoder, or a pixel filter, which is a forward of its own):
+  `FeatureMixer(..., bank=256, fresh=0.25)` keeps 256 synthetic samples and makes a quarter of each step's anew. On a GPU `overlap=True`
+  generates while the encoder runs: with the same results on an H100 (a test), its time has not been measured yet.
+- **Mining costs forwards**: `HardNegativeSampler(masks, learn=True)` takes the losses that training computes anyway.
+- **Critics' masks**: `GeneratorConfig(critic_masks="shares")`, the default, encodes them at the features' resolution.
+- **bf16**: `GeneratorConfig(mixed_precision="bf16")`, `FinetuneConfig(mixed_precision="bf16")`; on CPUs that multiply bf16 natively as well."""
+
+
+def size(value: float, claim: str) -> str:
+    """Seconds or bytes, to read."""
+    if claim.endswith("memory"):
+        return f"{value / 2**20:,.0f} MiB"
+    return f"{1e3 * value:,.1f} ms" if value < 1 else f"{value:.2f} s"
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [
+        "# Performance",
+        "",
+        "<!-- Drawn by docs/drawing/performance.py from benchmarks/results/*.json; do not edit. -->",
+        "",
+        "`make bench` runs these on a CPU in some minutes; `python benchmarks/NAME.py --device cuda` on a GPU. Both sides of a line run in turn "
+        "in one process (memory: in one process each); figures are medians, the ratio is the median over rounds. Compare ratios, not times: "
+        "these depend on the machine.",
+    ]
+    found = [line for file in sorted(RESULTS.glob("*.json")) for line in read(file) if line.get("claim") in CLAIMS]
+    for device in sorted({line["device"] for line in found}):
+        lines += ["", f"## {device}", "", "| ours | against | ours | other | ratio | wanted |", "|---|---|---|---|---|---|"]
+        for claim, (ours, other) in CLAIMS.items():
+            for line in found:
+                if line["claim"] == claim and line["device"] == device:
+                    kind = next((f", {line[key]}" for key in ("model", "labels", "critics") if key in line), "")
+                    figures = [size(line[side], claim) for side in ("ours", "other")] + [f"{line['ratio']:.3g}", line["bound"]]
+                    lines.append(f"| {ours}{kind} | {other} | " + " | ".join(figures) + " |")
+        for line in found:
+            if "floor" in line and line["device"] == device:
+                f = line["floor"]
+                lines += [
+                    "",
+                    f"A label convolution of this size must write {f['output_megabytes']:,.0f} MB; by lookup it adds {f['lookup_gadds']:.2f} billion "
+                    f"numbers at most (labels: {line['labels']}), with one-hot codes it multiplies and adds {f['one_hot_gmacs']:.1f} billion.",
+                ]
+        for line in found:
+            if "remark" in line and line["device"] == device:
+                lines += ["", f"{CLAIMS[line['claim']][0].capitalize()}: {line['remark']}"]
+        steps = [line for line in found if line["claim"] == "mixed_step_time" and line["device"] == device]
+        for line in steps:
+            lines += [
+                "",
+                f"{line['model']}, cut at `{line['at']}`: the encoder is {100 * line['encoder_share']:.0f} % of a plain step, so that a mixed one "
+                f"could cost {line['limit']:.3f} of it if features came for nothing; it costs {line['over_limit']:.2f} times that.",
+            ]
+    grown = [line for file in sorted(RESULTS.glob("growth-*.json")) for line in read(file)]
+    for device in sorted({line["device"] for line in grown}):
+        start = ", ".join(f"{value} {axis}" for axis, value in grown[0]["start"].items())
+        lines += [
+            "",
+            f"## How the generator's forward grows, {device}",
+            "",
+            f"From {start} (features at stride 16), one thing at a time:",
+            "",
+        ]
+        lines += ["| | | time | multiply-adds, 10^9 | features, MB |", "|---|---|---|---|---|"]
+        for line in grown:
+            if line["device"] == device:
+                figures = f"{1e3 * line['seconds']:,.1f} ms | {line['gmacs']:.2f} | {line['megabytes']:.1f}"
+                lines.append(f"| {line['axis']} | {line['value']} | {figures} |")
+    for file in sorted(RESULTS.glob("paper_scale-*.json")):
+        lines += paper_scale(read(file)[0])
+    return "\n".join([*lines, "", ADVICE]) + "\n"
+
+
+def paper_scale(line: dict) -> list[str]:
+    """One training step at the size of the paper."""
+    crops, classes, height, width = line["shape"]
+    _, channels, *cells = line["features"]
+    return [
+        "",
+        f"## At the paper's size, {line['device']}",
+        "",
+        f'`python benchmarks/paper_scale.py`: one training step of the generator `preset="paper"` with `GeneratorConfig.paper()`, '
+        f"{channels:,} channels of {cells[0]} x {cells[1]} cells, {crops} crops of {height} x {width}, {classes} classes, PSPNet-ResNet50 "
+        "at stride 8.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| peak memory of the process, with the model | {line['gigabytes']:.1f} GB |",
+        f"| parameters of the generator | {line['parameters']['generator'] / 1e6:.1f} million |",
+        f"| multiply-adds: features of one crop by the encoder | {line['encoder_gmacs'] / crops:,.0f} x 10^9 |",
+        f"| features of one crop by the generator | {line['generator_gmacs'] / crops:,.0f} x 10^9 |",
+        f"| all that one step does, channel statistics and the score at the end included | {line['step_gmacs']:,.0f} x 10^9 |",
+        f"| time of that | {line['seconds']:.0f} s |",
+    ]
+
+
+def read(file: Path) -> list[dict]:
+    """A file's lines; the first ones held one object."""
+    found = json.loads(file.read_text())
+    return found if isinstance(found, list) else [found]
+
+
+if __name__ == "__main__":
+    text, target = page(), HERE / "performance.md"
+    if "--check" in sys.argv:
+        sys.exit(
+            0
+            if target.read_text() == text
+            else "docs/performance.md is not what benchmarks/results/*.json give: run docs/drawing/performance.py"
+        )
+    target.write_text(text)

@@ -1,0 +1,193 @@
+"""Parts of docs/results.md: how we measure, what features teach, and the arms. Each takes what a study left, and returns Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from docs.drawing.words import seeds, titled
+from feataug.evaluation import difference
+from feataug.evaluation.paired_differences import interval
+from feataug.metrics import TITLES
+
+HEADS = "| " + " | ".join(TITLES.values()) + " |"
+RULE = "|---" * len(TITLES) + "|"
+
+
+def figures(values: Mapping[str, Any]) -> str:
+    """The four measures as cells."""
+    return " | ".join(f"{values[m]:.2f}" for m in TITLES)
+
+
+def _option(s: Mapping[str, Any]) -> str:
+    return " --half" if s.get("half") else ""
+
+
+def protocol(name: str, r: dict[str, Any]) -> str:
+    """The same bases, predicted in four ways."""
+    s, bases = r["settings"], len(r["bases"])
+    rows, columns = s["size"]
+    ways = {
+        "whole": "whole images",
+        "padded": "whole images, padded to multiples of 16",
+        "windows": f"windows of the crops' size, {rows} x {columns}",
+        "whole, bias": "whole images, class bias",
+        "padded, bias": "padded images, class bias",
+        "windows, bias": "windows, class bias",
+    }
+    lines = [
+        "",
+        f"### {titled(name)}{'' if name.endswith(('fpn', 'vit')) else ': PSPNet'}",
+        "",
+        f"{s['model']}; {s['images']} training images, crops of {rows} x {columns}, {s['base']['num_steps']} steps; measured on {s['eval_split']}; "
+        f"{'mean of ' if bases > 1 else ''}{bases} base model{'s' if bases > 1 else ''}; the bias from {s['bias_images']} training images.",
+        "",
+        f"| the same model, predicted by {HEADS} mIoU on training images |",
+        "|---" + RULE + "---|",
+    ]
+    means = r["means"]["base"]
+    lines += [f"| {text} | {figures(means[way])} | {means[f'{way}, training images']['miou']:.2f} |" for way, text in ways.items() if way in means]
+    if "larger crops" in r["means"]:
+        lines += [
+            "",
+            f"{r['settings']['further']['num_steps']} further steps of the first base, on the same crops and on crops of the images' size: what "
+            "changing the training gains instead.",
+            "",
+            f"| trained further on, predicted by {HEADS}",
+            "|---" + RULE,
+        ]
+        for of in ("same crops", "larger crops"):
+            height, width = r["bases"][0][of]["size"]
+            for way in ("whole", "windows", "whole, bias", "windows, bias"):
+                if of == "larger crops" and way.startswith("windows"):
+                    continue  # nearly the whole image
+                lines.append(f"| {height} x {width}; {ways[way].partition(' of the')[0]} | {figures(r['means'][of][way])} |")
+    return "\n".join(lines)
+
+
+def bias(name: str, r: dict[str, Any]) -> str:
+    """What class weights and features gain before and after the bias."""
+    s = r["settings"]
+    lines = [
+        "",
+        f"`python -m studies.own.bias --data DIR --dataset {s['data']}{_option(s)}`: {titled(name)}; decoder alone, {s['further']['num_steps']} further "
+        f"steps, {seeds(s['seeds'])}; *feataug* has {s['ratio']:.0%} synthetic samples and no class weights; *class weights* no synthetic ones.",
+        "",
+        f"| arm, predicted by {HEADS}",
+        "|---" + RULE,
+    ]
+    for way in ("whole", "windows", "whole, bias", "windows, bias"):
+        for arm, means in r["means"].items():
+            lines.append(f"| {arm}; {way} | {figures(means[way])} |")
+    lines += ["", f"| minus control, predicted by {HEADS}", "|---" + RULE]
+    for way in ("whole", "windows", "whole, bias", "windows, bias"):
+        for arm, gaps in r["differences"].items():
+            lines.append(f"| {arm}; {way} | " + " | ".join(interval(gaps[way][m]) for m in TITLES) + " |")
+    return "\n".join(lines)
+
+
+def teaching(name: str, r: dict[str, Any]) -> str:
+    """What a fresh decoder learns from each source."""
+    s, found = r["settings"], r["teaching"]
+    score = r["recognition"]
+    lines = [
+        "",
+        f"`python -m studies.own.teaching --data DIR --dataset {s['data']}{_option(s)}`: {titled(name)}; decoders behind `{s['at']}` from ImageNet "
+        f"weights, heads random, {s['steps']['num_steps']} steps of {s['batch']}, {seeds(s['seeds'])}; the encoder frozen.",
+        "",
+        "| a fresh decoder is trained on | PixelAcc | ClassAcc | mIoU | share of the real features' mIoU | before the class bias: mIoU | share |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for source, parts in found["sources"].items():
+        after, before, share = parts["after"], parts["before"], found["score"][source]
+        lines.append(
+            f"| {source} | {after['pixel_acc']:.2f} | {after['class_acc']:.2f} | {after['miou']:.2f} | {share['after']:.2f} | {before['miou']:.2f} | "
+            f"{share['before']:.2f} |"
+        )
+    lines += [
+        "",
+        f"The same generator by the measures that it was chosen by, on masks that it has not seen: recognition {score['synthetic']:.2f} of "
+        f"{score['real']:.2f} (ratio {score['ratio']:.2f}), diversity {score['diversity']:.2f}.",
+        *(["", quality(r["quality"])] if "quality" in r else []),
+    ]
+    return "\n".join(lines)
+
+
+def quality(q: dict[str, Any]) -> str:
+    """Distances in feature space, with what real features get."""
+    real, memory = q["reference"], q["memory"]
+    lines = ["| by `feature_quality` | synthetic features | real features of training images |", "|---|---|---|"]
+    for key, text in (("frechet", "Fréchet distance"), ("precision", "precision"), ("recall", "recall")):
+        lines.append(f"| {text} | {q[key]:.2f} | {real[key]:.2f} |")
+    found = "copies training features" if memory["copies"] else "no sign of copying"
+    return "\n".join([*lines, "", f"Memory test: {found}."])
+
+
+def comparison(name: str, r: dict[str, Any]) -> str:
+    """All arms after the bias and before it, with the ceiling where there is one."""
+    s = r["settings"]
+    rows, columns = s["size"]
+    window = s["prediction"]["window"]
+    way = f"windows of {window[0]} x {window[1]}" if window else "whole images"
+    share = f" --fraction {s['fraction']:g} --ceiling" if s["fraction"] < 1 else ""
+    f = s["feataug"]
+    told = f"masks `{f['masks']}`, {100 * f['ratio']:.0f} % synthetic, pixels filtered at {f['filter']} times their class's loss"
+    told += f", class weights to the power of {f['power']}" if f.get("power") else ", no class weights"
+    lines = [
+        "",
+        f"### {titled(name)}",
+        "",
+        f"`python -m studies.own.compare --data DIR --dataset {s['data']}{_option(s)}{share}`: {s['images']} training images, crops of "
+        f"{rows} x {columns}, {r['settings']['config']['num_steps']} further steps, {seeds(r['seeds'])}; predicted by {way}. feataug: {told}.",
+        "",
+        f"| after the class bias {HEADS}",
+        "|---" + RULE,
+        f"| base | {figures(r['base'])} |",
+        *(f"| {arm} | {figures(x)} |" for arm, x in r["arms"].items()),
+        "",
+        f"| minus control, after the class bias {HEADS}",
+        "|---" + RULE,
+        *(f"| {arm} | " + " | ".join(interval(x[m]) for m in TITLES) + " |" for arm, x in r["differences"].items()),
+    ]
+    if "beyond_weights" in r or "class weights" in r["differences"]:
+        gap = r.get("beyond_weights") or against(r, "class weights")
+        lines.append("| feataug minus class weights | " + " | ".join(interval(gap[m]) for m in TITLES) + " |")
+    lines += ["", f"| minus control, before the class bias {HEADS}", "|---" + RULE]
+    lines += [f"| {arm} | " + " | ".join(interval(x[m]) for m in TITLES) + " |" for arm, x in r["differences_before_bias"].items()]
+    if "ceiling" in r:
+        lines += ["", f"| share of the ceiling's gain {HEADS}", "|---" + RULE]
+        for arm, shares in r["ceiling"]["share_of_ceiling"].items():
+            cells = ("-" if shares[m] is None else f"{shares[m]:.0%}" for m in TITLES)
+            lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    lines += ["", r["verdict"]]
+    return "\n".join(lines)
+
+
+def against(r: dict[str, Any], other: str) -> dict[str, Any]:
+    """feataug minus another arm, the same pairs."""
+    return {m: difference([entry[other][m] for entry in r["seeds"]], [entry["feataug"][m] for entry in r["seeds"]]) for m in TITLES}
+
+
+def ways(found: Mapping[str, dict[str, Any]]) -> str:
+    """The README's first table: what lies in how a model is predicted, before any arm."""
+    heads = {"whole": "whole images", "padded": "padded to the stride", "windows": "windows", "whole, bias": "whole images, class bias"}
+    heads |= {"padded, bias": "padded, class bias", "windows, bias": "windows, class bias"}
+    lines = [f"| mIoU of the same model | {' | '.join(heads.values())} |", "|---" * (len(heads) + 1) + "|"]
+    for name, r in found.items():
+        means = r["means"]["base"]
+        cells = " | ".join(f"{means[way]['miou']:.1f}" if way in means else "-" for way in heads)
+        lines.append(f"| {titled(name)} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def summary(found: Mapping[str, dict[str, Any]]) -> str:
+    """The README's second table: what was gained over the control before and after the bias."""
+    two = ("class_acc", "miou")
+    heads = " | ".join(f"{TITLES[m]}, {when}" for m in two for when in ("before the bias", "after it"))
+    lines = [f"| points over the control | {heads} |", "|---" * 5 + "|"]
+    for name, r in found.items():
+        for arm in ("feataug", "class weights", "ceiling"):
+            if arm in r["differences"]:
+                cells = (interval(r[key][arm][m]) for m in two for key in ("differences_before_bias", "differences"))
+                lines.append(f"| {arm}: {titled(name)} ({seeds(r['seeds'])}) | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

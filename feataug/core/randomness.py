@@ -1,0 +1,164 @@
+"""Random numbers of transforms: every generator that they may draw from is seeded for one item, and put back afterwards."""
+
+from __future__ import annotations
+
+import functools
+import random
+import types
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from feataug.core.attributes import slots_of
+from feataug.core.rng import derive_seed, kept
+
+# How far, and over how many objects, generators are looked for: a pipeline of transforms is small, a data set may be large.
+_DEPTH = 12
+_OBJECTS = 4096
+_ITEMS = 64
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_LEAVES = (str, bytes, int, float, complex, torch.Tensor, np.ndarray, np.generic, Path, type, types.ModuleType, types.BuiltinFunctionType)
+
+# The commonest of them, by type: most attributes are one of these.
+_PLAIN = frozenset((str, bytes, int, float, bool, type(None), torch.Tensor, np.ndarray, type))
+# What torch keeps in every module, but for the modules within it.
+_OF_MODULES = frozenset(torch.nn.Module().__dict__) - {"_modules"}
+
+
+def generators_in(*roots: Any) -> list[Any]:
+    """Generators that objects keep for themselves, such as those of albumentations' transforms, in a fixed order.
+
+    Looks into attributes, short lists and dictionaries, and what functions refer to: closures, defaults, names of their module. The global
+    generators of torch, numpy and ``random`` are left out: ``seeded`` always covers those.
+
+    Args:
+        roots: Data sets and transforms.
+    """
+    found: list[Any] = []
+    common = {id(item) for item in (torch.default_generator, np.random.mtrand._rand, getattr(random, "_inst", None))}
+    seen: set[int] = set()
+    queue = deque((root, 0) for root in roots)
+    # Everything that was looked at stays alive until the end, so that no id is used twice.
+    kept: list[Any] = []
+    while queue and len(kept) < _OBJECTS:
+        value, depth = queue.popleft()
+        if value is None or isinstance(value, _LEAVES) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        kept.append(value)
+        if isinstance(value, _GENERATORS):
+            if id(value) not in common and not isinstance(value, random.SystemRandom):
+                found.append(value)
+        elif depth < _DEPTH:
+            queue.extend((child, depth + 1) for child in _children(value) if type(child) not in _PLAIN)
+    return found
+
+
+def _children(value: Any) -> Sequence[Any]:
+    """Objects that one refers to."""
+    if isinstance(value, dict):
+        return list(value.values()) if len(value) <= _ITEMS else ()
+    if isinstance(value, (list, tuple)):
+        return value if len(value) <= _ITEMS else ()
+    if isinstance(value, types.FunctionType):
+        return _referred(value)
+    if isinstance(value, types.MethodType):
+        return (value.__self__, value.__func__)
+    if isinstance(value, functools.partial):
+        return (value.func, value.args, value.keywords)
+    attributes = getattr(value, "__dict__", None)
+    if isinstance(value, torch.nn.Module):
+        found = [child for name, child in value.__dict__.items() if name not in _OF_MODULES]
+    else:
+        found = list(attributes.values()) if isinstance(attributes, dict) else []
+    return found + [child for name in slots_of(type(value)) if (child := getattr(value, name, None)) is not None]
+
+
+def _referred(function: types.FunctionType) -> list[Any]:
+    """What a function's code refers to; other functions of its module among it, since pipelines are built of helpers."""
+    found: list[Any] = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        try:
+            found.append(cell.cell_contents)
+        except ValueError:  # not filled yet
+            continue
+    codes = [function.__code__]
+    while codes:
+        code = codes.pop()
+        found += [function.__globals__[name] for name in code.co_names if name in function.__globals__]
+        codes += [part for part in code.co_consts if isinstance(part, types.CodeType)]
+    # Functions and objects of other packages keep no generator that a user's transform would draw from by name.
+    return [item for item in found if not _foreign(item, function)]
+
+
+def _foreign(item: Any, function: types.FunctionType) -> bool:
+    return isinstance(item, types.FunctionType) and item.__module__.partition(".")[0] != function.__module__.partition(".")[0]
+
+
+@contextmanager
+def all_kept(device: torch.device | str = "cpu") -> Iterator[None]:
+    """Put the global generators of torch (the CPU's and one device's), numpy and ``random`` back afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with kept(device):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+@contextmanager
+def seeded(seed: int, generators: Sequence[Any] = ()) -> Iterator[None]:
+    """Seed the global CPU generators of torch, numpy and ``random``, and the given ones; put all of them back at the end.
+
+    Args:
+        seed: Goes to torch as it is; the other generators get seeds that are derived from it.
+        generators: Further ones, as ``generators_in`` finds them.
+    """
+    states = [_state(generator) for generator in generators]
+    try:
+        with all_kept():
+            # Not torch.manual_seed, which seeds every GPU as well: a training loop's dropout would follow from the data.
+            torch.default_generator.manual_seed(seed)
+            np.random.seed(derive_seed(seed, "numpy") % 2**32)
+            random.seed(derive_seed(seed, "random"))
+            for number, generator in enumerate(generators):
+                _reseed(generator, derive_seed(seed, "own", number))
+            yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            _put_back(generator, state)
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return generator.get_state()
+
+
+def _put_back(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
+
+
+def _reseed(generator: Any, seed: int) -> None:
+    if isinstance(generator, np.random.Generator):
+        kind: Any = type(generator.bit_generator)
+        generator.bit_generator.state = kind(seed).state
+    elif isinstance(generator, np.random.RandomState):
+        generator.seed(seed % 2**32)
+    elif isinstance(generator, random.Random):
+        generator.seed(seed)
+    else:
+        generator.manual_seed(seed)

@@ -1,0 +1,1 @@
+"""Cut a model in two at a layer, and run either half."""

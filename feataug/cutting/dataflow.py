@@ -1,0 +1,222 @@
+"""Which tensors depend on the images, when is each made and last read, and how many multiply-adds were done until then."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from feataug.core.modes import eval_mode, training_paths
+from feataug.cutting.call_trace import Call, Seen, shape_of, watch
+from feataug.cutting.containers import sealed, tensors_of
+
+# Overwrite their first argument without looking at it.
+_BLIND = {"aten::copy_", "aten::fill_", "aten::zero_"}
+# Look at the shape of their first argument, never at its numbers.
+_SHAPE_ONLY = {
+    f"aten::{name}"
+    for name in (
+        "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "randint_like", "new_empty", "new_empty_strided",
+        "new_zeros", "new_ones", "new_full",
+    )
+}  # fmt: skip
+
+# Hand on a tensor that was made of Python's numbers, which nobody has seen before.
+_FROM_OUTSIDE = {"aten::lift", "aten::lift_fresh"}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation on tensors: when it ran, and the storages that it read and wrote."""
+
+    time: int
+    reads: frozenset[int | None]
+    writes: frozenset[int | None]
+
+
+class Dataflow(TorchDispatchMode):
+    """Records every operation on tensors, whatever Python code calls them: nothing is asked of the model.
+
+    Tensors are told apart by their storages, which are numbered as they appear and freed as ever: nothing is kept. (Weak references would
+    keep small parts of them, between which freed memory is of little use.) ``made`` holds the time of the first write, ``times`` those of
+    all operations; only storages that depend on ``inputs`` are in ``tainted``.
+
+    Args:
+        inputs: The images, and whatever else is to be followed as they are.
+        clock: Ticks at every operation, and at whatever else is to be ordered with them.
+        within: Seconds after which ``TimeoutError`` is raised.
+    """
+
+    # Operators that take functions (torch.cond, flex_attention) come here, too.
+    supports_higher_order_operators = True
+
+    def __init__(self, inputs: Iterable[Tensor], clock: Iterator[int], within: float = math.inf) -> None:
+        # Brings triton, which takes an eighth of what torch takes to import.
+        from torch.utils.flop_counter import flop_registry
+
+        super().__init__()
+        self.clock, self.counts = clock, flop_registry
+        self._numbers: dict[int, int] = {}
+        self._count = itertools.count()
+        self.inputs = [self.key(tensor) for tensor in inputs]
+        self.images = self.inputs[0]
+        self.tainted: set[int | None] = set(self.inputs)
+        self.made: dict[int | None, float] = dict.fromkeys(self.inputs, -1)
+        self.operations: list[Operation] = []
+        self.flops: list[tuple[int, int]] = []
+        self.outputs: set[int | None] | None = set()
+        self._paused = False
+        self._deadline = time.monotonic() + within
+        self._last_read: dict[int | None, float] | None = None
+
+    def key(self, tensor: Tensor) -> int | None:
+        """The number of the tensor's storage; ``None`` if it has none of its own."""
+        where = storage(tensor)
+        if where is None:
+            return None
+        if where not in self._numbers:
+            self._numbers[where] = next(self._count)
+        return self._numbers[where]
+
+    def _renumber(self, results: list[Tensor], given: list[Tensor]) -> None:
+        """Number the storages of results, which may lie where others have been freed; those of what was given are known."""
+        old = {storage(tensor) for tensor in given}
+        for where in {storage(tensor) for tensor in results} - old:
+            if where is not None:
+                self._numbers[where] = next(self._count)
+
+    def look(self, tensor: Tensor) -> Seen:
+        """Shape and storage of a tensor."""
+        return Seen(shape_of(tensor), tensor.dtype, self.key(tensor))
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done within is nobody's work."""
+        before, self._paused = self._paused, True
+        try:
+            yield
+        finally:
+            self._paused = before
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        # An operator that takes functions has no schema: it may read all its tensors, and makes new ones.
+        schema = getattr(func, "_schema", None)
+        returns, parameters, name = (schema.returns, schema.arguments, schema.name) if schema else ((), (), "")
+        self._renumber(results, [] if name in _FROM_OUTSIDE else given)
+        if self._paused:
+            return out
+        if schema and results and all(ret.alias_info is not None and not ret.alias_info.is_write for ret in returns):
+            return out  # a view: nothing is read yet, and the storage stays the same
+        if time.monotonic() > self._deadline:
+            raise TimeoutError("the pass takes too long")
+        when = next(self.clock)
+        written = [
+            value for value, argument in zip(args, parameters, strict=False) if argument.alias_info and argument.alias_info.is_write
+        ]
+        written += [kwargs[a.name] for a in parameters if a.name in kwargs and a.alias_info and a.alias_info.is_write]
+        unread = args[:1] if name in _BLIND or name in _SHAPE_ONLY else ()
+        reads = self._keys(leaf for leaf in given if not any(leaf is u for u in unread))
+        writes = self._keys([*results, *tree_leaves(written)])
+        depends = not reads.isdisjoint(self.tainted)
+        for key in writes:
+            self.made.setdefault(key, when)
+            if depends and key is not None:
+                self.tainted.add(key)
+        self.operations.append(Operation(when, reads, writes))
+        count = self.counts.get(getattr(func, "_overloadpacket", None))
+        if count is not None:
+            self.flops.append((when, int(count(*args, **kwargs, out_val=out))))
+        return out
+
+    def _keys(self, values: Iterable[Any]) -> frozenset[int | None]:
+        """Storages of the tensors among some values; those without any number (features of no channels) hold nothing to read."""
+        return frozenset(self.key(value) for value in values if isinstance(value, Tensor) and value.numel())
+
+    def finish(self, output: Any) -> None:
+        """The pass is over, and has returned ``output``; ``outputs`` is ``None`` where this may hold tensors that cannot be found."""
+        self.outputs = None if sealed(output) else {self.key(tensor) for tensor in tensors_of(output)}
+
+    @property
+    def read(self) -> dict[int | None, float]:
+        """When each storage is last read by an operation that the output depends on; infinity for what is part of the output."""
+        if self._last_read is None:
+            self._last_read = dict.fromkeys(self.outputs or (), math.inf)
+            needed = set(self.outputs or ())
+            for operation in reversed(self.operations):
+                if self.outputs is None or not needed.isdisjoint(operation.writes):
+                    needed |= operation.reads
+                    for key in operation.reads:
+                        self._last_read.setdefault(key, operation.time)
+        return self._last_read
+
+    def last_use(self) -> dict[int | None, int]:
+        """When each storage is last read by any operation, whether the output depends on it or not."""
+        return {key: operation.time for operation in self.operations for key in operation.reads}
+
+    def writes(self, keys: set[int | None], after: float, before: float) -> bool:
+        """Whether anything writes to one of these storages between two times."""
+        return any(after < operation.time < before and not keys.isdisjoint(operation.writes) for operation in self.operations)
+
+    @property
+    def times(self) -> list[int]:
+        """Those of all operations, in their order."""
+        return [operation.time for operation in self.operations]
+
+    def live(self, time: float) -> set[int | None]:
+        """Storages that depend on the images, made before ``time`` and read after it."""
+        return {key for key in self.tainted if self.made[key] < time <= self.read.get(key, -math.inf)}
+
+    def macs(self, time: float = math.inf) -> int:
+        """Multiply-adds done before ``time``: half of what torch's registry counts as operations."""
+        return sum(flops for when, flops in self.flops if when < time) // 2
+
+    def depends(self, call: Call) -> bool:
+        """Does anything that a call returned depend on the images?"""
+        return any(seen.key in self.tainted for seen in call.seen())
+
+
+def storage(tensor: Tensor) -> int | None:
+    """A number for the memory behind a tensor, as long as it is there; ``None`` if it has none of its own."""
+    try:
+        return tensor.untyped_storage()._cdata
+    except RuntimeError:  # also its subclass NotImplementedError
+        return None
+
+
+@torch.no_grad()
+def trace(
+    model: nn.Module,
+    inputs: Iterable[Tensor],
+    run: Callable[[], Any],
+    *,
+    training: bool = False,
+    within: float = math.inf,
+    during: Callable[[Dataflow], AbstractContextManager[None]] | None = None,
+) -> tuple[list[Call], Any, Dataflow]:
+    """``run()`` the model on ``inputs`` in eval mode (or along the paths that only training takes): its calls, its output, and what
+    flowed; one clock for all. Around the pass stands what ``during`` makes of the dataflow.
+
+    Raises:
+        TimeoutError: it takes longer than ``within`` seconds.
+    """
+    clock = itertools.count()
+    inputs = list(inputs)
+    flow = Dataflow(inputs, clock, within)
+    around = during(flow) if during is not None else nullcontext()
+    with training_paths(model, inputs[0]) if training else eval_mode(model), around, flow:
+        calls, output = watch(model, run, clock, flow.look)
+    flow.finish(output)
+    return calls, output, flow

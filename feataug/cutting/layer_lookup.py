@@ -1,0 +1,83 @@
+"""Find the layer of a cut in a traced forward pass."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import torch
+from torch import nn
+
+from feataug.core.checks import describe
+from feataug.cutting.call_trace import Call, Seen
+from feataug.cutting.capture import is_activation
+from feataug.errors import SplitError, message
+
+SIDES = ("", "input", "pre_act")
+
+
+def layer_names(at: Any) -> tuple[str, ...]:
+    """What a user gave as ``at``, one name or several; ``SplitError`` if it is something else."""
+    if not isinstance(at, (str, list, tuple)) or not all(isinstance(name, str) for name in at):
+        raise SplitError(
+            message("split: at is no layer's name.", given=describe(at), needed="a name such as 'layer3', or a list of several")
+        )
+    names = (at,) if isinstance(at, str) else tuple(at)
+    if not names or len(set(names)) < len(names):
+        raise SplitError(message("split: layers must be named once.", given=repr(names), needed="one or several different names"))
+    return names
+
+
+def find_call(model: nn.Module, calls: list[Call], at: str) -> tuple[Call, bool]:
+    """The call to cut at, and whether to cut before it."""
+    layer, _, side = at.partition(":")
+    names = [name for name, _ in model.named_modules() if name]
+    if layer not in names:
+        near = difflib.get_close_matches(layer, names, n=3, cutoff=0.4) or names[:3]
+        raise SplitError(
+            message(
+                f'split: the model has no layer "{layer}".',
+                given=f"{type(model).__name__} with {len(names)} layers",
+                needed="a name from model.named_modules(), such as " + ", ".join(repr(name) for name in near),
+            )
+        )
+    if side not in SIDES:
+        raise SplitError(message("split: no such side of a layer.", given=f'":{side}"', needed='nothing, ":input" or ":pre_act"'))
+    module = model.get_submodule(layer)
+    own = [call for call in calls if call.module is module]
+    if isinstance(module, torch.jit.ScriptModule):
+        raise SplitError(
+            message(
+                f'split: the layer "{layer}" is in TorchScript, which takes no hooks.',
+                given=type(module).__name__,
+                needed="a layer in Python, such as the one before it or around it",
+            )
+        )
+    if not own:
+        raise SplitError(
+            message(
+                f'split: the layer "{layer}" is not called in the model\'s forward pass.',
+                given=f"{type(module).__name__}, in eval mode",
+                needed="a layer that every forward pass calls",
+            )
+        )
+    call = own[-1]
+    if side == "pre_act":
+        # An in-place activation returns its input, so identity with the block's output is not enough: the last one is it.
+        found = [c for c in calls if (c is call or c.within(call)) and _same_tensor(c, call) and is_activation(c.module)]
+        if not found:
+            raise SplitError(
+                message(
+                    f'split: no activation makes the output of "{layer}".',
+                    given=f"{type(module).__name__}",
+                    needed="a block whose output is that of a module such as ReLU",
+                    advice=f'Cut at "{layer}" itself: its output is not activated, or by a function instead of a module.',
+                )
+            )
+        return found[-1], True
+    return call, side == "input"
+
+
+def _same_tensor(one: Call, other: Call) -> bool:
+    """Whether two calls returned one tensor: a single one, of the same shape in the same storage."""
+    return isinstance(one.output, Seen) and one.output == other.output

@@ -1,0 +1,171 @@
+"""A loader whose every draw follows from one seed."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from feataug.core.checks import check_number, describe, is_sequence
+from feataug.core.randomness import generators_in, seeded
+from feataug.core.rng import derive_seed, generator_for
+from feataug.errors import ConfigError, DataError, FeatAugWarning, ShapeError, message
+
+
+class SeededBatches(Sampler):
+    """Batches of ``(epoch, index)`` keys: order and transforms follow from the seed and the epoch alone."""
+
+    def __init__(self, num_items: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool) -> None:
+        self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
+        self.shuffle, self.drop_last = shuffle, drop_last
+        self.epoch = 0
+        # Batches to leave out at the beginning of the next pass: how a trainer starts in the middle of an epoch.
+        self.first = 0
+        # This process's number and how many there are, for the next pass: a trainer says so, as others may read the whole set in one process.
+        self.share = (0, 1)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order that the next iteration takes; trainers call it before every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def count(self, processes: int = 1) -> int:
+        """Batches in a pass, of ``batch_size`` in each of the processes."""
+        whole = self.batch_size * processes
+        return self.num_items // whole if self.drop_last else -(-self.num_items // whole)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = torch.arange(self.num_items)
+        if self.shuffle:
+            order = torch.randperm(self.num_items, generator=generator_for(self.seed, "order", self.epoch))
+        first, self.first = self.first, 0
+        (number, processes), self.share = self.share, (0, 1)
+        whole = self.batch_size * processes
+        for batch in range(first, self.count(processes)):
+            # Every so many-th, as processes.local_slice has it.
+            chosen = order[batch * whole : (batch + 1) * whole][number::processes]
+            if len(chosen):
+                yield [(self.epoch, int(index)) for index in chosen]
+
+
+class _SeededItems(Dataset):
+    """Items by ``(epoch, index)``, with every generator set from them that transforms may draw from; by index alone, those of epoch 0."""
+
+    def __init__(self, dataset: Any, seed: int, skip: bool) -> None:
+        self.dataset, self.seed = dataset, seed
+        # In shared memory: worker processes count, too.
+        self.skipped = torch.zeros((), dtype=torch.long).share_memory_() if skip else None
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def bad_samples(self) -> int | None:
+        """How often another sample was taken for one that cannot be read; ``None`` where that is an error."""
+        return int(self.skipped) if self.skipped is not None else None
+
+    def __getitem__(self, key: tuple[int, int] | int) -> tuple[Tensor, Tensor]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if self.skipped is None:
+            return self._item(epoch, index)
+        first: Exception | None = None
+        for step in range(len(self.dataset)):
+            try:
+                return self._item(epoch, (index + step) % len(self.dataset))
+            except (DataError, OSError) as error:
+                first = first or error
+                self.skipped += 1
+                warnings.warn(f"seeded_loader: a sample is skipped: {error}", FeatAugWarning, stacklevel=2)
+        assert first is not None
+        raise first
+
+    def _item(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        with seeded(derive_seed(self.seed, "item", epoch, index), generators_in(self.dataset)):
+            item = self.dataset[index]
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise DataError(
+                message("seeded_loader: an item of the data set is no pair.", given=describe(item), needed="(image, mask)")
+            )
+        image, mask = item
+        return image, mask
+
+
+def _stack(items: list[tuple[Tensor, Tensor]]) -> Any:
+    """A batch of items of one size, as torch makes it."""
+    try:
+        return default_collate(items)
+    except (RuntimeError, TypeError) as error:
+        shapes = sorted({_shapes(item) for item in items})
+        raise (ShapeError if len(shapes) > 1 else DataError)(
+            message(
+                "seeded_loader: the items of a batch differ." if len(shapes) > 1 else "seeded_loader: the items make no batch.",
+                given=", ".join(shapes[:4]),
+                needed="images of one size, and masks of one size",
+                advice="Give the data set transforms that bring them to one, such as eval_transforms((512, 512)), or read batches of 1.",
+            )
+        ) from error
+
+
+def _shapes(item: Any) -> str:
+    parts = item if isinstance(item, (tuple, list)) else (item,)
+    return " and ".join(str(tuple(part.shape)) if isinstance(part, Tensor) else type(part).__name__ for part in parts)
+
+
+def seeded_loader(
+    dataset: Any,
+    batch_size: int,
+    *,
+    seed: int = 0,
+    shuffle: bool = True,
+    num_workers: int = 0,
+    on_bad_sample: Literal["raise", "skip"] = "raise",
+) -> DataLoader:
+    """A ``DataLoader`` that gives the same batches for the same seed and epoch, whatever ran before and with any workers.
+
+    Args:
+        dataset: Items ``(image, mask)``, after transforms, all of one size. Before each item the global generators of torch (CPU), numpy and
+            ``random`` are seeded, as are generators that the data set and its transforms keep, such as albumentations'; all are put back
+            afterwards. Transforms that draw from anywhere else, such as OpenCV's own generator, do not repeat themselves.
+        batch_size: Samples in a batch (of each process, where trainers run in several: together they see the batches that one process
+            with as many times the size would); while shuffling, an incomplete last batch is left out.
+        seed: Decides the order and every random transform.
+        shuffle: False for evaluation: items in their order, the last batch included.
+        num_workers: As in ``DataLoader``.
+        on_bad_sample: What to do with a sample that cannot be read: ``"raise"`` its error, or ``"skip"``: warn, and take the next one.
+            ``loader.dataset.bad_samples`` counts them, and trainers put the count into their results.
+
+    Raises:
+        ConfigError: a number is out of range, or ``on_bad_sample`` is neither.
+        ShapeError: while loading, the images of a batch differ in size.
+        DataError: no data set; while loading, items that make no batch.
+
+    Source:
+        ours. Order and noise depend on ``(seed, epoch, index)`` so that paired runs see equal data.
+    """
+    check_number("seeded_loader", "batch_size", batch_size, low=1, integer=True)
+    check_number("seeded_loader", "seed", seed, integer=True)
+    if not is_sequence(dataset) or not len(dataset):
+        raise DataError(
+            message("seeded_loader: this is no data set.", given=describe(dataset), needed="items (image, mask), at least one")
+        )
+    batches = SeededBatches(len(dataset), min(batch_size, len(dataset)), seed, shuffle, drop_last=shuffle)
+    if not isinstance(on_bad_sample, str) or on_bad_sample not in ("raise", "skip"):
+        raise ConfigError(
+            message("seeded_loader: on_bad_sample is not offered.", given=repr(on_bad_sample), needed="'raise' or 'skip'")
+        )
+    items = _SeededItems(dataset, seed, on_bad_sample == "skip")
+    return DataLoader(
+        items,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=_stack,
+        persistent_workers=num_workers > 0,
+        # DataLoader draws a seed for its workers at every pass, from the global generator if it is given none.
+        generator=generator_for(seed, "workers"),
+    )

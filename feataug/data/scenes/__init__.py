@@ -1,0 +1,5 @@
+"""Street-like scenes drawn on the spot."""
+
+from feataug.data.scenes.dataset import Scenes
+
+__all__ = ["Scenes"]

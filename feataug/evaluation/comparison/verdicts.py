@@ -1,0 +1,113 @@
+"""What a comparison allows to be said: after a class bias, beyond it, and where there is room for a gain at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from feataug.evaluation.paired_differences import differences, interval, mean_figures, verdict
+from feataug.metrics import MEASURES, TITLES
+
+# The arm that has the class weights and no synthetic features; and the one that has real features in their place.
+WEIGHTS, CEILING = "class weights", "ceiling"
+
+
+def summary(base: dict[str, Any], finished: Sequence[Mapping[str, Any]], arms: Sequence[str], weighted: bool) -> dict[str, Any]:
+    """Means, differences and the verdict of the pairs that are finished, as ``compare`` returns them.
+
+    Args:
+        base: Figures before.
+        finished: ``seed`` and every arm's figures, for each seed.
+        arms: Names of the arms; the control is the first.
+        weighted: Whether one of them has the class weights alone.
+    """
+    by_arm = {name: [entry[name] for entry in finished] for name in arms}
+    gaps = {name: differences(by_arm["control"], by_arm[name]) for name in arms[1:]}
+    found: dict[str, Any] = {
+        "base": base,
+        "seeds": list(finished),
+        "arms": {name: mean_figures(runs) for name, runs in by_arm.items()},
+        "difference": gaps["feataug"],
+        "differences": gaps,
+    }
+    if all("before_bias" in run for runs in by_arm.values() for run in runs):
+        before = {name: [run["before_bias"] for run in runs] for name, runs in by_arm.items()}
+        found["arms_before_bias"] = {name: mean_figures(runs) for name, runs in before.items()}
+        found["differences_before_bias"] = {name: differences(before["control"], before[name]) for name in arms[1:]}
+    if weighted:
+        found["beyond_weights"] = differences(by_arm[WEIGHTS], by_arm["feataug"])
+    if CEILING in gaps:
+        shares = {name: shares_of(gaps[CEILING], gaps[name]) for name in arms[1:] if name != CEILING}
+        found["ceiling"] = {"difference": gaps[CEILING], "share_of_ceiling": shares}
+    return found | {"verdict": whole_verdict(found)}
+
+
+def whole_verdict(found: Mapping[str, Any]) -> str:
+    """All sentences about a comparison, from what ``summary`` found."""
+    gaps = found["differences"]
+    said = [verdict(found["difference"])]
+    if len(found["seeds"]) > 1:
+        before = found.get("differences_before_bias", {})
+        arms = [name for name in before if name != CEILING]
+        said += [sentence for name in arms if (sentence := beyond_bias(before[name], gaps[name], name))]
+        if "beyond_weights" in found:
+            said.append(f"Over the class weights alone: {verdict(found['beyond_weights'])}")
+        if CEILING in gaps and (sentence := room(gaps[CEILING])):
+            said.append(sentence)
+    return " ".join(said)
+
+
+def beyond_bias(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> str | None:
+    """A sentence about gains that a class bias gives as well; ``None`` if there are none.
+
+    Args:
+        before, after: Differences to the control without and with a class bias on either side.
+        name: Of the arm.
+
+    Example:
+        >>> before = {m: {"mean": 1.0, "low": 0.5, "high": 1.5} for m in MEASURES}
+        >>> after = before | {"miou": {"mean": 0.1, "low": -0.4, "high": 0.6}}
+        >>> beyond_bias(before, after, "feataug")
+        'feataug shows nothing beyond the bias in mIoU: +1.00 [+0.50, +1.50] points before the class bias, +0.10 [-0.40, +0.60] after it.'
+    """
+    lost = [m for m in MEASURES if _shown(before[m]) and not _shown(after[m])]
+    if not lost:
+        return None
+    first, *rest = (
+        f"{TITLES[m]}: {interval(before[m])} points before {'the class bias' if m == lost[0] else 'it'}, {interval(after[m])} after it"
+        for m in lost
+    )
+    return f"{name} shows nothing beyond the bias in {'; in '.join([first, *rest])}."
+
+
+def room(ceiling: Mapping[str, Any]) -> str | None:
+    """A sentence about measures in which even real features gain nothing; ``None`` if there is no such measure.
+
+    Args:
+        ceiling: Differences of the arm ``"ceiling"`` to the control.
+
+    Example:
+        >>> gaps = {m: {"mean": 1.0, "low": 0.5, "high": 1.5} for m in MEASURES}
+        >>> room(gaps)
+        >>> room(gaps | {"miou": {"mean": 0.1, "low": -0.4, "high": 0.6}})[:105]
+        'There is no room in mIoU: real features of further labelled images gain +0.10 [-0.40, +0.60] points there'
+    """
+    narrow = [m for m in MEASURES if ceiling[m]["low"] is not None and not _shown(ceiling[m])]
+    if not narrow:
+        return None
+    titles = ", ".join(TITLES[m] for m in narrow)
+    gains = ", ".join(interval(ceiling[m]) for m in narrow)
+    return (
+        f"There is no room in {titles}: real features of further labelled images gain {gains} points there, which is not shown "
+        "to be above zero. Nothing can be said about any arm in such a measure."
+    )
+
+
+def shares_of(ceiling: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float | None]:
+    """An arm's mean gain over that of the ceiling, for each measure; ``None`` where the ceiling's is not shown to be above zero."""
+    return {m: arm[m]["mean"] / ceiling[m]["mean"] if _shown(ceiling[m]) else None for m in MEASURES}
+
+
+def _shown(gap: Mapping[str, Any]) -> bool:
+    """Whether the interval lies above zero."""
+    return gap["low"] is not None and gap["low"] > 0

@@ -1,0 +1,1 @@
+"""How far synthetic features are from real ones, and whether they are copies."""

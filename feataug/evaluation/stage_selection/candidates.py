@@ -1,0 +1,89 @@
+"""Places worth comparing: the images themselves, and bottlenecks from the model's beginning to its end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from feataug.core.modes import eval_mode
+from feataug.cutting.call_trace import uncompiled, watch
+from feataug.cutting.cut import Cut
+from feataug.cutting.cut_points import CutPoint, cuts
+from feataug.cutting.example import Example
+from feataug.errors import SplitError, message
+
+
+def candidates(model: nn.Module, example: Any = None, count: int = 6) -> list[str | tuple[str, ...]]:
+    """The images themselves, if the first layer alone reads them, and at most ``count`` places of ``feataug.cuts``.
+
+    Args:
+        model: Any module that takes images.
+        example: As for ``split``.
+        count: How many places.
+
+    Returns:
+        Bottlenecks, where no more values cross than at the places before and after, spread evenly over the list of them. Left out are those
+        where only tokens cross, and those followed by less than a hundredth of the multiply-adds: a classifier, with nothing to learn.
+
+    Raises:
+        SplitError: there is none.
+    """
+    places = thinned(cuts(model, example, everything=True), count)
+    first = _before_all(model, example)
+    found: list[str | tuple[str, ...]] = [] if first is None else [first]
+    if not places and not found:
+        raise SplitError(
+            message(
+                "stages: the model has no place to cut.",
+                given=f"{type(model).__name__}; feataug.cuts finds none",
+                needed="a layer after which its output alone is read",
+                advice="Name the candidates: at=[...]; a cut may also name several layers.",
+            )
+        )
+    return found + [place.at for place in places]
+
+
+def thinned(places: Sequence[CutPoint], count: int) -> list[CutPoint]:
+    """Bottlenecks, at most ``count`` of them, evenly from the first to the last; any places where there are none."""
+    places = [
+        place
+        for place in places
+        if not all(level.tokens for level in place.spec) and place.decoder_macs >= 0.01 * (place.encoder_macs + place.decoder_macs)
+    ]
+    size = (512, 512)
+    values = [sum(level.channels * math.prod(level.size(size)) for level in place.spec) for place in places]
+    narrow = [
+        place
+        # Before the first place there are the images.
+        for place, before, here, after in zip(places, [3 * math.prod(size), *values], values, [*values[1:], math.inf], strict=False)
+        if here <= min(before, after)
+    ]
+    narrow = narrow or places
+    if len(narrow) <= count:
+        return narrow
+    steps = max(count - 1, 1)
+    return [narrow[round(number * (len(narrow) - 1) / steps)] for number in range(count)]
+
+
+def _before_all(model: nn.Module, example: Any) -> str | None:
+    """A cut at the images themselves: the input of the first layer, if nothing else reads them."""
+    case = Example.of(example, model)
+    args, kwargs = case.arguments(case.images, (), case.tensors)
+    with torch.no_grad(), eval_mode(model):
+        calls, _ = watch(model, lambda: uncompiled(model)(*args, **kwargs))
+    # The layer may lie within others; a model that prepares images by layers of its own is not searched for long.
+    for call in islice(calls, 1, 6):
+        try:
+            cut = Cut(model, f"{call.name}:input", example, advise=False)
+        except SplitError:
+            continue
+        shapes = cut.spec.shapes
+        cut.remove()
+        if shapes == ((case.images.shape[1], 1, 0),):
+            return f"{call.name}:input"
+    return None

@@ -1,0 +1,1 @@
+"""What a fresh decoder learns from features of one source."""

@@ -1,0 +1,196 @@
+"""Train a fresh decoder on features from one source: the run behind the teaching score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from feataug.core.checks import check_features, check_loader, check_mask_form, check_masks, check_pair, check_pairs
+from feataug.core.modes import eval_mode
+from feataug.core.rng import derive_seed, kept, seeded
+from feataug.cutting.cut import Cut
+from feataug.errors import TrainingError, message
+from feataug.evaluation.teaching.fresh_decoder import encoder_of
+from feataug.losses import segmentation_loss
+from feataug.mixing.batch import MixedBatch
+from feataug.training.batch_norm import measure, norms_of
+from feataug.training.config import FinetuneConfig
+from feataug.training.finetuner import Finetuner
+
+# Masks, the features of the images that they belong to, and random numbers, to features.
+Source = Callable[[Tensor, tuple[Tensor, ...], torch.Generator], tuple[Tensor, ...]]
+
+
+class Lesson(nn.Module):
+    """A model as ``Finetuner`` trains it here: images to the decoder's output on the features that a source makes of their masks.
+
+    The encoder runs in eval mode and without gradients. The source is called without gradients too, with random numbers that depend on the
+    step and the configuration's seed alone; what it draws from torch's global generators does not change the decoder's dropout.
+
+    Args:
+        cut: The cut whose decoder is trained; see ``fresh_decoder``.
+        source: ``(masks, real, rng) -> features``.
+        name: The source's name, for messages.
+    """
+
+    def __init__(self, cut: Cut, source: Source, name: str) -> None:
+        super().__init__()
+        self.model = cut.model
+        self.masks: Tensor | None = None
+        # In a tuple: a source that is a module is no part of this one, and its weights are not trained.
+        self._source = (source,)
+        self._cut, self._who = cut, f"teaching_score: source {name!r}"
+
+    def forward(self, images: Tensor) -> Any:
+        """The decoder's output on features for ``self.masks``, which belong to the images."""
+        masks = self.masks
+        assert masks is not None
+        size = (int(masks.shape[-2]), int(masks.shape[-1]))
+        with torch.no_grad():
+            with eval_mode(self.model):
+                real = self._cut.encode(images)
+            rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+            with kept(images.device):
+                found = self._source[0](masks, real, rng)
+            found = check_features(self._who, found, self._cut.spec, size)
+            check_pairs(self._who, found, masks)
+            # As the real ones lie in memory: the same kernels run on both.
+            features = [_like(x, level) for x, level in zip(found, real, strict=True)]
+        return self._cut.decode(features, size)
+
+
+class _Masks:
+    """Hands the masks of a batch to the lesson; stands where ``Finetuner`` has its mixer."""
+
+    def __init__(self, aux_weight: float, ignore_index: int, about: dict[str, Any]) -> None:
+        self.aux_weight, self.ignore_index, self.about = aux_weight, ignore_index, about
+
+    @contextmanager
+    def on(self, cut: Any, masks: Tensor) -> Iterator[MixedBatch]:
+        cut.model.masks = masks.long()
+        yield MixedBatch((), cut.model.masks, torch.zeros(len(masks), dtype=torch.bool, device=masks.device), len(masks))
+
+    def loss(self, out: Any, batch: MixedBatch) -> Tensor:
+        return segmentation_loss(
+            out, batch.masks, aux_weight=self.aux_weight, ignore_index=self.ignore_index, across_processes=True
+        )
+
+    def settings(self) -> dict[str, Any]:
+        return self.about
+
+    def origin(self) -> dict[str, Any]:
+        return {}
+
+    def plan_state(self) -> dict[str, Any]:
+        return {}
+
+    def load_plan_state(self, state: dict[str, Any]) -> None:
+        pass
+
+    def to(self, device: Any) -> None:
+        pass
+
+    def train(self) -> None:
+        pass
+
+
+def teach(
+    cut: Cut,
+    source: Source,
+    loader: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    config: FinetuneConfig,
+    num_classes: int,
+    *,
+    name: str,
+    about: dict[str, Any] | None = None,
+    bn_batches: int = 21,
+    ignore_index: int = 255,
+    output: str | Path | None = None,
+    device: str | torch.device | None = "auto",
+    progress: bool | str = True,
+) -> nn.Module:
+    """Train the decoder of ``cut`` on features from ``source`` alone, and measure its BatchNorm on such features.
+
+    Args:
+        cut: Made by ``fresh_decoder``. Its model is trained in place.
+        source: ``(masks, real, rng) -> features``.
+        loader: Returns the loader of training ``(images, masks)``, from its beginning.
+        config: Settings of the training; the prefixes of ``lr_scale`` are names in the cut's model.
+        num_classes: Number of classes.
+        name: The source's name.
+        about: What tells the source from others, for checkpoints.
+        bn_batches: Batches on which BatchNorm is measured after training, or one pass, if that is less.
+        ignore_index: Label of void.
+        output: Folder for checkpoints, from which an interrupted run goes on.
+        device, progress: As for ``Finetuner``.
+
+    Returns:
+        The trained model, in eval mode and without the cut.
+
+    Raises:
+        TrainingError: training has changed what the encoder makes of images, as where a weight is used on both sides of the cut; or see
+            ``Finetuner.fit``.
+        CheckpointError: see ``Finetuner.fit``.
+        ShapeError, DtypeError: the source's features do not fit the cut.
+    """
+    lesson = Lesson(cut, source, name)
+    config = replace(config, lr_scale={f"model.{prefix}": scale for prefix, scale in config.lr_scale.items()})
+    masks: Any = _Masks(config.aux_weight, ignore_index, {"source": name} | (about or {}))
+    seen: Any = SimpleNamespace(model=lesson, at=cut.at, spec=cut.spec)
+    tuner = Finetuner(lesson, config, mixer=masks, cut=seen, output=output, device=device, progress=progress)
+    where = tuner.accelerator.device
+    probe = check_pair("teaching_score", next(iter(first_batches(loader(), 1)), (torch.zeros(0), None)))[0]
+    before = _encoded(cut, probe, where) if len(probe) else ()
+    tuner.fit(loader(), num_classes=num_classes, ignore_index=ignore_index)
+
+    def images() -> Iterator[Tensor]:
+        for batch in first_batches(loader(), bn_batches):
+            pictures, labels = check_pair("teaching_score", batch)
+            check_mask_form("teaching_score", labels)
+            lesson.masks = check_masks("teaching_score", labels, num_classes, ignore_index).to(where)
+            yield pictures
+
+    # The encoder's statistics are the trained ones, whatever mode its norms are in.
+    encoder = [module for module in norms_of(cut.model) if module in encoder_of(cut)[1]]
+    with seeded(derive_seed(config.seed, "statistics"), where):
+        measure(lesson, images(), where, dict.fromkeys(encoder, False), "teaching_score")
+    for level, old, new in zip(cut.spec, before, _encoded(cut, probe, where), strict=True):
+        if not torch.allclose(old, new, rtol=1e-3, atol=1e-3 * float(old.std())):
+            raise TrainingError(
+                message(
+                    "teaching_score: the encoder has changed while the decoder was trained.",
+                    given=f'other features at level "{level.name}"',
+                    needed="a cut where no weight or buffer is used on both sides",
+                    advice="Cut at another layer: feataug.cuts(model, images) lists them.",
+                )
+            )
+    cut.remove()
+    return cut.model.eval()
+
+
+def first_batches(loader: Any, count: int) -> Iterator[Any]:
+    """The first batches of a loader's first epoch, or all of them if there are fewer; every process reads the same ones."""
+    batches: Any = getattr(loader, "batch_sampler", None)
+    if hasattr(batches, "set_epoch"):
+        batches.set_epoch(0)
+    return islice(check_loader("teaching_score", loader), count)
+
+
+def _like(features: Tensor, real: Tensor) -> Tensor:
+    wide = real.is_contiguous(memory_format=torch.channels_last) and not real.is_contiguous()
+    return features.to(real, memory_format=torch.channels_last if wide else torch.contiguous_format)
+
+
+@torch.no_grad()
+def _encoded(cut: Cut, images: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    cut.model.to(device)
+    with eval_mode(cut.model), kept(device):
+        return cut.encode(images.to(device, memory_format=torch.channels_last))

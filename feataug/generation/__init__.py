@@ -1,0 +1,1 @@
+"""The generator of features, and its critics."""

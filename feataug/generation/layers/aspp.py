@@ -1,0 +1,85 @@
+"""The paper's mask encoder: atrous convolutions of several dilations side by side, then a stride, stage by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from feataug.generation.layers.label_conv import LabelConv2d
+from feataug.generation.layers.norm import group_norm
+
+
+class ASPP(nn.Module):
+    """3x3 convolutions with several dilations side by side, concatenated.
+
+    Args:
+        in_channels: Input maps, or ``None`` for a label map of ``num_classes`` classes (and void).
+        out_channels: Output maps, shared out evenly among the dilations.
+        dilations: One convolution each.
+        stride: Applied by the convolutions themselves: subsampling their outputs would give the same values at more cost.
+        num_classes: Where ``in_channels`` is ``None``.
+
+    Source:
+        Sec. 3.1 (dilations 1, 2, 4; a stride follows). That 96, 192 and 384 maps divide by three suggests concatenation.
+    """
+
+    def __init__(
+        self,
+        in_channels: int | None,
+        out_channels: int,
+        *,
+        dilations: Sequence[int] = (1, 2, 4),
+        stride: int = 2,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        share, rest = divmod(out_channels, len(dilations))
+        widths = [share + (number < rest) for number in range(len(dilations))]
+        self.branches = nn.ModuleList(
+            LabelConv2d(num_classes, width, stride=stride, dilation=dilation)
+            if in_channels is None
+            else nn.Conv2d(in_channels, width, 3, stride=stride, padding=dilation, dilation=dilation)
+            for width, dilation in zip(widths, dilations, strict=True)
+            if width
+        )
+        self.norm = group_norm(out_channels)
+        self.activation = nn.LeakyReLU(0.2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Maps ``(B, in_channels, H, W)`` or labels ``(B, H, W)`` to ``(B, out_channels, ceil(H / s), ceil(W / s))``."""
+        return self.activation(self.norm(torch.cat([branch(inputs) for branch in self.branches], dim=1)))
+
+
+class MaskEncoder(nn.Module):
+    """Label maps at image resolution to maps at a feature's resolution, by stages of ``ASPP`` with stride 2.
+
+    Args:
+        num_classes: Number of classes; labels outside ``0 .. num_classes - 1`` are taken for void.
+        widths: Output maps of each stage; the last is repeated if more stages are needed.
+        reduction: Of the features. ``floor(log2(reduction))`` stages; the rest of a reduction that is no power of two (a ViT's 14)
+            is left to the caller.
+
+    Source:
+        Sec. 3.1, Fig. 2; 4.1 for the widths.
+    """
+
+    def __init__(self, num_classes: int, widths: Sequence[int], reduction: int, dilations: Sequence[int] = (1, 2, 4)) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        count = reduction.bit_length() - 1
+        chosen = [widths[min(stage, len(widths) - 1)] for stage in range(max(count, 1))]
+        stages: list[nn.Module] = []
+        previous: int | None = None
+        for width in chosen:
+            stride = 2 if count else 1
+            stages.append(ASPP(previous, width, dilations=dilations, stride=stride, num_classes=num_classes))
+            previous = width
+        self.stages = nn.Sequential(*stages)
+        self.out_channels = chosen[-1]
+
+    def forward(self, masks: Tensor) -> Tensor:
+        """``(B, H, W)`` int64 to ``(B, out_channels, h, w)``."""
+        void = (masks < 0) | (masks >= self.num_classes)
+        return self.stages(masks.masked_fill(void, self.num_classes))

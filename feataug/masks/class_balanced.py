@@ -1,0 +1,92 @@
+"""Masks by rarity of their classes, and new layouts: rare objects of one mask pasted into another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feataug.core.checks import check_masks, check_number
+from feataug.core.identity import describe_masks
+from feataug.errors import DataError, message
+from feataug.masks.sources import DatasetMasks, check_count
+
+
+class ClassBalancedMasks:
+    """Masks drawn so that every class is as likely to be asked for: first a class, then a mask that holds it.
+
+    Args:
+        dataset: As for ``DatasetMasks``. Every mask is read once, without transforms, to see which classes it holds.
+        num_classes: How many classes.
+        transforms: As for ``DatasetMasks``; a random crop is repeated, up to ``tries`` times, until the class is in it.
+        min_pixels: A mask holds a class from this many pixels on.
+        tries: See ``transforms``.
+        ignore_index: Label of void.
+
+    Raises:
+        DataError: no mask holds any class.
+        LabelError: a mask holds a value that is neither a class nor ``ignore_index``.
+
+    Source:
+        Class-uniform sampling, Zhu et al. (2019), Sec. 3.3, for masks.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        num_classes: int,
+        transforms: Callable[[Tensor], Tensor] | None = None,
+        *,
+        min_pixels: int = 16,
+        tries: int = 4,
+        ignore_index: int = 255,
+    ) -> None:
+        check_number("ClassBalancedMasks", "num_classes", num_classes, low=1, integer=True)
+        check_number("ClassBalancedMasks", "min_pixels", min_pixels, low=1, integer=True)
+        check_number("ClassBalancedMasks", "tries", tries, low=1, high=1000, integer=True)
+        self.masks = DatasetMasks(dataset, transforms)
+        self.num_classes, self.min_pixels, self.tries = num_classes, min_pixels, tries
+        plain = DatasetMasks(dataset, torch.as_tensor)  # as they are stored: the data set's own transforms would crop at random
+        held: list[list[int]] = [[] for _ in range(num_classes)]
+        for index in range(len(plain)):
+            (mask,) = check_masks("ClassBalancedMasks", plain.item(index, 0)[None], num_classes, ignore_index)
+            counts = torch.bincount(mask[mask != ignore_index], minlength=num_classes)
+            for number in (counts >= min_pixels).nonzero().flatten().tolist():
+                held[number].append(index)
+        self.held = {number: indices for number, indices in enumerate(held) if indices}
+        if not self.held:
+            raise DataError(
+                message(
+                    "ClassBalancedMasks: no mask holds a class.",
+                    given=f"{len(plain)} masks",
+                    needed=f"{min_pixels} pixels of one class",
+                )
+            )
+
+    def settings(self) -> dict[str, Any]:
+        """What decides which masks are drawn, for checkpoints and result files."""
+        numbers = {"min_pixels": self.min_pixels, "tries": self.tries, "num_classes": self.num_classes}
+        return numbers | {"masks": describe_masks(self.masks)}
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """``n`` masks, ``(n, H, W)`` int64."""
+        check_count("ClassBalancedMasks", n)
+        if not n:
+            return self.masks.draw(0, generator)
+        classes = list(self.held)
+        masks = []
+        with torch.random.fork_rng(devices=[]):
+            for pick in torch.randint(len(classes), (n,), generator=generator).tolist():
+                indices = self.held[classes[pick]]
+                index = indices[int(torch.randint(len(indices), (), generator=generator))]
+                # All seeds are drawn, used or not, so that a draw takes the same numbers whatever the masks hold.
+                for seed in torch.randint(2**62, (self.tries,), generator=generator).tolist():
+                    mask = self.masks.item(index, seed)
+                    if int((mask == classes[pick]).sum()) >= self.min_pixels:
+                        break
+                masks.append(mask)
+        return self.masks.stack(masks)
+
+

@@ -1,0 +1,157 @@
+"""Leave out synthetic pixels that a decoder trained on real features finds too hard for their class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from feataug.core.checks import (
+    check_batch,
+    check_features,
+    check_loader,
+    check_mask_form,
+    check_masks,
+    check_number,
+    check_pairs,
+    check_void,
+    describe,
+    is_plain,
+)
+from feataug.core.modes import eval_mode
+from feataug.core.windows import tiles
+from feataug.errors import DataError, ShapeError, message
+from feataug.inference.context_check import CropSize, size_of
+from feataug.losses import resize_logits, smoothed_cross_entropy, split_outputs
+
+
+class PixelFilter:
+    """Sets the label of a synthetic pixel to void where its loss exceeds ``factor`` times the mean loss of its class on real features.
+
+    A pixel that the decoder finds much harder than real ones of its class was most likely generated badly: its label and its feature
+    do not belong together.
+
+    Args:
+        cut: A cut of the *reference*: the model as it was trained on real images. It must not be trained further: ``PixelFilter.fit``
+            makes a copy.
+        class_loss: Mean loss of each class on real features, ``(num_classes,)``; NaN for a class that was not seen, whose pixels are
+            all kept.
+        factor: How much harder a synthetic pixel may be.
+        ignore_index: Label of void.
+
+    Attributes:
+        rejected: Share of the valid pixels of the last call that were rejected, a scalar tensor.
+
+    Raises:
+        ConfigError: ``factor`` is out of range.
+        ShapeError: ``class_loss`` is no vector of floats.
+
+    Source:
+        Yang et al. (2023), FreeMask, Sec. 3.3 (1.25 times the class's mean loss). Ours: on features.
+    """
+
+    def __init__(self, cut: Any, class_loss: Tensor, *, factor: float = 1.25, ignore_index: int = 255) -> None:
+        check_number("PixelFilter", "factor", factor, low=0, open_low=True)
+        if not is_plain(class_loss) or not class_loss.is_floating_point() or class_loss.ndim != 1:
+            raise ShapeError(
+                message(
+                    "PixelFilter: class_loss is no loss for each class.", given=describe(class_loss), needed="(num_classes,) float"
+                )
+            )
+        check_void("PixelFilter", len(class_loss), ignore_index)
+        self.cut, self.class_loss, self.factor, self.ignore_index = cut, class_loss, float(factor), ignore_index
+        self.rejected = torch.zeros(())
+
+    @classmethod
+    @torch.no_grad()
+    def fit(
+        cls,
+        cut: Any,
+        loader: Iterable[tuple[Tensor, Tensor]],
+        num_classes: int,
+        *,
+        factor: float = 1.25,
+        ignore_index: int = 255,
+        device: Any = None,
+        window: CropSize = "noted",
+    ) -> PixelFilter:
+        """Copy the cut's model as the reference, and measure each class's mean loss on real images.
+
+        Args:
+            cut: A cut of the trained model, before it is trained further.
+            loader: Yields ``(images, masks)``; read once.
+            num_classes: How many classes.
+            factor, ignore_index: As above.
+            device: Where to compute; the model's by default.
+            window: Images that are larger than this are looked at in windows of it, side by side: ``"noted"`` for the size of the crops that
+                ``Finetuner`` trained the model on, ``None`` for whole images. Synthetic features are of crops.
+
+        Raises:
+            DataError: the loader holds no valid pixel.
+        """
+        check_number("PixelFilter", "num_classes", num_classes, low=1, integer=True)
+        reference = cut.clone()
+        reference.model.requires_grad_(False).eval()
+        if device is not None:
+            reference.model.to(device)
+        device = next(reference.model.parameters()).device
+        tile = size_of("PixelFilter", cut.model, window, "window")
+        sums, counts = (torch.zeros(num_classes, dtype=torch.float64) for _ in range(2))
+        for batch in check_loader("PixelFilter", loader):
+            images, masks = check_batch("PixelFilter", batch, reference.model)
+            masks = check_masks("PixelFilter", masks, num_classes, ignore_index).to(device)
+            for part, _, counted in tiles(images.to(device), masks, tile, ignore_index):
+                pixels = _losses(reference.model(part), counted, ignore_index)
+                valid = counted != ignore_index
+                sums += torch.bincount(counted[valid], pixels[valid].double(), num_classes).cpu()
+                counts += torch.bincount(counted[valid], minlength=num_classes).cpu()
+        if not counts.sum():
+            raise DataError(message("PixelFilter: no valid pixel.", given="a loader of void", needed="images with labels"))
+        return cls(reference, (sums / counts).float(), factor=factor, ignore_index=ignore_index)
+
+    @torch.no_grad()
+    def __call__(self, features: Sequence[Tensor], masks: Tensor) -> Tensor:
+        """Masks with the rejected pixels void.
+
+        Args:
+            features: Synthetic, one ``(n, channels, h, w)`` tensor per level.
+            masks: ``(n, H, W)`` that they were generated from; stays as it is.
+        """
+        features = check_features("PixelFilter", features, self.cut.spec)
+        check_mask_form("PixelFilter", masks)
+        check_pairs("PixelFilter", features, masks)
+        masks = masks.long()
+        size = (int(masks.shape[-2]), int(masks.shape[-1]))
+        # The reference was copied where the model was then; a trainer may have taken the model to a GPU since.
+        self.cut.model.to(masks.device)
+        parameter = next(self.cut.model.parameters())
+        with eval_mode(self.cut.model):
+            out = self.cut.decode([level.to(masks.device, parameter.dtype) for level in features], size)
+        classes = split_outputs(out)[0].shape[1]
+        if classes > len(self.class_loss):
+            raise ShapeError(
+                message(
+                    "PixelFilter: class_loss does not fit the model.", given=describe(self.class_loss), needed=f"({classes},) float"
+                )
+            )
+        if masks.device.type == "cpu":
+            # On a GPU the generator, which has seen the masks before, has waited for the same check.
+            check_masks("PixelFilter", masks, classes, self.ignore_index)
+        pixels = _losses(out, masks, self.ignore_index)
+        valid = masks != self.ignore_index
+        bounds = self.factor * self.class_loss.to(masks.device)[masks.masked_fill(~valid, 0)]
+        # A comparison with NaN is false: classes that were not measured are kept.
+        wrong = valid & (pixels > bounds)
+        self.rejected = wrong.sum() / valid.sum().clamp(min=1)
+        return masks.masked_fill(wrong, self.ignore_index)
+
+
+# A filter is anything that takes features and masks and returns masks.
+Filter = Callable[[Sequence[Tensor], Tensor], Tensor]
+
+
+def _losses(out: Any, masks: Tensor, ignore_index: int) -> Tensor:
+    logits = resize_logits(split_outputs(out)[0], masks.shape[-2:])
+    return smoothed_cross_entropy(logits, masks, 0.0, ignore_index)

@@ -1,0 +1,5 @@
+"""The paper's reference network."""
+
+from feataug.models.pspnet import PSPNet
+
+__all__ = ["PSPNet"]

@@ -1,0 +1,1 @@
+"""Show results: tables, pictures and the HTML page of a run."""

@@ -1,0 +1,338 @@
+"""Train a segmentation model on real batches, or on batches that a mixer extends by synthetic features."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from feataug.core.checks import check_dtype_of, check_images, check_mask_form, check_pairs
+from feataug.core.crop_sizes import SeenSizes, note_size
+from feataug.core.distributed import all_reduce_sum
+from feataug.core.fingerprints import fingerprint
+from feataug.core.identity import describe_callable, describe_data
+from feataug.core.label_checks import FirstLabels, check_labels
+from feataug.core.modes import eval_mode
+from feataug.core.rng import seeded
+from feataug.errors import ConfigError, message
+from feataug.inference.context_check import CropSize
+from feataug.inference.evaluate import evaluate
+from feataug.io.hub import HubModel
+from feataug.losses import segmentation_loss
+from feataug.training.batch_norm import frozen_parts, measure, modes, modes_of
+from feataug.training.batches import bad_samples, endless, part_of, shared
+from feataug.training.config import FinetuneConfig
+from feataug.training.device import make_accelerator
+from feataug.training.progress import progress_bar
+from feataug.training.run_folder import RunFolder, check_finite, held
+from feataug.training.signals import StopRequest, stop_requests
+from feataug.training.state_io import broadcast_from_main, load_optimizer
+
+if TYPE_CHECKING:
+    from feataug.mixing.mixer import FeatureMixer
+
+# Lines of stats.jsonl with the loss alone, over a whole run: enough for a curve.
+_LINES = 50
+
+
+class Finetuner:
+    """SGD with the poly policy on ``(images, masks)``, with or without synthetic features.
+
+    Args:
+        model: The whole segmentation model, images to logits. It is put into train mode by its ``train``, which may keep norms frozen.
+            What was frozen before stays frozen, too: modules in eval mode within a model in train mode, without a weight that requires a
+            gradient.
+        config: See ``FinetuneConfig``.
+        mixer: Extends every batch at the cut; without one, training sees real samples only (the control).
+        cut: Where the mixer's features enter ``model``; needed with ``mixer``.
+        loss: Your own, of the model's output and the masks; cross entropy by default. A mixer brings its own.
+        output: Folder for ``stats.jsonl`` and checkpoints. A run that finds its own checkpoint there goes on from it.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, a ``torch.device``, or ``"auto"``.
+        same_start: Whether a run in ``output`` is continued only if it started from the weights that ``model`` has now. ``False`` is for
+            models whose first weights are random and were not seeded: the run's own weights then take their place.
+        progress: Show a progress bar; its text, if a string.
+
+    Raises:
+        ConfigError: a mixer without a cut, a cut of another model, or a mixer and a loss.
+
+    Source:
+        Sec. 4.1 (SGD, poly); E is updated by real samples only, D by both (Sec. 3).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: FinetuneConfig | None = None,
+        *,
+        mixer: FeatureMixer | None = None,
+        cut: Any = None,
+        loss: Callable[[Any, Tensor], Tensor] | None = None,
+        output: str | Path | None = None,
+        device: str | torch.device | None = "auto",
+        same_start: bool = True,
+        progress: bool | str = True,
+    ) -> None:
+        if mixer is not None and (cut is None or cut.model is not model):
+            raise ConfigError(
+                message(
+                    "Finetuner: the cut does not belong to the model.",
+                    given="no cut" if cut is None else f"a cut of another {type(cut.model).__name__}",
+                    needed="Finetuner(cut.model, mixer=mixer, cut=cut)",
+                )
+            )
+        if mixer is not None and loss is not None:
+            raise ConfigError(
+                message(
+                    "Finetuner: two losses.",
+                    given="a mixer and a loss",
+                    needed="one of them",
+                    advice="A loss of your own on mixed batches: give the mixer a subclass's loss(out, batch).",
+                )
+            )
+        self.model, self.mixer, self.cut, self.loss = model, mixer, cut, loss
+        self.config = config or FinetuneConfig()
+        self.run = RunFolder(output, self.config.to_dict() | {"mixed": mixer.settings() if mixer is not None else False})
+        self._same_start = same_start
+        self._start: dict[str, Any] = {}
+        self._modes: dict[nn.Module, bool] = {}
+        self._sizes: SeenSizes | None = None
+        self.accelerator = make_accelerator(device, self.config.mixed_precision)
+        self.progress = progress
+
+    def fit(
+        self,
+        loader: Iterable[tuple[Tensor, Tensor]],
+        validate: Callable[[nn.Module], dict[str, Any]] | Iterable[tuple[Tensor, Tensor]] | None = None,
+        *,
+        num_classes: int | None = None,
+        ignore_index: int = 255,
+        crop_size: CropSize = "noted",
+    ) -> list[dict[str, Any]]:
+        """Train for ``config.num_steps`` steps.
+
+        In the end the size of the real images is noted on the model, if it was one: ``evaluate`` and ``recognition`` go by it. The note goes
+        along with copies of the model, and into the folder that ``PSPNet.save_pretrained`` writes.
+
+        Args:
+            loader: Yields ``(images, masks)``, real samples; read as often as needed.
+            validate: A loader to measure on (then ``num_classes`` is needed), or a function of the model that returns figures
+                to log.
+            num_classes: For ``validate``.
+            ignore_index: Label of void.
+            crop_size: With a loader in ``validate``: whether the last measurement, and no other, looks for a context that depends on the
+                size, and warns, as ``evaluate`` does. ``"noted"`` is the size of the training images; ``None`` looks for nothing. A function
+                may predict as it likes, such as ``lambda model: evaluate(Inference(model, window=size), ...)``.
+
+        Returns:
+            One dictionary for each evaluation: ``progress`` (steps), and the measures of ``metrics.scores``.
+
+        Raises:
+            TrainingError: the loader yields nothing, or the loss is not finite.
+            CheckpointError: ``output`` holds a run with other settings, of another model, generator, mask source, data set or loss, or
+                another run uses it.
+            DataError: the masks that a reader of ``feataug.data`` reads hold one class and void only, as binary masks of 0 and 255 do.
+
+        Warns:
+            FeatAugWarning: a class has no pixel in any mask, where the set is small enough to look at all of them; or the last measurement
+                found that the model does worse on whole images than by windows.
+
+        Ctrl-C and SIGTERM save a checkpoint after the step that is under way, and leave by ``KeyboardInterrupt`` or ``SystemExit(143)``.
+        """
+        check_labels("Finetuner", loader, training=True)
+        check_labels("Finetuner", validate)
+        try:
+            with held(self.run.path), stop_requests() as stop:
+                return self._fit(loader, validate, num_classes, ignore_index, crop_size, stop)
+        finally:
+            if self._sizes is not None:
+                note_size(self.model, self._sizes.one())
+
+    def _fit(
+        self,
+        loader: Iterable[tuple[Tensor, Tensor]],
+        validate: Any,
+        num_classes: int | None,
+        ignore_index: int,
+        crop_size: CropSize,
+        stop: StopRequest,
+    ) -> list[dict[str, Any]]:
+        config, accelerator = self.config, self.accelerator
+        self.run.settings |= self._identity(loader, validate, num_classes, ignore_index)
+        memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.model.to(accelerator.device, memory_format=memory_format)  # type: ignore[call-overload]
+        optimizer = torch.optim.SGD(self._groups(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        model, optimizer = accelerator.prepare(self.model, optimizer)
+        if self.mixer is not None:
+            self.mixer.to(accelerator.device)
+            self.mixer.train()
+        step, results, running = 0, [], 0.0
+        sizes = SeenSizes()
+        if found := broadcast_from_main(self.run.resume, accelerator.device):
+            step, state = found
+            self.model.load_state_dict(state["model"])
+            load_optimizer(optimizer, state["optimizer"])
+            results, running = state["results"], state.get("running", 0.0)
+            sizes = SeenSizes(state.get("sizes", ()))
+            if self.mixer is not None:
+                self.mixer.load_plan_state(state["mixer"])
+        if isinstance(self.model, HubModel):
+            # What was known of the weights says nothing of those that come.
+            self.model.card = {}
+        note_size(self.model, None)
+        self._sizes = sizes
+        batches = endless(shared(loader, accelerator), step)
+        self._train_mode(model)
+        began = time.monotonic()
+        text = self.progress if isinstance(self.progress, str) else "finetune"
+        bar = progress_bar(config.num_steps, step, text, "step", bool(self.progress) and accelerator.is_main_process)
+        labels = FirstLabels("Finetuner", ignore_index)
+        with bar:
+            while step < config.num_steps:
+                images, masks = next(batches)
+                check_images("Finetuner", images)
+                sizes.see(images)
+                if self.loss is None:
+                    check_mask_form("Finetuner", masks)
+                    labels.look(masks, num_classes)
+                    check_pairs("Finetuner", (images,), masks, "images")
+                images = images.to(accelerator.device, memory_format=memory_format, non_blocking=True)
+                masks = masks.to(accelerator.device, non_blocking=True)
+                for group in optimizer.param_groups:
+                    group["lr"] = config.lr * group["scale"] * (1 - step / config.num_steps) ** config.power
+                # Dropout then depends on the step alone: arms see equal noise, and a resumed run repeats it.
+                seed = (config.seed * 1_000_003 + step + 10**12 * accelerator.process_index) % 2**63
+                with seeded(seed, accelerator.device):
+                    loss = self._loss(model, images, masks, ignore_index)
+                optimizer.zero_grad()
+                accelerator.backward(loss)
+                optimizer.step()
+                step += 1
+                value = float(all_reduce_sum(loss.detach())) / accelerator.num_processes
+                running = value if step == 1 else 0.95 * running + 0.05 * value
+                check_finite("the loss", running, step)
+                bar.update()
+                bar.set_postfix_str(f"loss {running:.3f}", refresh=False)
+                last = step == config.num_steps
+                stop.sync(accelerator.device)
+                if validate is not None and (last or (config.eval_every and step % config.eval_every == 0)):
+                    with stop.interruptible():
+                        check = (sizes.one() if crop_size == "noted" else crop_size) if last else None
+                        result = {"progress": step} | self._validate(validate, num_classes, ignore_index, check)
+                    result |= bad_samples(loader)
+                    results.append(result)
+                    self.run.log(step, result | {"loss": running, "seconds": round(time.monotonic() - began, 1)})
+                elif last or step % max(config.num_steps // _LINES, 1) == 0:
+                    self.run.log(step, {"loss": running, "seconds": round(time.monotonic() - began, 1)})
+                if last or stop.signum or (config.save_every and step % config.save_every == 0):
+                    self._save(step, optimizer, results, running)
+                stop.raise_if_requested()
+        return results
+
+    def update_bn(self, loader: Iterable[Any]) -> None:
+        """Measure BatchNorm's running statistics on one pass over real images, for the norms that were trained; see ``feataug.update_bn``.
+
+        After mixed training they are those of real and synthetic features together, which evaluation on real images does not want.
+        On CamVid it turned a loss of class accuracy into a gain (``docs/whole-images.md``). Norms that were in eval mode in ``fit`` stay as they
+        are, whatever mode the model has now. Without a ``fit`` before, the model's modes count; a model in eval mode is put into train
+        mode first, by its own ``train``, and back.
+
+        Args:
+            loader: Yields ``(images, masks)`` or images; one that repeats itself (``data.seeded_loader``) is read from its first epoch.
+
+        Raises:
+            DataError: the loader yields nothing, or no images.
+
+        Source:
+            ``torch.optim.swa_utils.update_bn``. Ours: to use it here.
+        """
+        batches: Any = getattr(loader, "batch_sampler", None)
+        if hasattr(batches, "set_epoch"):
+            # A run that was resumed at its end would otherwise look at another epoch's crops.
+            batches.set_epoch(0)
+        if self.model in self._modes or self.model.training:
+            measure(self.model, loader, self.accelerator.device, self._modes, "Finetuner.update_bn")
+            return
+        # Never trained here, and in eval mode.
+        with modes(self.model, {}):
+            self.model.train()
+            measure(self.model, loader, self.accelerator.device, {}, "Finetuner.update_bn")
+
+    def trained_modes(self, trained: Mapping[nn.Module, bool]) -> None:
+        """Say which modules of ``model`` were in training mode, where other code has trained it; ``update_bn`` then goes by it."""
+        self._modes = dict(trained)
+
+    def _train_mode(self, model: nn.Module) -> None:
+        """Training mode, but for what was frozen before; ``update_bn`` asks later which norms were trained."""
+        frozen = frozen_parts(self.model)
+        model.train()
+        for module in frozen:
+            module.training = False
+        self._modes = modes_of(self.model)
+
+    def _identity(self, loader: Any, validate: Any, num_classes: int | None, ignore_index: int) -> dict[str, Any]:
+        """What tells this run from others besides its settings; the model and the generator as they were when training began."""
+        if not self._start:
+            # An empty description is compared with nothing.
+            self._start = {"model": fingerprint(self.model) if self._same_start else {}, "loss": describe_callable(self.loss)}
+            if self.mixer is not None:
+                spec = getattr(self.cut, "spec", None)
+                self._start |= self.mixer.origin() | {
+                    "cut": list(getattr(self.cut, "at", ())),
+                    "spec": spec.to_dict() if spec is not None else None,
+                }
+        found: dict[str, Any] = {"data": describe_data(loader), "ignore_index": ignore_index}
+        if validate is None or not callable(validate):
+            found |= {"val_data": describe_data(validate, measured=True), "num_classes": num_classes}
+        return self._start | found
+
+    def _loss(self, model: nn.Module, images: Tensor, masks: Tensor, ignore_index: int) -> Tensor:
+        with self.accelerator.autocast():
+            check_dtype_of("Finetuner", "images", images, self.model)
+            if self.mixer is None:
+                out = model(images)
+                if self.loss is not None:
+                    return self.loss(out, masks)
+                return segmentation_loss(
+                    out, masks, aux_weight=self.config.aux_weight, ignore_index=ignore_index, across_processes=True
+                )
+            with self.mixer.on(self.cut, masks) as batch:
+                out = model(images)
+            return self.mixer.loss(out, batch)
+
+    def _validate(self, validate: Any, num_classes: int | None, ignore_index: int, check: CropSize) -> dict[str, Any]:
+        if not callable(validate):
+            if num_classes is None:
+                raise ConfigError(message("Finetuner: num_classes is missing.", given="a validation loader", needed="num_classes="))
+            # The metrics' counts are summed over processes.
+            device = self.accelerator.device
+            return evaluate(self.model, part_of(validate), num_classes, ignore_index=ignore_index, device=device, crop_size=check)
+        # Each module back into its own mode: what was frozen stays frozen.
+        with eval_mode(self.model):
+            return validate(self.model)
+
+    def _save(self, step: int, optimizer: Any, results: list[dict[str, Any]], running: float) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "results": results,
+            "running": running,
+            "sizes": self._sizes.state() if self._sizes is not None else [],
+        }
+        if self.mixer is not None:
+            state["mixer"] = self.mixer.plan_state()
+        self.run.save(step, state)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameters by their learning rate's factor."""
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad:
+                scales = [scale for prefix, scale in self.config.lr_scale.items() if name.startswith(prefix)]
+                groups.setdefault(scales[0] if scales else 1.0, []).append(parameter)
+        if not groups:
+            raise ConfigError(message("Finetuner: nothing to train.", given="no parameter requires a gradient", needed="one"))
+        return [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]

@@ -1,0 +1,261 @@
+"""Train a feature generator: BicycleGAN's objective on (mask, E(image)) pairs."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterable
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel
+
+from feataug.core.compatibility import check_spec
+from feataug.core.distributed import all_reduce_sum
+from feataug.core.fingerprints import fingerprint
+from feataug.core.identity import architecture, describe_data
+from feataug.core.label_checks import FirstLabels, check_labels
+from feataug.core.modes import eval_mode
+from feataug.cutting.cut import Cut
+from feataug.errors import DataError, FeatAugWarning
+from feataug.generation.generator import FeatureGenerator
+from feataug.inference.recognition import recognition
+from feataug.io.model_card import known_facts
+from feataug.training.batches import bad_samples, endless, shared
+from feataug.training.bicyclegan import MakeCritic, Objective
+from feataug.training.config import GeneratorConfig
+from feataug.training.device import make_accelerator
+from feataug.training.feature_statistics import channel_statistics
+from feataug.training.progress import progress_bar
+from feataug.training.run_folder import RunFolder, check_finite, held
+from feataug.training.signals import StopRequest, stop_requests
+from feataug.training.state_io import broadcast_from_main, load_optimizer
+
+# The latent L1 alone is no witness: with the mode-seeking term it stayed above 0.8 (E|N(0, 1)|) while samples did differ.
+DIVERSITY_ALARM = 0.1
+
+
+class GeneratorTrainer:
+    """Trains ``generator`` to emit what the frozen encoder of ``cut`` makes of images.
+
+    Args:
+        generator: A ``FeatureGenerator`` for ``cut.spec``.
+        cut: A cut of the trained segmentation model. Its weights, modes and running statistics stay as they are.
+        config: See ``GeneratorConfig``; ``GeneratorConfig.paper()`` for the paper's objective.
+        critic: A function of ``(num_classes, spec)`` that returns a critic of your own: a module whose ``forward(masks, features)`` returns a list of
+            tensors of scores, with as many rows as the features, ``k B`` for ``B`` masks. Called twice. The critics of ``config`` by default.
+        output: Folder for ``stats.jsonl``, checkpoints and trackers. A run that finds its own checkpoint there goes on from it.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, a ``torch.device``, or ``"auto"``.
+        progress: Show a progress bar; its text, if a string.
+
+    Raises:
+        ShapeError: the generator was made for another cut.
+        ConfigError: ``critic`` makes no module that can be trained.
+
+    Source:
+        Sec. 3.1 and Zhu et al. (2017), BicycleGAN. Ours, as settings: task loss through the frozen decoder, mode-seeking term, moving
+        average of the weights.
+    """
+
+    def __init__(
+        self,
+        generator: FeatureGenerator,
+        cut: Cut,
+        config: GeneratorConfig | None = None,
+        *,
+        critic: MakeCritic | None = None,
+        output: str | Path | None = None,
+        device: str | torch.device | None = "auto",
+        progress: bool | str = True,
+    ) -> None:
+        check_spec("GeneratorTrainer", generator.spec, cut.spec, "FeatureGenerator(num_classes, spec=cut.spec)")
+        self.generator, self.cut = generator, cut
+        self.config = config or GeneratorConfig()
+        judges = {} if critic is None else {"critic": getattr(critic, "__qualname__", type(critic).__qualname__)}
+        self.run = RunFolder(output, self.config.to_dict() | judges)
+        self.accelerator = make_accelerator(device, self.config.mixed_precision, self.config.trackers, self.run.path)
+        self.progress = progress
+        self._last: dict[str, float] = {}
+        self.objective = Objective(generator, cut, self.config, critic)
+        self.parts = self.objective.parts
+
+    def fit(
+        self,
+        loader: Iterable[tuple[Tensor, Tensor]],
+        val_loader: Iterable[tuple[Tensor, Tensor]] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Train for ``config.num_images`` images; the generator then holds the averaged weights.
+
+        Args:
+            loader: Yields ``(images, masks)`` in batches of two or more; read as often as needed. Features are encoded on the way, or come
+                from a ``FeatureBank``: ``(features, masks)``.
+            val_loader: Pairs to measure the recognition score and the diversity ratio on; without it they are not measured.
+
+        Returns:
+            One dictionary for each measurement: ``progress`` (images), and what ``metrics.recognition`` returns.
+
+        Raises:
+            TrainingError: the loader yields nothing, or single samples, or a loss is not finite.
+            LabelError: a mask holds a value that is neither a class nor ``ignore_index``.
+            DataError: the masks hold one class and void only, as binary masks of 0 and 255 do.
+            CheckpointError: ``output`` holds a run with other settings, of another cut, model, generator or data set, or another run uses
+                it.
+
+        Warns:
+            FeatAugWarning: the generator ignores ``z``; or a class has no pixel in any mask, where the set is small enough to look at all.
+
+        Ctrl-C and SIGTERM save a checkpoint after the step that is under way, and leave by ``KeyboardInterrupt`` or ``SystemExit(143)``.
+        """
+        check_labels("GeneratorTrainer", loader, training=True)
+        check_labels("GeneratorTrainer", val_loader)
+        with held(self.run.path), stop_requests() as stop:
+            return self._fit(loader, val_loader, stop)
+
+    def _fit(self, loader: Iterable[tuple[Tensor, Tensor]], val_loader: Any, stop: StopRequest) -> list[dict[str, Any]]:
+        config, accelerator, device = self.config, self.accelerator, self.accelerator.device
+        self.run.settings |= {
+            "cut": list(self.cut.at), "spec": self.cut.spec.to_dict(), "model": fingerprint(self.cut.model),
+            "architecture": architecture(self.generator), "data": describe_data(loader), "val_data": describe_data(val_loader, measured=True),
+        }  # fmt: skip
+        self.objective.prepare(accelerator)
+        optimizers = self.objective.optimizers
+        ema = AveragedModel(self.generator) if config.ema_images else None
+        seen, step, results = 0, 0, []
+        sums: dict[str, Any] = {}
+        lines = 0
+        last_batch: Any = None
+        found = broadcast_from_main(self.run.resume, device)
+        if found:
+            seen, state = found
+            step, results = state["step"], state["results"]
+            if "running" in state:
+                sums, lines = state["running"]["sums"], state["running"]["lines"]
+            self.generator.load_state_dict(state["generator"])
+            self.parts.load_state_dict(state["parts"])
+            for name, optimizer in optimizers.items():
+                load_optimizer(optimizer, state["optimizers"][name])
+            if ema is not None:
+                ema.load_state_dict(state["ema"])
+        loader, processes = shared(loader, accelerator), accelerator.num_processes
+        with self._frozen():
+            if not bool(self.generator.fitted):
+                self.generator.set_statistics(*channel_statistics(self.cut, endless(loader), config.stats_images, device))
+                if ema is not None:
+                    ema.module.load_state_dict(self.generator.state_dict())
+            batches = endless(loader, step)
+            began = time.monotonic()
+            shown = bool(self.progress) and accelerator.is_main_process
+            text = self.progress if isinstance(self.progress, str) else "generator"
+            labels = FirstLabels("GeneratorTrainer", self.generator.ignore_index)
+            with progress_bar(config.num_images, seen, text, "img", shown) as bar:
+                while seen < config.num_images:
+                    images, masks = last_batch = next(batches)
+                    labels.look(masks, self.generator.num_classes)
+                    losses = self.objective.step(images, masks, seen)
+                    if ema is not None:
+                        self._average(ema, len(masks) * processes)
+                    before, seen, step = seen, seen + len(masks) * processes, step + 1
+                    for name, value in losses.items():
+                        sums[name] = sums.get(name, 0.0) + value
+                    lines += 1
+                    bar.update(min(seen, config.num_images) - before)
+                    last = seen >= config.num_images
+                    stop.sync(device)
+
+                    def due(every: int, start: int = before, end: int = seen, final: bool = last) -> bool:
+                        return final or bool(every and start // every != end // every)
+
+                    if due(config.log_images):
+                        means = {name: float(all_reduce_sum(value)) / lines / processes for name, value in sums.items()}
+                        for name, mean in means.items():
+                            check_finite(f"the loss {name!r}", mean, seen)
+                        self.run.log(seen, means | {"seconds": round(time.monotonic() - began, 1)})
+                        if config.trackers:
+                            accelerator.log(means, step=seen)
+                        bar.set_postfix_str(f"l1 {means['l1']:.3f} gan {means['gan']:.3f} latent {means['latent']:.2f}")
+                        sums, lines, self._last = {}, 0, means
+                    if val_loader is not None and due(config.eval_images):
+                        with stop.interruptible():
+                            results.append({"progress": seen} | self._evaluate(val_loader, ema) | bad_samples(loader))
+                        self.run.log(seen, results[-1])
+                    if due(config.snapshot_images) or stop.signum:
+                        for name, value in sums.items():
+                            check_finite(f"the loss {name!r}", float(all_reduce_sum(value)), seen)
+                        self._save(seen, step, optimizers, ema, results, {"sums": sums, "lines": lines})
+                    stop.raise_if_requested()
+        if ema is not None:
+            self.generator.load_state_dict(ema.module.state_dict())
+        self.generator.eval()
+        # What was known of the weights before says nothing of these.
+        self.generator.card = known_facts({"images": seen} | ({"recognition": _score(results[-1])} if results else {}))
+        if config.trackers:
+            accelerator.end_training()
+        if accelerator.is_main_process and (results or (last_batch is not None and isinstance(last_batch[0], Tensor))):
+            # Without a validation set the last batch has to do, unless it is of a single class.
+            with suppress(DataError):
+                self._warn((results[-1] if results else self._evaluate([last_batch], None))["diversity"])
+        return results
+
+    @torch.no_grad()
+    def _average(self, ema: AveragedModel, images: int) -> None:
+        """Exponential moving average with a half-life in images, shorter while young: the first weights are noise."""
+        count = int(ema.n_averaged)
+        decay = min(0.5 ** (images / self.config.ema_images), (1 + count) / (10 + count))
+        for average, weight in zip(ema.module.parameters(), self.generator.parameters(), strict=True):
+            average.lerp_(weight, 1 - decay)
+        ema.n_averaged += 1
+
+    def _evaluate(self, val_loader: Iterable[tuple[Tensor, Tensor]], ema: Any) -> dict[str, Any]:
+        generator = ema.module if ema is not None else self.generator
+        ignore_index = self.generator.ignore_index
+        return recognition(
+            self.cut, generator, val_loader, ignore_index=ignore_index, seed=self.config.seed, device=self.accelerator.device
+        )
+
+    def _save(
+        self, seen: int, step: int, optimizers: dict[str, Any], ema: Any, results: list[dict[str, Any]], running: dict[str, Any]
+    ) -> None:
+        self.run.save(
+            seen,
+            {
+                "step": step,
+                "results": results,
+                "running": running,
+                "generator": self.generator.state_dict(),
+                "parts": self.parts.state_dict(),
+                "optimizers": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
+                "ema": ema.state_dict() if ema is not None else None,
+            },
+        )
+
+    @contextmanager
+    def _frozen(self) -> Any:
+        """The segmentation model in eval mode and without gradients to its weights, then back as it was."""
+        model = self.cut.model
+        flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+        try:
+            model.requires_grad_(False)
+            self.generator.train()
+            with eval_mode(model):
+                yield
+        finally:
+            for parameter, flag in flags:
+                parameter.requires_grad_(flag)
+
+    def _warn(self, diversity: float) -> None:
+        if diversity < DIVERSITY_ALARM:
+            latent = f"latent L1 {self._last['latent']:.2f} (0.80 means that nothing of z is found)" if self._last else ""
+            warnings.warn(
+                f"GeneratorTrainer: the generator seems to ignore z: diversity ratio {diversity:.3f} (1 is as varied as real "
+                f"features){', ' if latent else ''}{latent}. Raise latent_weight or diversity_weight, or train longer.",
+                FeatAugWarning,
+                stacklevel=4,
+            )
+
+
+def _score(result: dict[str, Any]) -> dict[str, float]:
+    """The recognition score, as a model card has it."""
+    return {name: result[name]["miou"] for name in ("real", "synthetic")} | {name: result[name] for name in ("ratio", "diversity")}

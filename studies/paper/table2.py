@@ -1,0 +1,40 @@
+"""Table 2: another data set, at a single scale and at several scales with mirror images.
+
+    python -m studies.paper.table2 --data DIR --dataset idd [--quick]
+
+The paper's second data set is ADE20K (``--dataset ade20k``); without it, IDD-Lite or CamVid show the same: whether what is gained at one scale
+is gained at several, too.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from feataug.evaluation.paired_differences import interval
+from feataug.metrics import TITLES
+from feataug.reporting.tables import MEASURES
+from studies.lib.variants import Variants, prepared, told
+
+
+def prepare(argv: Sequence[str] | None = None) -> Variants:
+    return prepared("table2", __doc__, argv=argv)
+
+
+def arms(study: Variants) -> dict[str, Any]:
+    return {}
+
+
+def run(study: Variants) -> None:
+    result = study.compare({})
+    told(study, result)
+    scales = study.several_scales(["control", "feataug"])
+    study.write({"comparison": result, "several_scales": scales})
+    gap = scales["differences"]["feataug"]
+    print("at several scales, feataug minus control: " + ", ".join(f"{TITLES[m]} {interval(gap[m])}" for m in MEASURES))
+
+
+def main() -> None:
+    run(prepare())
+
+
+if __name__ == "__main__":
+    main()

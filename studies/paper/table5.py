@@ -1,0 +1,112 @@
+"""Table 5: additional masks, one to three of the training set's, at a single scale and (``--several-scales``) at several.
+
+    python -m studies.paper.table5 --data DIR --dataset camvid [--unlabelled FOLDER] [--synscapes FOLDER] [--several-scales] [--quick]
+
+- ``masks T+V``: the validation set's masks, without their images (the arm of Table 1);
+- ``rendered``: masks of the embedded scenes, classes matched by name (the paper: Synscapes; ``--synscapes FOLDER`` where one has it);
+- ``pseudo``: a folder of unlabelled images, or those that ``--fraction`` leaves out, labelled by the base model (posterior above 0.7, holes
+  filled by the nearest label);
+- ``left-out``: the true masks of these, without their images: what pseudo labels could be at best;
+- ``composed``: rare objects of some training masks pasted into others (ours).
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from feataug import pseudo_masks
+from feataug.data import Images, Scenes, Synscapes, eval_transforms
+from studies.lib.variants import Variants, prepared, told
+
+# The embedded scenes' classes by the names that data sets give them; what a set lacks becomes void.
+NAMES = {
+    "building": ("building", "far objects"),
+    "road": ("road", "drivable"),
+    "sidewalk": ("sidewalk", "pavement", "non-drivable"),
+    "vegetation": ("vegetation", "tree", "far objects"),
+    "car": ("car", "vehicles"),
+    "pole": ("pole", "road-side objects"),
+    "sign": ("traffic sign", "sign", "signsymbol", "road-side objects"),
+    "pedestrian": ("pedestrian", "person", "living things"),
+    "bicyclist": ("bicyclist", "rider", "living things"),
+    "sky": ("sky",),
+}
+
+
+def rendered(study: Variants) -> Any:
+    """Synscapes' masks, or the embedded scenes' in the classes of the study's data set; ``None`` if it has fewer than half of them."""
+    if study.args.synscapes is not None:
+        return study.crops(Synscapes(study.args.synscapes))
+    classes = [name.lower() for name in study.classes]
+    table = torch.full((256,), 255)
+    for number, name in enumerate(Scenes.classes):
+        found = [classes.index(other) for other in NAMES.get(name.lower(), ()) if other in classes]
+        if found:
+            table[number] = found[0]
+    if int((table != 255).sum()) * 2 < len(Scenes.classes):
+        return None
+    scenes = Scenes(500 if not study.args.quick else 20, study.size, seed=7)
+    return study.crops([table[torch.as_tensor(scenes.mask(index))] for index in range(len(scenes))])
+
+
+def unlabelled(study: Variants) -> Any:
+    """The images of ``--unlabelled``; with ``--fraction`` those that were left out; ``None`` where there are neither."""
+    if study.args.unlabelled is not None:
+        return Images(study.args.unlabelled, transforms=eval_transforms(study.size))
+    if study.args.fraction < 1:
+        return [image for image, _ in study.left_out(study.plain.transforms)]
+    return None
+
+
+def pseudo(study: Variants, images: Any) -> Any:
+    """Masks that the base model gives to unlabelled images, kept for the other arms."""
+    file = study.output / "pseudo.safetensors"
+    if not file.exists():
+        loader = torch.utils.data.DataLoader(images, study.whole)
+        masks = pseudo_masks(study.trained().to(study.device), loader)
+        save_file({f"{number:06d}": mask.to(torch.uint8) for number, mask in enumerate(masks)}, file)
+    return study.crops([mask.long() for _, mask in sorted(load_file(file).items())])
+
+
+def extra(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--unlabelled", type=Path, help="a folder of images; without one, there is no arm of pseudo labels")
+    parser.add_argument("--synscapes", type=Path, help="Synscapes' folder, for Cityscapes' classes, instead of the embedded scenes")
+    parser.add_argument("--several-scales", action="store_true", help="measure every arm at six scales and mirrored, too")
+
+
+def prepare(argv: Sequence[str] | None = None) -> Variants:
+    return prepared("table5", __doc__, extra=extra, argv=argv)
+
+
+def arms(study: Variants) -> dict[str, Any]:
+    sources = {
+        "masks T+V": study.crops(study.val),
+        "rendered masks": rendered(study),
+        "composed masks": study.masks("both"),
+    }
+    images = unlabelled(study)
+    if images is not None:
+        sources["pseudo masks"] = pseudo(study, images)
+    if study.args.fraction < 1:
+        sources["left-out masks"] = study.crops(study.left_out(study.train.transforms))
+    return {name: study.variant(masks=study.with_others(source)) for name, source in sources.items() if source is not None}
+
+
+def run(study: Variants) -> None:
+    found = arms(study)
+    result = study.compare(found)
+    told(study, result)
+    if study.args.several_scales:
+        study.write({"comparison": result, "several_scales": study.several_scales(["control", "feataug", *found])})
+
+
+def main() -> None:
+    run(prepare())
+
+
+if __name__ == "__main__":
+    main()

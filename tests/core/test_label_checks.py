@@ -1,0 +1,332 @@
+"""Labels that do not mean what their user thinks: binary masks of 0 and 255, void that is a class, classes without a pixel."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import feataug
+from feataug.core.label_checks import FirstLabels, check_labels, listed, one_class
+from feataug.core.specs import FeatureSpec, LevelSpec
+from feataug.data import MaskedImages, MaskFolder, eval_transforms, seeded_loader, train_transforms
+from feataug.errors import ConfigError, DataError, FeatAugWarning
+from feataug.inference.evaluate import evaluate
+from feataug.io.results import by_class
+from feataug.losses import segmentation_loss, smoothed_cross_entropy
+from feataug.reporting.page import write_page
+from feataug.reporting.tables import comparison_table, table
+
+NAMES = ("background", "lesion")
+SPEC = FeatureSpec((LevelSpec("x", 8, 4),))
+
+
+def folder(root, *masks, size=(8, 8)):
+    """Images and masks; each mask is given by the values of its rows, repeated."""
+    for name in ("i", "m"):
+        (root / name).mkdir(exist_ok=True)
+    for number, values in enumerate(masks):
+        rows = np.resize(np.array(values, np.uint8), size[0])
+        Image.fromarray(np.repeat(rows[:, None], size[1], 1)).save(root / f"m/{number:03}.png")
+        Image.new("RGB", size[::-1]).save(root / f"i/{number:03}.png")
+
+
+def data(root, classes=NAMES, **given):
+    return MaskedImages(root / "i", root / "m", classes, **{"transforms": eval_transforms(), **given})
+
+
+def always(number, classes=2):
+    return lambda images: nn.functional.one_hot(torch.full(images.shape[-2:], number), classes).permute(2, 0, 1)[None].float().repeat(
+        len(images), 1, 1, 1
+    )  # fmt: skip
+
+
+def error_of(call, kind=DataError):
+    with pytest.raises(kind) as error:
+        call()
+    return str(error.value)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_score_over_one_class_and_void_is_an_error(tmp_path, label):
+    folder(tmp_path, (label, 255), (label,))
+    loader = seeded_loader(data(tmp_path), 1, shuffle=False)
+    assert error_of(lambda: evaluate(always(label), loader, 2)) == (
+        "evaluate: the masks hold one class and void only, so that the measures say nothing.\n"
+        f"  given:   96 pixels of class {label}, 32 of void (255), none of the other 1\n"
+        "  needed:  pixels of two classes or more\n"
+        "If 255 is a class in the files, say so: the readers take ids={0: 0, 255: 1}. A set that is so all the same is measured by "
+        "feataug.SegmentationMetrics."
+    )
+    found = evaluate(always(0), seeded_loader(data(tmp_path, ids={label: label, 255: 1 - label}), 1, shuffle=False), 2)
+    assert found["absent"] == []
+
+
+@pytest.mark.parametrize(("masks", "absent"), [(((0, 1, 255),), []), (((0,),), [1]), (((255,),), [0, 1]), (((1, 0),), [])])
+def test_other_sets_have_their_figures(tmp_path, masks, absent):
+    folder(tmp_path, *masks)
+    assert evaluate(always(0), seeded_loader(data(tmp_path), 1, shuffle=False), 2)["absent"] == absent
+
+
+def test_recognition_says_so_too(tmp_path):
+    folder(tmp_path, (0, 255))
+    model = nn.Sequential()
+    model.body, model.head = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 2, 1)
+    cut = feataug.split(model, "body", example=torch.zeros(1, 3, 8, 8))
+    generator = feataug.FeatureGenerator(2, cut.spec, mask_widths=(4,), width=4, depth=0)
+    loader = seeded_loader(data(tmp_path), 1, shuffle=False)
+    assert error_of(lambda: feataug.recognition(cut, generator, loader)).startswith("recognition: the masks hold one class and void only")
+
+
+def test_readers_count_labels(tmp_path):
+    folder(tmp_path, *[(0, 255)] * 9, (1,))
+    reader = MaskFolder(tmp_path / "m", NAMES)
+    counts = reader.label_counts()
+    assert (counts.classes, counts.void, counts.masks, counts.of, counts.absent, counts.complete) == ((288, 64), 288, 10, 10, (), True)
+    assert reader.label_counts(1000) is counts  # looked at once
+    few = reader.label_counts(3)
+    assert (few.masks, few.of, few.complete) == (3, 10, False)
+    # Evenly spaced, the last one among them.
+    assert few.classes == (64, 64)
+    assert error_of(lambda: reader.label_counts(0), ConfigError) == (
+        "MaskFolder.label_counts: limit is out of range.\n  given:   0\n  needed:  an integer in [1, inf)"
+    )
+
+
+def test_a_look_before_training(tmp_path):
+    folder(tmp_path, *[(0, 255)] * 20)
+    reader = data(tmp_path)
+    text = (
+        'x: the masks hold one class and void only.\n  given:   label 0 ("background") and label 255, which was taken for void, in 20 of 20 '
+        "masks; no pixel of lesion\n  needed:  pixels of two classes or more\n"
+        'If 255 stands for "lesion", pass ids={0: 0, 255: 1} to MaskedImages (--ids 0=0 255=1).\n'
+        "If it is void, say so: ids={0: 0, 1: 1, 255: 255}."
+    )
+    loader = seeded_loader(reader, 4)
+    for source in (reader, loader, feataug.DatasetMasks(reader), feataug.HardNegativeSampler(reader), torch.utils.data.Subset(reader, [0])):
+        assert error_of(lambda source=source: check_labels("x", source)) == text
+    model = nn.Conv2d(3, 2, 1)
+    tuner = feataug.Finetuner(model, feataug.FinetuneConfig(num_steps=1), device="cpu", progress=False)
+    before = model.weight.clone()
+    for call in (lambda: tuner.fit(loader), lambda: tuner.fit([], loader, num_classes=2)):
+        assert error_of(call) == text.replace("x:", "Finetuner:", 1)
+    assert torch.equal(model.weight, before)
+    # One mask that shows the class, among those that are not looked at first: no error.
+    folder(tmp_path, *[(0, 255)] * 5, (0, 1))
+    check_labels("x", data(tmp_path), [1, 2], None, object())
+    # Said by ids: the user knows.
+    folder(tmp_path, *[(0, 255)] * 20)
+    check_labels("x", data(tmp_path, ids={0: 0, 1: 1, 255: 255}), data(tmp_path, ids={0: 0, 255: 1}))
+
+
+def test_a_class_that_no_training_mask_holds_is_a_warning(tmp_path):
+    folder(tmp_path, (0, 1), (0,))
+    classes = ("road", "sky", "car")
+    with pytest.warns(FeatAugWarning) as seen:
+        check_labels("x", data(tmp_path, classes), training=True)
+    assert [str(w.message) for w in seen] == [
+        "x: no mask holds these classes: car (all 2 masks were read). They cannot be learned from these masks."
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_labels("x", data(tmp_path, classes))  # to measure on: the figures say it
+        folder(tmp_path, *[(0, 1)] * 65)
+        check_labels("x", data(tmp_path, classes), training=True)  # not all masks were read: nothing is known
+    (tmp_path / "m/000.png").write_bytes(b"")
+    check_labels("x", data(tmp_path, classes), training=True)  # reading it in its turn raises
+
+
+def test_helpers():
+    assert [one_class(*case) for case in (((3, 0), 1), ((3, 0), 0), ((3, 1), 1), ((0, 0), 1), ((3,), 1))] == [True, *[False] * 4]
+    assert listed("abc", 2) == "a, b and 1 more"
+
+
+# Void that is also a class.
+WHO = {
+    "SegmentationMetrics": lambda k, v: feataug.SegmentationMetrics(k, v),
+    "FeatureGenerator": lambda k, v: feataug.FeatureGenerator(k, SPEC, mask_widths=(4,), width=4, depth=0, ignore_index=v),
+    "segmentation_loss": lambda k, v: segmentation_loss(torch.zeros(1, k, 2, 2), torch.zeros(1, 2, 2).long(), ignore_index=v),
+    "smoothed_cross_entropy": lambda k, v: smoothed_cross_entropy(torch.zeros(1, k, 2, 2), torch.zeros(1, 2, 2).long(), 0.0, v),
+    "PixelFilter": lambda k, v: feataug.PixelFilter(None, torch.zeros(k), ignore_index=v),
+    "FeatureMixer": lambda k, v: feataug.FeatureMixer(
+        feataug.FeatureGenerator(k, SPEC, mask_widths=(4,), width=4, depth=0, ignore_index=-1), torch.zeros(2, 8, 8).long(), ignore_index=v
+    ),
+    "ClassBalancedMasks": lambda k, v: feataug.ClassBalancedMasks(torch.zeros(2, 8, 8).long(), k, ignore_index=v),
+    "pseudo_masks": lambda k, v: feataug.pseudo_masks(always(0, k), [torch.zeros(1, 3, 2, 2)], ignore_index=v),
+}
+
+
+@pytest.mark.parametrize("who", WHO)
+@pytest.mark.parametrize("wrong", [(300, 255), (256, 255), (2, 0), (2, 1)])
+def test_void_that_is_also_a_class(who, wrong):
+    number, void = wrong
+    assert error_of(lambda: WHO[who](number, void), ConfigError) == (
+        f"{who}: ignore_index is also a class.\n  given:   ignore_index={void}, {number} classes\n"
+        f"  needed:  a label that is none of 0 .. {number - 1}\n"
+        "Pass ignore_index=-1, or 65535: to the reader of the data, to the generator and to all that take its masks."
+    )
+    for good in (-1, -100, 65535, number):
+        WHO[who](number, good)
+
+
+def test_readers_of_more_than_255_classes(tmp_path):
+    Image.fromarray(np.array([[254, 255, 256, 299, 65535]], np.uint16)).save(tmp_path / "a.png")
+    names = [str(k) for k in range(300)]
+    assert error_of(lambda: MaskFolder(tmp_path, names), ConfigError).startswith("MaskFolder: ignore_index is also a class.")
+    assert error_of(lambda: MaskFolder(tmp_path, names, ignore_index=-1), ConfigError) == (
+        "MaskFolder: label 255 is void and a class.\n  given:   300 classes, void=255\n  needed:  another label for void\n"
+        "If the files have no label for void, pass void=65535."
+    )
+    for void in (-1, 65535):
+        reader = MaskFolder(tmp_path, names, void=65535, ignore_index=void)
+        assert reader[0].tolist() == [[254, 255, 256, 299, void]]
+
+
+@pytest.mark.parametrize("void", [-1, 65535])
+def test_another_void_all_the_way(tmp_path, void):
+    folder(tmp_path, (0, 1, 255), (1, 255), size=(16, 16))
+    reader = data(tmp_path, ignore_index=void, transforms=train_transforms((16, 16), ignore_index=void))
+    assert reader[0][1].unique().tolist() in ([-1, 0, 1], [0, 1, 65535], [-1, 1], [1, 65535], [-1, 0], [0, 65535])
+    loader = seeded_loader(reader, 2, shuffle=False)
+    plain = seeded_loader(data(tmp_path, ignore_index=void), 2, shuffle=False)
+    found = evaluate(always(1), plain, 2, ignore_index=void)
+    other = evaluate(always(1), seeded_loader(data(tmp_path), 2, shuffle=False), 2)
+    assert found == other
+    model = nn.Sequential()
+    model.body, model.head = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 2, 1)
+    cut = feataug.split(model, "body", example=torch.zeros(1, 3, 16, 16))
+    generator = feataug.FeatureGenerator(2, cut.spec, mask_widths=(4, 4), width=4, depth=0, ignore_index=void)
+    pixel_filter = feataug.PixelFilter.fit(cut, plain, 2, ignore_index=void)
+    balanced = feataug.ClassBalancedMasks(reader, 2, ignore_index=void, min_pixels=1)
+    mixer = feataug.FeatureMixer(generator, balanced, 0.5, ignore_index=void, cut=cut, pixel_filter=pixel_filter)
+    images, masks = next(iter(loader))
+    with mixer.on(cut, masks) as batch:
+        out = model(images)
+    assert torch.isfinite(mixer.loss(out, batch))
+    assert set(feataug.recognition(cut, generator, plain, ignore_index=void)["real"]) >= {"miou", "absent"}
+    assert feataug.deficit_weights(model, plain, 2, ignore_index=void).shape == (2,)
+    tuner = feataug.Finetuner(model, feataug.FinetuneConfig(num_steps=1), device="cpu", progress=False)
+    assert tuner.fit(loader, plain, num_classes=2, ignore_index=void)[-1]["absent"] == []
+
+
+def test_void_has_no_part_in_the_figures():
+    metrics = feataug.SegmentationMetrics(3, -1)
+    for _ in range(2):
+        metrics.update(torch.zeros(1, 2, 2).long(), torch.tensor([[[0, 1], [-1, -1]]]))
+    assert metrics.compute()["absent"] == [2]
+    assert metrics.labels == ([2, 2, 0], 4)
+    metrics.reset()
+    assert metrics.compute()["absent"] == [0, 1, 2]
+    assert metrics.labels == ([0, 0, 0], 0)
+
+
+# Classes without a pixel are named wherever mIoU is shown.
+SAID = "No pixel in the validation masks: {}. mIoU counts such a class, as 0, only where it is predicted."
+
+
+def figures(*held):
+    confusion = torch.diag(torch.tensor([5 * (k in held) for k in range(3)]))
+    return by_class(feataug.metrics.scores(confusion), ("road", "sky", "car"))
+
+
+def test_tables_name_classes_without_a_pixel():
+    row = figures(0, 1)
+    assert row["absent"] == ["car"]
+    assert table({"x": row}).endswith("\n\n" + SAID.format("car"))
+    assert "No pixel" not in table({"x": figures(0, 1, 2)})
+    gap = {m: {"mean": 0.0, "low": None, "high": None} for m in feataug.metrics.MEASURES}
+    result = {"base": row, "arms": {"control": row}, "seeds": [0], "differences": {}, "verdict": "."}
+    assert SAID.format("car") in comparison_table(result | {"differences": {"control": gap}})
+    assert feataug.evaluation.paired_differences.mean_figures([row, row])["absent"] == ["car"]
+
+
+def test_the_page_and_the_card_name_them(tmp_path):
+    row = figures(1)
+    (tmp_path / "result.json").write_text(json.dumps(row))
+    page = write_page(tmp_path).read_text()
+    assert SAID.format("road, car") in page
+    (tmp_path / "result.json").write_text(json.dumps(figures(0, 1, 2)))
+    assert "No pixel" not in write_page(tmp_path).read_text()
+    facts = feataug.io.model_card.known_facts({"measures": feataug.metrics.scores(torch.diag(torch.tensor([5, 0, 5]))), "classes": ["a", "b", "c"]})
+    text = feataug.io.model_card.facts_text(facts)
+    assert "\nWithout a pixel in the masks that were measured on: b. Nothing is known of these classes.\n" in text
+    assert "Without a pixel" not in feataug.io.model_card.facts_text(feataug.io.model_card.known_facts({"measures": figures(0, 1, 2)}))
+
+
+def test_a_mixer_takes_whatever_holds_masks(tmp_path):
+    folder(tmp_path, (0, 1), (1, 0))
+    generator = feataug.FeatureGenerator(2, SPEC, mask_widths=(4,), width=4, depth=0)
+    plain = data(tmp_path)
+    sources = (plain, MaskFolder(tmp_path / "m", NAMES), torch.zeros(3, 8, 8).long(), [torch.zeros(8, 8).long()], feataug.DatasetMasks(plain))
+    for source in sources:
+        mixer = feataug.FeatureMixer(generator, source, 0.5)
+        assert hasattr(mixer.masks, "draw")
+        assert mixer(torch.zeros(2, 8, 2, 2), torch.zeros(2, 8, 8).long()).masks.shape == (4, 8, 8)
+    assert mixer.masks is sources[-1]
+    for wrong in ({"a": 1}, 7, "masks"):
+        assert error_of(lambda wrong=wrong: feataug.FeatureMixer(generator, wrong), ConfigError).startswith("FeatureMixer: masks cannot draw.")
+
+
+def binary(count=8, size=16):
+    """Labels of 0 and 255, in tensors of one's own."""
+    masks = torch.zeros(count, size, size, dtype=torch.long)
+    masks[:, 4:9, 4:9] = 255
+    return torch.utils.data.DataLoader([(torch.rand(3, size, size), mask) for mask in masks], 4)
+
+
+def learned_from(loader, steps=20, **changes):
+    """Trainings that look at no file: the loader's batches are all they know."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 2, 1), nn.Upsample(scale_factor=2))
+    cut = feataug.split(model, "1")
+    generator = feataug.FeatureGenerator(2, cut.spec, width=8, mask_widths=(8,), depth=1)
+    config = feataug.GeneratorConfig(num_images=4 * steps, critic_width=4, **changes)
+    yield lambda: feataug.GeneratorTrainer(generator, cut, config, device="cpu", progress=False).fit(loader)
+    settings = feataug.FinetuneConfig(num_steps=steps)
+    yield lambda: feataug.Finetuner(model, settings, device="cpu", progress=False).fit(loader, lambda model: {})
+    yield lambda: feataug.deficit_weights(model, loader, 2)
+
+
+@pytest.mark.filterwarnings("ignore::feataug.errors.FeatAugWarning")
+def test_loaders_of_ones_own_are_looked_at_while_training_begins():
+    effects = {
+        "GeneratorTrainer": "so that nothing can be learned",
+        "Finetuner": "so that nothing can be learned",
+        "deficit_weights": "so that no class can be weighed against another",
+    }
+    for (who, effect), call in zip(effects.items(), learned_from(binary()), strict=True):
+        with pytest.raises(DataError) as error:
+            call()
+        text = str(error.value)
+        assert text.startswith(f"{who}: the masks hold one class and void only, {effect}.\n")
+        assert "of class 0, " in text
+        assert "none of the other 1\n" in text
+    # Of fewer batches nothing is concluded; nor is a generator lost whose last batch is of one class.
+    for call in list(learned_from(binary(), steps=3))[:2]:
+        call()
+    # Two classes in any of the first batches will do.
+    loader = binary()
+    loader.dataset[7][1][0, 0] = 1
+    for call in learned_from(loader):
+        call()
+
+
+def test_first_labels_are_counted_until_two_classes_were_seen():
+    def looked(*labels, num_classes=3, batches=2):
+        seen = FirstLabels("x", 9, batches)
+        for label in labels:
+            seen.look(torch.tensor([[label]]), num_classes)
+        return seen.left
+
+    assert looked([0, 9]) == 1
+    assert looked([0, 1]) == 0
+    assert looked([0, 0], [0, 0]) == 0  # no void: a class of its own may be all there is
+    assert looked([9, 9], [9, 9]) == 0
+    assert looked([0, 9], [0, 9], num_classes=1) == 0
+    with pytest.raises(DataError, match="2 of void"):
+        looked([0, 9], [0, 9])
+    with pytest.raises(DataError, match="pixels of class 5"):
+        looked([5, 9], [5, 9], num_classes=None)

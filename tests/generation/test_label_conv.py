@@ -1,0 +1,137 @@
+"""Convolution of label maps: lookups against a loop over pixels and taps, and against one-hot codes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from feataug.generation.layers.label_conv import LabelConv2d, _sums, label_conv2d
+
+K = 4
+
+
+def label_conv_oracle(layer: LabelConv2d, labels):
+    """Each tap inside the image adds the weight of the class that it sees."""
+    size, reach = layer.weight.shape[-1], layer.dilation * (layer.weight.shape[-1] // 2)
+    batch, rows, columns = labels.shape
+    result = []
+    for b in range(batch):
+        for y in range(0, rows, layer.stride):
+            for x in range(0, columns, layer.stride):
+                total = layer.bias.clone()
+                for i in range(size):
+                    for j in range(size):
+                        v, u = y + i * layer.dilation - reach, x + j * layer.dilation - reach
+                        if 0 <= v < rows and 0 <= u < columns:
+                            total = total + layer.weight[:, int(labels[b, v, u]), i, j]
+                result.append(total)
+    shape = (batch, -(-rows // layer.stride), -(-columns // layer.stride), -1)
+    return torch.stack(result).view(shape).permute(0, 3, 1, 2)
+
+
+def draw(kind, rows, columns, classes=K + 1, batch=2):
+    """Every pixel of its own, or regions whose inside is looked up at once."""
+    if kind == "noise":
+        return torch.randint(classes, (batch, rows, columns))
+    if kind == "one class":
+        return torch.full((batch, rows, columns), classes - 1)
+    labels = torch.zeros(batch, rows, columns, dtype=torch.long)
+    labels[:, rows // 3 :, columns // 2 :] = 1
+    labels[-1, : rows // 4] = classes - 1
+    return labels
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3, 5]), st.integers(1, 3), st.integers(1, 4),
+    st.sampled_from(["noise", "regions", "one class"]), st.integers(0, 99),
+)  # fmt: skip
+def test_every_tap_adds_its_labels_row(rows, columns, kernel, stride, dilation, kind, seed):
+    torch.manual_seed(seed)
+    layer = LabelConv2d(K, 3, kernel, stride=stride, dilation=dilation).double()
+    nn.init.normal_(layer.bias)
+    labels = draw(kind, rows, columns)
+    fast, slow = layer(labels), label_conv_oracle(layer, labels)
+    torch.testing.assert_close(fast, slow)
+    grad = torch.randn_like(fast)
+    for ours, theirs in zip(*(torch.autograd.grad(out, list(layer.parameters()), grad) for out in (fast, slow)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def one_hot_conv(labels, weight, bias, stride, dilation):
+    code = F.one_hot(labels, weight.shape[1]).permute(0, 3, 1, 2).to(weight.dtype)
+    return F.conv2d(code, weight, bias, stride, dilation * (weight.shape[-1] // 2), dilation)
+
+
+def relative(found, expected):
+    found, expected = found.detach().double(), expected.detach().double()
+    return float((found - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize("kind", ["noise", "regions"])
+def test_errors_stay_within_rounding(kind, dtype, bound):
+    torch.manual_seed(0)
+    labels = draw(kind, 64, 96, classes=151)
+    weight, bias = torch.randn(32, 151, 3, 3, dtype=torch.float64), torch.randn(32, dtype=torch.float64)
+    grad = torch.randn(2, 32, 32, 48, dtype=torch.float64)
+    results = []
+    for own, function in ((dtype, label_conv2d), (torch.float64, one_hot_conv)):
+        parameters = [weight.to(own).requires_grad_(), bias.to(own).requires_grad_()]
+        out = function(labels, *parameters, stride=2, dilation=1)
+        assert out.dtype == own
+        results.append([out.detach(), *torch.autograd.grad(out, parameters, grad.to(own))])
+    for found, expected in zip(*results, strict=True):
+        assert relative(found, expected) < bound
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 60), st.integers(1, 9), st.integers(1, 20), st.integers(0, 99))
+def test_sums_in_pieces_are_the_sums(rows, count, most, seed):
+    """Keys that nobody has, pieces that end with the rows, no row at all."""
+    rng = torch.Generator().manual_seed(seed)
+    keys = torch.randint(count, (rows,), generator=rng) // 2 * 2  # every second key has none
+    values = torch.randn(rows, 3, generator=rng, dtype=torch.float64)
+    expected = torch.zeros(count, 3, dtype=torch.float64).index_add_(0, keys, values)
+    torch.testing.assert_close(_sums(values, keys, count, most), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["noise", "regions", "one class"])
+def test_a_gpu_finds_the_same(kind):
+    torch.manual_seed(0)
+    labels, layer = draw(kind, 64, 96), LabelConv2d(K, 20, stride=2, dilation=2).double()
+    results = []
+    for device in ("cpu", "cuda"):
+        layer.to(device).zero_grad()
+        out = layer(labels.to(device))
+        out.square().sum().backward()
+        results.append([out.detach().cpu(), layer.weight.grad.cpu(), layer.bias.grad.cpu()])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_the_result_is_channels_last_and_follows_autocast():
+    layer, labels = LabelConv2d(K, 8), draw("regions", 12, 12)
+    assert layer(labels).is_contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = layer(labels)
+    assert half.dtype == torch.bfloat16
+    assert relative(half, layer(labels)) < 2e-2
+    half.float().sum().backward()
+    assert layer.weight.grad.dtype == torch.float32
+
+
+def test_more_classes_than_a_short_integer_counts():
+    torch.manual_seed(0)
+    labels = torch.randint(40_000, (1, 12, 12))
+    weight, bias = torch.randn(2, 40_000, 3, 3, requires_grad=True), torch.randn(2, requires_grad=True)
+    fast, slow = label_conv2d(labels, weight, bias), one_hot_conv(labels, weight, bias, 1, 1)
+    torch.testing.assert_close(fast, slow)
+    for ours, theirs in zip(*(torch.autograd.grad(out.square().sum(), [weight, bias]) for out in (fast, slow)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,1 @@
+"""What several test files share: forked scripts, guards of the repository, model zoos, planted faults."""

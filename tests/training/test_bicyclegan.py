@@ -1,0 +1,68 @@
+"""The training step against the same objective written plainly (benchmarks/plain_objective.py)."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from feataug import FeatureGenerator, GeneratorConfig, split
+from feataug.errors import TrainingError
+from feataug.training.bicyclegan import Objective
+from feataug.training.device import make_accelerator
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from plain_objective import OneHotConv, OneHotShares, PlainObjective
+
+CLASSES, SIZE = 5, (32, 48)
+
+
+def make(kind, config):
+    torch.manual_seed(0)
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1))
+    model = nn.Sequential(stem, nn.Conv2d(12, CLASSES, 1)).eval().requires_grad_(False)
+    cut = split(model, "0")
+    generator = FeatureGenerator(CLASSES, cut.spec, mask_widths=(6, 12), width=12, depth=1, latent_dim=3).train()
+    generator.set_statistics([torch.full((12,), 0.1)], [torch.full((12,), 0.5)])
+    objective = kind(generator, cut, config)
+    objective.prepare(make_accelerator("cpu", "no") if kind is Objective else torch.device("cpu"))
+    return objective
+
+
+def batch(seed=0, count=5):
+    rng = torch.Generator().manual_seed(seed)
+    masks = torch.randint(CLASSES, (count, *SIZE), generator=rng)
+    masks[:, :9] = 2
+    return torch.randn(count, 3, *SIZE, generator=rng), masks.masked_fill(torch.rand(masks.shape, generator=rng) < 0.05, 255)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"critic_masks": "aspp"}, {"task_weight": 0.0, "diversity_weight": 0.0, "l1_weight": 10.0}], ids=str
+)
+def test_every_loss_and_every_gradient_is_that_of_the_plain_objective(changes):
+    config = GeneratorConfig(seed=3, critic_width=8, **changes)
+    ours, plain = make(Objective, config), make(PlainObjective, config)
+    # The other side is really the plain one.
+    kinds = {type(m) for m in (*plain.generator.modules(), *plain.parts.modules())}
+    assert OneHotConv in kinds
+    assert (OneHotShares in kinds) == (config.critic_masks == "shares")
+    images, masks = batch()
+    found, expected = ours.step(images, masks, 40), plain.step(images, masks, 40)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-5, msg=name)
+    pairs = [(ours.generator, plain.generator), (ours.parts, plain.parts)]
+    for a, b in pairs:
+        gradients = [{name: p.grad for name, p in module.named_parameters()} for module in (a, b)]
+        assert gradients[0].keys() == gradients[1].keys()
+        assert all((gradients[0][name] is None) == (gradients[1][name] is None) for name in gradients[0])
+        for name, gradient in gradients[1].items():
+            if gradient is not None:
+                torch.testing.assert_close(gradients[0][name], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_a_single_sample_cannot_be_halved():
+    with pytest.raises(TrainingError, match=r"^GeneratorTrainer: batches are too small\.\n  given:   1 sample\n"):
+        make(Objective, GeneratorConfig()).step(*batch(count=1), 0)
