@@ -12,9 +12,8 @@ def scenes(count=7):
     return Scenes(count, (16, 24), transforms=train_transforms((16, 24)))
 
 
-def batches(loader, epoch=0, first=0):
-    loader.batch_sampler.set_epoch(epoch)
-    loader.batch_sampler.first = first
+def batches(loader, epoch=0, skip=0, rank=0, world_size=1):
+    loader.batch_sampler.start(epoch, skip, rank, world_size)
     return list(loader)
 
 
@@ -34,8 +33,8 @@ def test_batches_follow_from_seed_and_epoch(num_workers):
     assert equal(batches(loader, 1), expected[1])  # in another order, and after other draws
     torch.rand(100)
     assert equal(batches(loader, 0), expected[0])
-    assert equal(batches(loader, 1, first=2), expected[1][2:])
-    assert equal(batches(loader, 1), expected[1])  # `first` holds for one pass
+    assert equal(batches(loader, 1, skip=2), expected[1][2:])
+    assert equal(list(loader), expected[1])  # `skip` holds for one pass, the epoch for all
 
 
 def test_another_seed_gives_others():
@@ -90,6 +89,17 @@ def test_sizes_of_batches(count, batch_size, shuffle, sizes):
     assert len(set(order)) == len(order)
     if not shuffle:
         assert order == list(range(count))
+
+
+def test_processes_share_the_batches_that_one_with_all_samples_reads():
+    whole = [sorted(numbers.tolist()) for numbers, _ in batches(seeded_loader(Numbered(17), 4, seed=2), epoch=3)]
+    loader = seeded_loader(Numbered(17), 2, seed=2)
+    parts = [[numbers.tolist() for numbers, _ in batches(loader, 3, rank=rank, world_size=2)] for rank in (0, 1)]
+    assert [sorted(first + second) for first, second in zip(*parts, strict=True)] == whole
+    assert len(whole) == loader.batch_sampler.count(2) == 4
+    rest = [numbers.tolist() for numbers, _ in batches(loader, 3, skip=1, rank=1, world_size=2)]
+    assert rest == parts[1][1:]
+    assert len(list(loader)) == 8  # the next pass is not shared
 
 
 def test_noise_belongs_to_epoch_and_item():
