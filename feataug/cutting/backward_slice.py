@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from feataug.cutting.call_trace import Call
-from feataug.cutting.capture import Taken
+from feataug.cutting.capture import Captured
 from feataug.cutting.dataflow import Dataflow
 
 
@@ -33,7 +33,7 @@ class Needs:
         return not self.leaks and not self.images
 
 
-def decoder_needs(flow: Dataflow, replaced: Sequence[tuple[Call, float]], taken: Sequence[Taken]) -> Needs:
+def decoder_needs(flow: Dataflow, replaced: Sequence[tuple[Call, float]], taken: Sequence[Captured]) -> Needs:
     """What decoding would read, by storages.
 
     Args:
@@ -53,7 +53,7 @@ def decoder_needs(flow: Dataflow, replaced: Sequence[tuple[Call, float]], taken:
     needed = set(flow.outputs or ())
     needs, leaks = Needs(), {}
 
-    def arrive(item: Taken) -> None:
+    def arrive(item: Captured) -> None:
         hit = needed & item.keys
         needs.crossing.update(hit)
         needed.difference_update(hit)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from feataug.cutting.containers import Leaf, leaves_of, map_tensors
 
 
-class Stopped(BaseException):
+class ForwardStopped(BaseException):
     """Leaves a forward pass at the cut. No ``Exception``, so that a user's ``except Exception`` lets it by."""
 
 
 @dataclass(frozen=True)
-class Seen(Leaf):
+class TensorInfo(Leaf):
     """What is remembered of a tensor: its shape and where its numbers lay, but not the numbers, so that a trace takes no memory.
 
     Args:
@@ -32,7 +32,7 @@ class Seen(Leaf):
     key: int | None = None
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Seen:
+    def of(cls, tensor: Tensor) -> TensorInfo:
         """Look at a tensor."""
         return cls(shape_of(tensor), tensor.dtype)
 
@@ -58,7 +58,7 @@ def shape_of(tensor: Tensor) -> tuple[int, ...]:
 class Call:
     """One call of a module; ``end`` stays ``None`` if the pass was left before it returned.
 
-    ``output`` is what the module returned, with a ``Seen`` for each tensor.
+    ``output`` is what the module returned, with a ``TensorInfo`` for each tensor.
     """
 
     name: str
@@ -76,9 +76,9 @@ class Call:
             above = above.parent
         return above is not None
 
-    def seen(self) -> list[Seen]:
+    def seen(self) -> list[TensorInfo]:
         """The tensors that the module returned."""
-        return [leaf for leaf in leaves_of(self.output) if isinstance(leaf, Seen)]
+        return [leaf for leaf in leaves_of(self.output) if isinstance(leaf, TensorInfo)]
 
 
 def uncompiled(model: nn.Module) -> Callable[..., Any]:
@@ -86,11 +86,11 @@ def uncompiled(model: nn.Module) -> Callable[..., Any]:
     return model._call_impl if model._compiled_call_impl is not None else model
 
 
-def watch(
+def record_calls(
     model: nn.Module,
     run: Callable[[], Any],
     clock: Iterator[int] | None = None,
-    look: Callable[[Tensor], Seen] = Seen.of,
+    look: Callable[[Tensor], TensorInfo] = TensorInfo.of,
 ) -> tuple[list[Call], Any]:
     """``run()`` the model and list its calls in the order of their beginnings, with the output (``None`` if stopped).
 
@@ -123,7 +123,7 @@ def watch(
     output = None
     try:
         output = run()
-    except Stopped:
+    except ForwardStopped:
         pass
     finally:
         for handle in handles:
@@ -132,7 +132,7 @@ def watch(
 
 
 @contextmanager
-def patched(forwards: dict[nn.Module, Any]) -> Iterator[None]:
+def replaced_forwards(forwards: dict[nn.Module, Any]) -> Iterator[None]:
     """Give modules another ``forward`` for a while; one that somebody else had put there comes back."""
     absent = object()
     saved = {module: module.__dict__.get("forward", absent) for module in forwards}

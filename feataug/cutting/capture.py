@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug.cutting.call_trace import Seen
+from feataug.cutting.call_trace import TensorInfo
 from feataug.cutting.containers import leaves_of, map_tensors
 from feataug.cutting.cut_sites import CutSite
 from feataug.cutting.dataflow import Dataflow
 
 
 @dataclass(eq=False)
-class Taken:
+class Captured:
     """What passed one call of a layer.
 
     Attributes:
         time: When, by the trace's clock.
         value: It, in tensors of its own.
-        seen: It, with a ``Seen`` for each tensor.
+        seen: It, with a ``TensorInfo`` for each tensor.
     """
 
     time: int
@@ -33,7 +33,7 @@ class Taken:
     @property
     def keys(self) -> set[int | None]:
         """The storages of its tensors."""
-        return {leaf.key for leaf in leaves_of(self.seen) if isinstance(leaf, Seen)}
+        return {leaf.key for leaf in leaves_of(self.seen) if isinstance(leaf, TensorInfo)}
 
 
 class Capture:
@@ -47,10 +47,10 @@ class Capture:
     def __init__(self, model: nn.Module, at: Sequence[str]) -> None:
         self.model, self.at = model, at
         # By layer, number of its call, and whether it is the input.
-        self._taken: dict[tuple[nn.Module, int, bool], Taken] = {}
+        self._taken: dict[tuple[nn.Module, int, bool], Captured] = {}
         self._counts: dict[tuple[nn.Module, bool], int] = {}
 
-    def at_sites(self, sites: Sequence[CutSite]) -> list[Taken] | None:
+    def at_sites(self, sites: Sequence[CutSite]) -> list[Captured] | None:
         """What passed at each site; ``None`` if one of them was not reached."""
         found = [self._taken.get((site.module, site.port.index, site.port.before)) for site in sites]
         return None if None in found else [item for item in found if item is not None]
@@ -99,7 +99,7 @@ class Capture:
             self._taken.pop((module, number - 1, before), None)
         with flow.paused():
             own = map_tensors(Tensor.clone, value)
-        self._taken[module, number, before] = Taken(next(flow.clock), own, map_tensors(flow.look, value))
+        self._taken[module, number, before] = Captured(next(flow.clock), own, map_tensors(flow.look, value))
 
 
 def is_activation(module: nn.Module) -> bool:

@@ -17,18 +17,18 @@ from feataug.core.copying import copy_model
 from feataug.core.specs import FeatureSpec
 from feataug.cutting.cut_sites import CutSite
 from feataug.cutting.encoder_decoder import EncoderDecoder
-from feataug.cutting.example import Example, explained
+from feataug.cutting.example import Example, explain_failures
 from feataug.cutting.executor import SplitExecutor
-from feataug.cutting.hooks import CutHook, take_off
+from feataug.cutting.hooks import CutHook, detach_hooks
 from feataug.cutting.layer_lookup import find_call, layer_names
 from feataug.cutting.level_reading import read_levels
 from feataug.cutting.verification import IMAGES, UNTRACED, Trace, Verifier, check_complete, leak_error
 from feataug.errors import SplitError, message
 
 # A twin is asked whether training takes another way if that costs less than this share of a pass.
-_GAIN = 0.35
+_WORTHWHILE = 0.35
 # Seconds that something may take without a word.
-_PATIENCE = 5.0
+_SLOW_SECONDS = 5.0
 
 
 def split(
@@ -117,7 +117,7 @@ class Cut(SplitExecutor):
                 )
             )
         case = Example.of(example, model)
-        with explained("split", case):
+        with explain_failures("split", case):
             traced = Trace.of(model, case, self.at, training=False)
         places = [find_call(model, traced.calls, name) for name in self.at]
         sites = [CutSite(name, call.module, CutHook(call.index, before)) for name, (call, before) in zip(self.at, places, strict=True)]
@@ -257,7 +257,7 @@ class Cut(SplitExecutor):
         model = copy_model(self.model)
         for module in model.modules():
             # Hooks of cuts are copied idle, and nobody will use them.
-            take_off(module, lambda hook: isinstance(hook, CutHook))
+            detach_hooks(module, lambda hook: isinstance(hook, CutHook))
         return Cut(model, self.at, self._given)
 
     def _in_training(self, seconds: float) -> Trace | None:
@@ -265,7 +265,7 @@ class Cut(SplitExecutor):
 
         ``None`` where it would tell nothing new; or where the model wants targets for it, or goes another way than through the cut.
         """
-        if self.planner.twin is not None and self.planner.twin.trains_as_it_predicts(_GAIN * seconds):
+        if self.planner.twin is not None and self.planner.twin.trains_as_in_eval(_WORTHWHILE * seconds):
             return None
         try:
             trace = Trace.of(self.model, self.example, self.at, training=True)
@@ -275,7 +275,7 @@ class Cut(SplitExecutor):
 
     def _complete_cuts(self, leaking: list[str], traced: Trace) -> list[str]:
         """Complete cuts near a leaking one, tried out, as they would be written."""
-        if 8 * traced.seconds > _PATIENCE:
+        if 8 * traced.seconds > _SLOW_SECONDS:
             print(f"split: the cut at {self.label} leaks; looking for complete ones near it ...", file=sys.stderr, flush=True)
         calls, guilty = traced.calls, [name for name in leaking if name not in (IMAGES, UNTRACED)]
         order = {call.name: call.start for call in reversed(calls)}

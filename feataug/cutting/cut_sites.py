@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug.cutting.call_trace import Call, Stopped, watch
+from feataug.cutting.call_trace import Call, ForwardStopped, record_calls
 from feataug.cutting.containers import map_tensors
 from feataug.cutting.hooks import CutHook, checkpointed
 from feataug.errors import SplitError, message
@@ -40,7 +40,7 @@ class CutSite:
 def observe(model: nn.Module, sites: Sequence[CutSite], run: Callable[[], Any]) -> tuple[list[Call], list[Any]]:
     """Run the model up to its last site; its calls until then, and what crosses at each site."""
     with collecting(sites) as taken:
-        calls, _ = watch(model, run)
+        calls, _ = record_calls(model, run)
     return calls, taken
 
 
@@ -64,7 +64,7 @@ def collecting(sites: Sequence[CutSite]) -> Iterator[list[Any]]:
             missing.discard(number)
             if not missing:
                 taken[number] = value
-                raise Stopped
+                raise ForwardStopped
             # The decoder will do again what is done in place from here to the end of the cut.
             taken[number] = map_tensors(Tensor.clone, value) if copies else value
 
@@ -72,7 +72,7 @@ def collecting(sites: Sequence[CutSite]) -> Iterator[list[Any]]:
 
     with ExitStack() as stack:
         for number, site in enumerate(sites):
-            stack.enter_context(site.port.doing(taker(number, site.copies)))
+            stack.enter_context(site.port.applying(taker(number, site.copies)))
         yield taken
 
 

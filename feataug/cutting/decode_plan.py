@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from feataug.core.modes import eval_mode
-from feataug.core.rng import kept
-from feataug.cutting.call_trace import Call, Seen, uncompiled
+from feataug.core.rng import preserved_rng
+from feataug.cutting.call_trace import Call, TensorInfo, uncompiled
 from feataug.cutting.containers import Leaf, flatten, leaves_of, map_tensors, tensors_of
 from feataug.cutting.cut_sites import CutSite, invoke, observe
 from feataug.cutting.dataflow import trace
 from feataug.cutting.example import Example
-from feataug.cutting.hooks import CutHook, put_on, take_off
+from feataug.cutting.hooks import CutHook, attach_hook, detach_hooks
 from feataug.cutting.meta_twin import MetaTwin
 from feataug.errors import SplitError, message
 
@@ -36,7 +36,7 @@ class ShapeTemplate(Leaf):
         """For so many samples."""
         return [base + step * (batch - 1) for base, step in zip(self.base, self.step, strict=True)]
 
-    def stand_in(self, batch: int, device: torch.device) -> Tensor:
+    def placeholder(self, batch: int, device: torch.device) -> Tensor:
         """What the encoder's calls return while decoding: NaN (of integers zeros), so that nothing can be read unnoticed."""
         value = math.nan if self.dtype.is_floating_point or self.dtype.is_complex else 0
         return torch.full(self.shape(batch), value, dtype=self.dtype, device=device)
@@ -47,7 +47,7 @@ class ShapeTemplate(Leaf):
 
 
 @dataclass(eq=False)
-class Step:
+class PlannedCall:
     """A call that decoding meets before the cut: stood in for (``"stub"``), replaced by what crosses (``"site"``), or made (``"run"``)."""
 
     name: str
@@ -67,11 +67,11 @@ class DecodePlan:
         skipped: For each site, how often its layer is called before it is reached.
     """
 
-    steps: list[Step]
+    steps: list[PlannedCall]
     crossing: list[Any]
     skipped: list[int]
 
-    def stand_ins(self, batch: int, device: torch.device) -> list[Any]:
+    def placeholders(self, batch: int, device: torch.device) -> list[Any]:
         """What the replaced calls return, in their order."""
         return [fill(step.output, batch, device) for step in self.steps if step.kind == "stub"]
 
@@ -79,10 +79,10 @@ class DecodePlan:
 def fill(tree: Any, batch: int, device: torch.device) -> Any:
     """A value with stand-ins for its templates."""
     leaves, rebuild = flatten(tree)
-    return rebuild([leaf.stand_in(batch, device) if isinstance(leaf, ShapeTemplate) else leaf for leaf in leaves])
+    return rebuild([leaf.placeholder(batch, device) if isinstance(leaf, ShapeTemplate) else leaf for leaf in leaves])
 
 
-def reached(calls: Sequence[Call], sites: Sequence[CutSite], until: float = math.inf) -> Iterator[tuple[Call, str]]:
+def calls_before_cut(calls: Sequence[Call], sites: Sequence[CutSite], until: float = math.inf) -> Iterator[tuple[Call, str]]:
     """The calls that decoding meets before the cut: outermost ones that are over ``until`` then, and those that the cut lies within."""
     calls = [call for call in calls if call.start < until]
     entered = {call for call in calls if call.end is None or call.end > until}
@@ -103,33 +103,33 @@ def reached(calls: Sequence[Call], sites: Sequence[CutSite], until: float = math
 
 
 @dataclass(eq=False)
-class Passage:
+class EncoderPass:
     """One pass of the model as far as the cut.
 
     Attributes:
         met: The calls that decoding would meet, as ``reached`` lists them.
-        crossing: What crosses at each site, with a ``Seen`` for each tensor.
+        crossing: What crosses at each site, with a ``TensorInfo`` for each tensor.
     """
 
     met: list[tuple[Call, str]]
     crossing: list[Any]
 
     @classmethod
-    def of(cls, model: nn.Module, sites: Sequence[CutSite], arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> Passage:
+    def of(cls, model: nn.Module, sites: Sequence[CutSite], arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> EncoderPass:
         """Call the model with these arguments, and leave it at the cut."""
         args, kwargs = arguments
         calls, crossing = observe(model, sites, partial(invoke, uncompiled(model), args, kwargs))
-        return cls(list(reached(calls, sites)), [map_tensors(Seen.of, value) for value in crossing])
+        return cls(list(calls_before_cut(calls, sites)), [map_tensors(TensorInfo.of, value) for value in crossing])
 
-    def looks(self) -> list[Any]:
+    def signature(self) -> list[Any]:
         """What must agree between the passes of two models if one is to speak for the other."""
         returned = [
-            (call.name, kind, [_look(leaf) for leaf in leaves_of(call.output)]) for call, kind in self.met if kind == "stub"
+            (call.name, kind, [_signature(leaf) for leaf in leaves_of(call.output)]) for call, kind in self.met if kind == "stub"
         ]
-        return [*returned, [[_look(leaf) for leaf in leaves_of(value)] for value in self.crossing]]
+        return [*returned, [[_signature(leaf) for leaf in leaves_of(value)] for value in self.crossing]]
 
 
-class Planner:
+class DecodePlanner:
     """Measures what decoding meets before the cut, for any image size.
 
     The model's ``MetaTwin`` is asked if it returns the same shapes for the example as the model: it takes no memory and hardly any time.
@@ -144,12 +144,12 @@ class Planner:
     """
 
     def __init__(
-        self, model: nn.Module, sites: Sequence[CutSite], example: Example, traced: Passage, constants: set[tuple[str, int]]
+        self, model: nn.Module, sites: Sequence[CutSite], example: Example, traced: EncoderPass, constants: set[tuple[str, int]]
     ) -> None:
         self.model, self.sites, self.example, self.constants = model, sites, example, constants
         self._traced = traced
         self._plans: dict[tuple[tuple[int, int], torch.device], DecodePlan] = {}
-        self.twin = self._trusted_twin()
+        self.twin = self._verified_twin()
 
     def plan(self, image_size: tuple[int, int], device: torch.device) -> DecodePlan:
         """The plan for one image size, which is measured once: shapes depend on it in ways that only the model knows."""
@@ -159,34 +159,34 @@ class Planner:
             self._plans[key] = self._compared(one, two)
         return self._plans[key]
 
-    def passage(self, batch: int, image_size: tuple[int, int], device: torch.device) -> Passage:
-        """How so many images of that size pass, with a ``Seen`` for each tensor."""
+    def passage(self, batch: int, image_size: tuple[int, int], device: torch.device) -> EncoderPass:
+        """How so many images of that size pass, with a ``TensorInfo`` for each tensor."""
         if batch == len(self.example.images) and image_size == self.example.size:
             return self._traced
         if self.twin is not None:
             return self.twin.passage(batch, image_size)
         example = self.example
         images = torch.zeros(batch, example.images.shape[1], *image_size, device=device, dtype=example.images.dtype)
-        arguments = example.arguments(images, (), example.stand_ins(example.required, batch, image_size, device))
-        with torch.no_grad(), eval_mode(self.model), kept(device):
-            return Passage.of(self.model, self.sites, arguments)
+        arguments = example.arguments(images, (), example.placeholders(example.required, batch, image_size, device))
+        with torch.no_grad(), eval_mode(self.model), preserved_rng(device):
+            return EncoderPass.of(self.model, self.sites, arguments)
 
-    def _trusted_twin(self) -> SitedTwin | None:
+    def _verified_twin(self) -> CutTwin | None:
         try:
-            twin = SitedTwin(self.model, self.sites, self.example)
+            twin = CutTwin(self.model, self.sites, self.example)
             seen = twin.passage(len(self.example.images), self.example.size)
         except Exception:  # whatever a model may do with numbers that are not there
             return None
-        return twin if seen.looks() == self._traced.looks() else None
+        return twin if seen.signature() == self._traced.signature() else None
 
-    def _compared(self, one: Passage, two: Passage) -> DecodePlan:
+    def _compared(self, one: EncoderPass, two: EncoderPass) -> DecodePlan:
         if [call.name for call, _ in one.met] != [call.name for call, _ in two.met]:
             raise SplitError(
                 message(
                     "split: the model calls other layers for another batch size.", given="1 and 2 images", needed="the same calls"
                 )
             )
-        steps: list[Step] = []
+        steps: list[PlannedCall] = []
         skipped = [0] * len(self.sites)
         original = {} if self.twin is None else self.twin.original
         for (call, kind), (other, _) in zip(one.met, two.met, strict=True):
@@ -198,7 +198,7 @@ class Planner:
                 skipped[at] = sum(step.module is module for step in steps)
             if kind == "stub" and (call.name, call.index) in self.constants:
                 kind = "run"
-            steps.append(Step(call.name, module, kind, _templates(call.output, other.output) if kind == "stub" else None, at))
+            steps.append(PlannedCall(call.name, module, kind, _templates(call.output, other.output) if kind == "stub" else None, at))
         met = [step.site for step in steps]
         for number, site in enumerate(self.sites):
             if site.port.before and number not in met:
@@ -206,7 +206,7 @@ class Planner:
         return DecodePlan(steps, [_templates(a, b) for a, b in zip(one.crossing, two.crossing, strict=True)], skipped)
 
 
-class SitedTwin(MetaTwin):
+class CutTwin(MetaTwin):
     """A model's twin, cut where the model is cut.
 
     Args:
@@ -219,40 +219,40 @@ class SitedTwin(MetaTwin):
         super().__init__(model)
         self.example = example
         for module in self.original:
-            take_off(module, lambda hook: isinstance(hook, CutHook))
+            detach_hooks(module, lambda hook: isinstance(hook, CutHook))
         self.sites = [CutSite(site.name, self.of[site.module], CutHook(site.port.index, site.port.before)) for site in sites]
         for site in self.sites:
-            put_on(site.module, site.port)
+            attach_hook(site.module, site.port)
 
-    def passage(self, batch: int, image_size: tuple[int, int]) -> Passage:
+    def passage(self, batch: int, image_size: tuple[int, int]) -> EncoderPass:
         """How so many images of that size pass."""
         # All that the example holds only where it is the example: the model itself was traced so.
         whole = batch == len(self.example.images) and image_size == self.example.size
         arguments = self._arguments(batch, image_size, self.example.tensors if whole else self.example.required)
         with self.active(), eval_mode(self.model):
-            return Passage.of(self.model, self.sites, arguments)
+            return EncoderPass.of(self.model, self.sites, arguments)
 
-    def trains_as_it_predicts(self, seconds: float) -> bool:
+    def trains_as_in_eval(self, seconds: float) -> bool:
         """Whether every operation of a pass along the ways of training reads and writes what it does in eval mode.
 
         Args:
             seconds: Given up, with ``False``, if one pass takes longer: some operations are slow where there are no numbers.
         """
         try:
-            return self._way(seconds, training=False) == self._way(seconds, training=True)
+            return self._operations(seconds, training=False) == self._operations(seconds, training=True)
         except Exception:  # a forward that wants targets while it trains, or numbers
             return False
 
-    def mixes(self, append: Callable[[Any], Any]) -> bool:
+    def can_mix(self, append: Callable[[Any], Any]) -> bool:
         """Whether the model returns one sample more if ``append`` adds one at the cut, as it does for one image more.
 
         Raises:
             Exception: of any kind, where it cannot.
         """
         batch = len(self.example.images)
-        return self._output(batch, append) == self._output(batch + 1)
+        return self._output_signature(batch, append) == self._output_signature(batch + 1)
 
-    def _way(self, seconds: float, *, training: bool) -> list[Any]:
+    def _operations(self, seconds: float, *, training: bool) -> list[Any]:
         """The calls of a pass of the example, and what each operation reads and writes."""
         args, kwargs = self._arguments(len(self.example.images), self.example.size, self.example.tensors)
         followed = [item for item in (*args, *kwargs.values()) if isinstance(item, Tensor)]
@@ -261,20 +261,20 @@ class SitedTwin(MetaTwin):
             calls, _, flow = trace(self.model, followed, run, training=training, within=seconds)
         return [[call.name for call in calls], flow.operations, flow.outputs]
 
-    def _output(self, batch: int, append: Callable[[Any], Any] | None = None) -> list[Any]:
+    def _output_signature(self, batch: int, append: Callable[[Any], Any] | None = None) -> list[Any]:
         """Shapes and types of what the model returns for so many images of the example's size."""
         args, kwargs = self._arguments(batch, self.example.size, self.example.required)
-        at_cut = self.sites[0].port.doing(append) if append is not None else nullcontext()
+        at_cut = self.sites[0].port.applying(append) if append is not None else nullcontext()
         with self.active(), eval_mode(self.model), at_cut:
-            return [_look(Seen.of(tensor)) for tensor in tensors_of(invoke(uncompiled(self.model), args, kwargs))]
+            return [_signature(TensorInfo.of(tensor)) for tensor in tensors_of(invoke(uncompiled(self.model), args, kwargs))]
 
     def _arguments(self, batch: int, image_size: tuple[int, int], tensors: Iterable[str]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         images = self.like(self.example.images, (batch, self.example.images.shape[1], *image_size))
-        return self.example.arguments(images, (), self.example.stand_ins(tensors, batch, image_size, images.device))
+        return self.example.arguments(images, (), self.example.placeholders(tensors, batch, image_size, images.device))
 
 
-def _look(leaf: Any) -> Any:
-    return (leaf.shape, leaf.dtype) if isinstance(leaf, Seen) else type(leaf)
+def _signature(leaf: Any) -> Any:
+    return (leaf.shape, leaf.dtype) if isinstance(leaf, TensorInfo) else type(leaf)
 
 
 def _templates(first: Any, second: Any) -> Any:
@@ -283,7 +283,7 @@ def _templates(first: Any, second: Any) -> Any:
     others = leaves_of(second)
 
     def one(a: Any, b: Any) -> Any:
-        if not isinstance(a, Seen):
+        if not isinstance(a, TensorInfo):
             return a
         return ShapeTemplate(a.shape, tuple(y - x for x, y in zip(a.shape, b.shape, strict=True)), a.dtype)
 

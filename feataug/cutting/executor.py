@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from feataug.core.checks import describe
 from feataug.core.modes import eval_mode
-from feataug.core.rng import kept
+from feataug.core.rng import preserved_rng
 from feataug.core.specs import FeatureSpec
-from feataug.cutting.call_trace import Stopped, patched, uncompiled
+from feataug.cutting.call_trace import ForwardStopped, replaced_forwards, uncompiled
 from feataug.cutting.containers import flatten, leaves_of
 from feataug.cutting.cut_sites import CutSite, collecting, invoke
-from feataug.cutting.decode_plan import DecodePlan, Passage, Planner, ShapeTemplate
+from feataug.cutting.decode_plan import DecodePlan, DecodePlanner, EncoderPass, ShapeTemplate
 from feataug.cutting.example import Example
-from feataug.cutting.hooks import CutHook, join, put_on, take_off
-from feataug.cutting.output_comparison import same
+from feataug.cutting.hooks import CutHook, attach_hook, detach_hooks, join
+from feataug.cutting.output_comparison import same_outputs
 from feataug.cutting.partial_forward import replaying
 from feataug.cutting.tensor_layout import Layout
 from feataug.errors import ShapeError, SplitError, message
@@ -43,7 +43,7 @@ class SplitExecutor:
     spec: FeatureSpec
 
     def __init__(
-        self, model: nn.Module, sites: list[CutSite], example: Example, traced: Passage, constants: set[tuple[str, int]]
+        self, model: nn.Module, sites: list[CutSite], example: Example, traced: EncoderPass, constants: set[tuple[str, int]]
     ) -> None:
         self.model, self.sites, self.example = model, sites, example
         self.layouts: dict[tuple[int, int], Layout] = {}
@@ -56,9 +56,9 @@ class SplitExecutor:
         self._hooks = [(site.module, site.port) for site in sites]
         for site in sites:
             site.port.cut = weakref.ref(self)
-            put_on(site.module, site.port)
+            attach_hook(site.module, site.port)
         weakref.finalize(self, _remove, self._hooks)
-        self.planner = Planner(model, sites, example, traced, constants)
+        self.planner = DecodePlanner(model, sites, example, traced, constants)
 
     @property
     def label(self) -> str:
@@ -74,10 +74,10 @@ class SplitExecutor:
         """What decoding meets before the cut."""
         return self.planner.plan(image_size, device)
 
-    def replay(self, crossing: list[Any], stand_ins: list[Any], images: Tensor, tensors: dict[str, Any]) -> Any:
+    def decode_raw(self, crossing: list[Any], placeholders: list[Any], images: Tensor, tensors: dict[str, Any]) -> Any:
         """Decode with anything in place of what the encoder made."""
         plan = self.plan(self.example.size, images.device)
-        with replaying(plan, self.sites, crossing, stand_ins):
+        with replaying(plan, self.sites, crossing, placeholders):
             return self.call_with(images, tensors)
 
     def callee(self) -> Callable[..., Any]:
@@ -93,7 +93,7 @@ class SplitExecutor:
         with collecting(self.sites) as taken:
             try:
                 run()
-            except Stopped:
+            except ForwardStopped:
                 return taken
         missing = [site.name for site, value in zip(self.sites, taken, strict=True) if value is None]
         raise SplitError(
@@ -121,7 +121,7 @@ class SplitExecutor:
         copied = self._in_place.get(modes, True)
         given = tuple(feature.clone() for feature in features) if copied else features
         crossing = self._crossing(plan, given, size)
-        with replaying(plan, self.sites, crossing, plan.stand_ins(batch, device)):
+        with replaying(plan, self.sites, crossing, plan.placeholders(batch, device)):
             out = invoke(call, args, kwargs)
         if copied and not given[0].is_inference():
             self._in_place[modes] = any(copy._version for copy in given)
@@ -137,7 +137,7 @@ class SplitExecutor:
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The model's arguments for decoding: blank images, those that are given, and stand-ins for required ones that are not."""
         batch, device = len(features[0]), features[0].device
-        others = self.example.stand_ins(self.example.missing(args, kwargs), batch, size, device)
+        others = self.example.placeholders(self.example.missing(args, kwargs), batch, size, device)
         return self.example.arguments(self.blank(batch, size, device), args, {**kwargs, **others})
 
     def _crossing(self, plan: DecodePlan, features: Sequence[Tensor], size: tuple[int, int]) -> list[Any]:
@@ -175,7 +175,7 @@ class SplitExecutor:
             arrived.append(True)
             return self.appended(value, synthetic)
 
-        with self.sites[0].port.doing(append, again=True):
+        with self.sites[0].port.applying(append, again=True):
             yield
 
     def appended(self, value: Any, synthetic: Sequence[Tensor]) -> Any:
@@ -202,16 +202,16 @@ class SplitExecutor:
             if twin is not None:
                 levels = [level for layout in self.layouts.values() for level in layout.specs("")]
                 synthetic = [twin.like(example.images, (1, level.channels, *level.size(example.size))) for level in levels]
-                return twin.mixes(lambda value: self.appended(value, synthetic))
-            return self._mixes_truly()
+                return twin.can_mix(lambda value: self.appended(value, synthetic))
+            return self._try_one_pass()
         except Exception:  # that it cannot
             return False
 
     @torch.no_grad()
-    def _mixes_truly(self) -> bool:
+    def _try_one_pass(self) -> bool:
         """The same, by what the model itself does."""
         example = self.example
-        with eval_mode(self.model), kept(example.images.device):
+        with eval_mode(self.model), preserved_rng(example.images.device):
             args, kwargs = example.arguments(example.images, (), {name: example.tensors[name] for name in example.required})
             real = self.run_encoder(self.callee(), args, kwargs)
             synthetic = tuple(level[:1] for level in real)
@@ -220,7 +220,7 @@ class SplitExecutor:
             joined = tuple(join(a, b) for a, b in zip(real, synthetic, strict=True))
             read = {name: example.tensors[name] for name in self.read_arguments}
             apart = self.run_decoder(self.callee(), joined, example.size, *self.blank_arguments(joined, example.size, (), read))
-        return same(mixed, apart, exact=False)
+        return same_outputs(mixed, apart, exact=False)
 
     @contextmanager
     def in_two_steps(self, synthetic: Sequence[Tensor], arrived: list[bool], ready: Callable[[], None]) -> Iterator[None]:
@@ -230,7 +230,7 @@ class SplitExecutor:
         def forward(*args: Any, **kwargs: Any) -> Any:
             images = self.example.images_of(args, kwargs)
             size = (int(images.shape[-2]), int(images.shape[-1]))
-            with patched({self.model: original}):
+            with replaced_forwards({self.model: original}):
                 # Images of a new size are measured by calling the model, which must not end up here.
                 self.plan(size, images.device)
             real = self.run_encoder(original, args, kwargs)
@@ -239,7 +239,7 @@ class SplitExecutor:
             blank = self.blank(len(joined[0]), size, images.device)
             # Of further images, too, there are none for synthetic samples, and nobody reads them.
             unread = [name for name in self.example.required if name not in self.read_arguments]
-            others = self.example.stand_ins(unread, len(joined[0]), size, images.device)
+            others = self.example.placeholders(unread, len(joined[0]), size, images.device)
             args, kwargs = self.example.replaced(args, kwargs, {id(images): blank}, others)
             out = self.run_decoder(original, joined, size, args, kwargs)
             arrived.append(True)
@@ -251,7 +251,7 @@ class SplitExecutor:
         self.check_usable()
         self._mixed = True
         try:
-            with patched({self.model: forward}):
+            with replaced_forwards({self.model: forward}):
                 yield
         finally:
             self._mixed = False
@@ -271,7 +271,7 @@ class SplitExecutor:
                 )
             )
         for module, port in self._hooks:
-            put_on(module, port)
+            attach_hook(module, port)
         if self._mixed:
             raise SplitError(
                 message(
@@ -287,4 +287,4 @@ class SplitExecutor:
 
 def _remove(hooks: list[tuple[nn.Module, CutHook]]) -> None:
     for module, port in hooks:
-        take_off(module, partial(operator.is_, port))
+        detach_hooks(module, partial(operator.is_, port))

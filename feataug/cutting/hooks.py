@@ -42,7 +42,7 @@ class CutHook:
         return getattr, (contextlib.nullcontext(), "__exit__")
 
     @contextmanager
-    def doing(self, action: Callable[[Any], Any], index: int | None = None, *, again: bool = False) -> Iterator[None]:
+    def applying(self, action: Callable[[Any], Any], index: int | None = None, *, again: bool = False) -> Iterator[None]:
         """Apply ``action`` to what passes at the ``index``-th call of the layer from now on; ``again`` also when it is recomputed."""
         if self.action is not None:
             raise SplitError(
@@ -75,7 +75,7 @@ class CutHook:
         return action((args, third)) if self.before else action(third)
 
 
-class _ForScript:
+class _DetachForScript:
     """Takes the hook of a cut off a layer when ``torch.jit.script`` asks the layer to prepare itself: TorchScript compiles all hooks.
 
     The cut puts it on again when it is used.
@@ -85,11 +85,11 @@ class _ForScript:
         self.module = module
 
     def __call__(self) -> nn.Module:
-        take_off(self.module, lambda hook: isinstance(hook, CutHook))
+        detach_hooks(self.module, lambda hook: isinstance(hook, CutHook))
         return self.module
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _ForScript:
-        return _ForScript(memo[id(self.module)])
+    def __deepcopy__(self, memo: dict[int, Any]) -> _DetachForScript:
+        return _DetachForScript(memo[id(self.module)])
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As for the hook: the standard library alone, and here, too, something that returns the layer.
@@ -100,7 +100,7 @@ class _ForScript:
 _PREPARE = "__prepare_scriptable__"
 
 
-def put_on(module: nn.Module, port: CutHook) -> None:
+def attach_hook(module: nn.Module, port: CutHook) -> None:
     """Register the hook, if it is not there already."""
     hooks = module._forward_pre_hooks if port.before else module._forward_hooks
     if any(hook is port for hook in hooks.values()):
@@ -111,17 +111,17 @@ def put_on(module: nn.Module, port: CutHook) -> None:
     else:
         module.register_forward_hook(port, prepend=True)
     if not hasattr(module, _PREPARE):
-        module.__dict__[_PREPARE] = _ForScript(module)
+        module.__dict__[_PREPARE] = _DetachForScript(module)
 
 
-def take_off(module: nn.Module, ours: Callable[[Any], bool]) -> None:
+def detach_hooks(module: nn.Module, ours: Callable[[Any], bool]) -> None:
     """Take those hooks off a layer that are ``ours``."""
     for registered in (module._forward_hooks, module._forward_pre_hooks):
         for key in [key for key, hook in registered.items() if ours(hook)]:
             del registered[key]
             module._forward_pre_hooks_with_kwargs.pop(key, None)
     left = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    if isinstance(module.__dict__.get(_PREPARE), _ForScript) and not any(isinstance(hook, CutHook) for hook in left):
+    if isinstance(module.__dict__.get(_PREPARE), _DetachForScript) and not any(isinstance(hook, CutHook) for hook in left):
         del module.__dict__[_PREPARE]
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from feataug.cutting.call_trace import Seen
-from feataug.cutting.capture import Taken
+from feataug.cutting.call_trace import TensorInfo
+from feataug.cutting.capture import Captured
 from feataug.cutting.containers import leaves_of
 from feataug.cutting.executor import SplitExecutor
 from feataug.cutting.stride_inference import cheap_sizes, other_sizes
@@ -16,13 +16,13 @@ from feataug.cutting.verification import Position, Verifier
 from feataug.errors import SplitError, message
 
 # Further sizes at most; each halves what is open, for two levels at a time.
-_ROUNDS = 16
+_MAX_ROUNDS = 16
 
 # The leaves of what crosses at each site, for one image of some size.
 Elsewhere = dict[Size, list[list[Any]]]
 
 
-def read_levels(cut: SplitExecutor, taken: list[Taken], checked: list[Verifier]) -> dict[Position, Layout]:
+def read_levels(cut: SplitExecutor, taken: list[Captured], checked: list[Verifier]) -> dict[Position, Layout]:
     """The tensors that cross and are read, with their layouts.
 
     Args:
@@ -37,19 +37,19 @@ def read_levels(cut: SplitExecutor, taken: list[Taken], checked: list[Verifier])
         (site, number): leaf
         for site, item in enumerate(taken)
         for number, leaf in enumerate(leaves_of(item.seen))
-        if isinstance(leaf, Seen)
+        if isinstance(leaf, TensorInfo)
     }
     if cut.planner.twin is not None:
         odd, even = other_sizes(cut.example.size)
-        elsewhere = measured(cut, odd) or measured(cut, even)
+        elsewhere = measure_crossing(cut, odd) or measure_crossing(cut, even)
     else:
-        elsewhere = measured(cut, cheap_sizes(cut.example.size), enough=1)
+        elsewhere = measure_crossing(cut, cheap_sizes(cut.example.size), enough=1)
     found = {position: _layout(cut, position, leaf, elsewhere) for position, leaf in crossing.items()}
-    for _ in range(_ROUNDS if cut.planner.twin is not None else 0):
+    for _ in range(_MAX_ROUNDS if cut.planner.twin is not None else 0):
         # Rounding up is what nearly all networks do: as long as it explains everything, nothing is asked.
         unsure = [layout for layout in found.values() if layout is not None and layout.offset is not None]
         size = deciding_size(cut.example.size, unsure)
-        if size is None or size in elsewhere or not (further := measured(cut, [size])):
+        if size is None or size in elsewhere or not (further := measure_crossing(cut, [size])):
             break
         elsewhere |= further
         found = {position: _layout(cut, position, leaf, elsewhere) for position, leaf in crossing.items()}
@@ -73,7 +73,7 @@ def read_levels(cut: SplitExecutor, taken: list[Taken], checked: list[Verifier])
     return layouts
 
 
-def measured(cut: SplitExecutor, sizes: list[Size], enough: int | None = None) -> Elsewhere:
+def measure_crossing(cut: SplitExecutor, sizes: list[Size], enough: int | None = None) -> Elsewhere:
     """What crosses for images of other sizes, of which the model may refuse some, until there are ``enough``."""
     found: Elsewhere = {}
     for size in sizes:
@@ -86,7 +86,7 @@ def measured(cut: SplitExecutor, sizes: list[Size], enough: int | None = None) -
     return found
 
 
-def _layout(cut: SplitExecutor, position: Position, leaf: Seen, elsewhere: Elsewhere) -> Layout | None:
+def _layout(cut: SplitExecutor, position: Position, leaf: TensorInfo, elsewhere: Elsewhere) -> Layout | None:
     # As if there were as many images as in the example.
     shapes = {size: (len(cut.example.images), *shape[1:]) for size, shape in _shapes(position, elsewhere).items()}
     return Layout.of(leaf, len(cut.example.images), cut.example.size, shapes)
@@ -96,10 +96,10 @@ def _shapes(position: Position, elsewhere: Elsewhere) -> dict[Size, tuple[int, .
     """Shapes of one tensor for other sizes; where it does not cross there is none."""
     site, number = position
     found = {size: leaves[site][number] for size, leaves in elsewhere.items() if number < len(leaves[site])}
-    return {size: leaf.shape for size, leaf in found.items() if isinstance(leaf, Seen)}
+    return {size: leaf.shape for size, leaf in found.items() if isinstance(leaf, TensorInfo)}
 
 
-def _no_map(cut: SplitExecutor, leaf: Seen, shapes: dict[Size, tuple[int, ...]]) -> SplitError:
+def _no_map(cut: SplitExecutor, leaf: TensorInfo, shapes: dict[Size, tuple[int, ...]]) -> SplitError:
     rows, columns = cut.example.size
     others = "".join(f", {list(shape)} for {size[0]} x {size[1]}" for size, shape in [*shapes.items()][-1:])
     return SplitError(
@@ -120,7 +120,7 @@ def live_leaves(verifiers: list[Verifier], layouts: Mapping[Position, Layout | N
             (site, number): leaf.key
             for site, item in enumerate(verifier.taken)
             for number, leaf in enumerate(leaves_of(item.seen))
-            if isinstance(leaf, Seen) and 0 not in leaf.shape
+            if isinstance(leaf, TensorInfo) and 0 not in leaf.shape
         }
         shared = [key for key in seen.values() if list(seen.values()).count(key) > 1]
         for leaf, layout in layouts.items():

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from feataug.cutting.call_trace import patched
+from feataug.cutting.call_trace import replaced_forwards
 from feataug.cutting.cut_sites import CutSite, invoke
 from feataug.cutting.decode_plan import DecodePlan
 from feataug.cutting.hooks import checkpointed
@@ -18,10 +18,10 @@ from feataug.errors import SplitError, message
 
 
 @contextmanager
-def replaying(plan: DecodePlan, sites: Sequence[CutSite], crossing: Sequence[Any], stand_ins: Sequence[Any]) -> Iterator[None]:
-    """Within, a call of the model starts at the cut: ``crossing`` comes out of the sites, ``stand_ins`` out of the plan's stubs."""
+def replaying(plan: DecodePlan, sites: Sequence[CutSite], crossing: Sequence[Any], placeholders: Sequence[Any]) -> Iterator[None]:
+    """Within, a call of the model starts at the cut: ``crossing`` comes out of the sites, ``placeholders`` out of the plan's stubs."""
     queues: dict[nn.Module, deque[tuple[str, Any]]] = {}
-    left = iter(stand_ins)
+    left = iter(placeholders)
     for step in plan.steps:
         value = next(left) if step.kind == "stub" else crossing[step.site] if step.kind == "site" else None
         queues.setdefault(step.module, deque()).append((step.kind, value))
@@ -71,8 +71,8 @@ def replaying(plan: DecodePlan, sites: Sequence[CutSite], crossing: Sequence[Any
 
     stubs = {module: stub(module, queue) for module, queue in queues.items() if any(kind != "run" for kind, _ in queue)}
     with ExitStack() as stack:
-        stack.enter_context(patched(stubs))
+        stack.enter_context(replaced_forwards(stubs))
         for number, site in enumerate(sites):
             if site.port.before:
-                stack.enter_context(site.port.doing(putter(crossing[number]), plan.skipped[number]))
+                stack.enter_context(site.port.applying(putter(crossing[number]), plan.skipped[number]))
         yield

@@ -18,14 +18,14 @@ from feataug.core.randomness import seeded as all_seeded
 from feataug.core.rng import seeded as torch_seeded
 from feataug.cutting.backward_slice import Needs, decoder_needs
 from feataug.cutting.call_trace import Call, uncompiled
-from feataug.cutting.capture import Capture, Taken
-from feataug.cutting.containers import flatten, map_tensors, sealed, tensors_of
+from feataug.cutting.capture import Capture, Captured
+from feataug.cutting.containers import flatten, map_tensors, opaque_types, tensors_of
 from feataug.cutting.cut_sites import CutSite
 from feataug.cutting.dataflow import Dataflow, trace
-from feataug.cutting.decode_plan import Passage, reached
+from feataug.cutting.decode_plan import EncoderPass, calls_before_cut
 from feataug.cutting.example import Example
 from feataug.cutting.executor import SplitExecutor
-from feataug.cutting.output_comparison import has_nan, same
+from feataug.cutting.output_comparison import has_nan, same_outputs
 from feataug.errors import SplitError, message
 
 # What may be read round a cut besides the outputs of layers.
@@ -67,21 +67,21 @@ class Trace:
             raise SplitError(
                 message(
                     "split: the model's output cannot be looked into.",
-                    given=", ".join(sealed(output)) or f"{type(output).__name__} without any tensor that has a memory of its own",
+                    given=", ".join(opaque_types(output)) or f"{type(output).__name__} without any tensor that has a memory of its own",
                     needed="tensors, in lists, dictionaries, dataclasses, or objects with attributes",
                     advice="Split the part of the model that returns tensors.",
                 )
             )
         return cls(calls, output, flow, capture, training, time.monotonic() - began)
 
-    def taken(self, sites: list[CutSite]) -> list[Taken] | None:
+    def taken(self, sites: list[CutSite]) -> list[Captured] | None:
         """What passed the sites; ``None`` if one of them was not reached."""
         return self.capture.at_sites(sites)
 
-    def passage(self, sites: list[CutSite]) -> Passage:
+    def passage(self, sites: list[CutSite]) -> EncoderPass:
         """The pass as far as the last of the sites."""
         taken = self.taken(sites) or []
-        return Passage(list(reached(self.calls, sites, max(item.time for item in taken))), [item.seen for item in taken])
+        return EncoderPass(list(calls_before_cut(self.calls, sites, max(item.time for item in taken))), [item.seen for item in taken])
 
     def constants(self) -> set[tuple[str, int]]:
         """Names and numbers of the calls that return tensors, none of which depends on the images."""
@@ -93,7 +93,7 @@ class Trace:
         ends = {(site.module, site.port.index): item.time for site, item in zip(sites, taken, strict=True) if not site.port.before}
         replaced = [
             (call, ends.get((call.module, call.index), call.end or math.inf))
-            for call, kind in reached(self.calls, sites, max(item.time for item in taken))
+            for call, kind in calls_before_cut(self.calls, sites, max(item.time for item in taken))
             if kind == "site" or (kind == "stub" and (call.name, call.index) not in constants)
         ]
         return decoder_needs(self.flow, replaced, taken)
@@ -129,12 +129,12 @@ class Verifier:
                 (spoiled or {}).get((site, n), Tensor.clone)(x) if isinstance(x, Tensor) else x for n, x in enumerate(leaves)
             ]
             crossing.append(rebuild(changed))
-        stand_ins = self.cut.plan(example.size, example.images.device).stand_ins(len(example.images), example.images.device)
-        stand_ins = [map_tensors(partial(spoil, value=value), item) for item in stand_ins]
+        placeholders = self.cut.plan(example.size, example.images.device).placeholders(len(example.images), example.images.device)
+        placeholders = [map_tensors(partial(spoil, value=value), item) for item in placeholders]
         unread = [name for name in example.image_like if self.traced.flow.key(example.tensors[name]) not in self.needs.given]
         tensors = dict(example.tensors) | {name: spoil(example.tensors[name], value) for name in unread}
         with seeded(example.images.device), self.mode(), torch.no_grad():
-            return self.cut.replay(crossing, stand_ins, spoil(example.images, value), tensors)
+            return self.cut.decode_raw(crossing, placeholders, spoil(example.images, value), tensors)
 
     def changes(self, spoiled: Mapping[Position, Callable[[Tensor], Tensor]] | None = None) -> bool:
         """Whether the output differs from the trace's; where decoding fails for every fill, it does."""
@@ -143,7 +143,7 @@ class Verifier:
                 out = self.output(value, spoiled)
             except Exception:  # some code wants numbers
                 continue
-            return has_nan(out) if not self.exact else not same(out, self.traced.output)
+            return has_nan(out) if not self.exact else not same_outputs(out, self.traced.output)
         return bool(self.fills)
 
     def is_random(self) -> bool:
@@ -151,7 +151,7 @@ class Verifier:
         example = self.cut.example
         with seeded(example.images.device, seed=1), self.mode(), torch.no_grad():
             again = self.cut.call_with(example.images, example.tensors)
-        random = not same(again, self.traced.output)
+        random = not same_outputs(again, self.traced.output)
         if random:
             self.exact, self.fills = False, () if has_nan(again) else (math.nan,)
         return random
@@ -180,7 +180,7 @@ def check_complete(cut: SplitExecutor, verifier: Verifier, *, decode: bool = Tru
         # What crosses goes by two names: a layer that works in place, and its input, which is read as well.
         keys = {key for item in verifier.taken for key in item.keys}
         until = max(item.time for item in verifier.taken)
-        met = [call for call, kind in reached(verifier.traced.calls, cut.sites, until) if kind == "stub"]
+        met = [call for call, kind in calls_before_cut(verifier.traced.calls, cut.sites, until) if kind == "stub"]
         names = list(dict.fromkeys(call.name for call in met if keys & {seen.key for seen in call.seen()}))
         return names or [UNTRACED], when
     return None

@@ -12,7 +12,7 @@ from torch import nn
 import feataug
 from feataug.core.specs import FeatureSpec, LevelSpec
 from feataug.cutting.cut import split
-from feataug.cutting.decode_plan import Planner
+from feataug.cutting.decode_plan import DecodePlanner
 from feataug.cutting.tensor_layout import Layout
 from feataug.errors import ConfigError, SplitError
 
@@ -258,7 +258,7 @@ def test_a_generator_leaves_out_what_the_encoder_leaves_out():
 def test_without_a_twin_the_model_itself_is_measured(name, monkeypatch):
     with_twin = split(Segmenter(ENCODERS[name][0]()), "encoder")
     assert with_twin.planner.twin is not None
-    monkeypatch.setattr(Planner, "_trusted_twin", lambda self: None)
+    monkeypatch.setattr(DecodePlanner, "_verified_twin", lambda self: None)
     model = Segmenter(ENCODERS[name][0]()).eval()
     cut = split(model, "encoder")
     assert cut.planner.twin is None
