@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 import feataug
+from feataug.core.measures import MEASURES
 from feataug.data import seeded_loader
 from feataug.errors import CheckpointError, ConfigError, DataError, DtypeError, ShapeError
 from feataug.evaluation import ClassGaussians
 from feataug.io.results import teaching_summary
-from feataug.metrics import MEASURES
 from feataug.reporting.tables import teaching_table
 from feataug.training.checkpoint import checkpoints
 from tests.support import forks
