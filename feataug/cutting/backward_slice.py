@@ -33,7 +33,7 @@ class Needs:
         return not self.leaks and not self.images
 
 
-def decoder_needs(flow: Dataflow, replaced: Sequence[tuple[Call, float]], taken: Sequence[Captured]) -> Needs:
+def decoder_needs(flow: Dataflow, replaced: Sequence[tuple[Call, float]], captured: Sequence[Captured]) -> Needs:
     """What decoding would read, by storages.
 
     Args:
@@ -49,7 +49,7 @@ def decoder_needs(flow: Dataflow, replaced: Sequence[tuple[Call, float]], taken:
     """
     intervals = sorted(((call.start, end, call.name) for call, end in replaced), key=lambda interval: interval[0])
     starts = [start for start, _, _ in intervals]
-    arrivals = sorted(taken, key=lambda item: item.time)
+    arrivals = sorted(captured, key=lambda item: item.time)
     needed = set(flow.outputs or ())
     needs, leaks = Needs(), {}
 

@@ -187,8 +187,8 @@ class _PointFinder:
         self.times = flow.times
         self.holders: dict[int | None, list[Call]] = {}
         for call in self.in_order():
-            for seen in call.seen():
-                self.holders.setdefault(seen.key, []).append(call)
+            for info in call.tensors():
+                self.holders.setdefault(info.key, []).append(call)
 
     def in_order(self) -> list[Call]:
         """The last call of each layer, in the order of their ends."""
@@ -199,7 +199,7 @@ class _PointFinder:
         if call.end is None:
             return
         live = self.flow.live(call.end)
-        own = {seen.key for seen in call.seen()}
+        own = {info.key for info in call.tensors()}
         if not live & own or not live.isdisjoint(self.flow.inputs):
             return
         layers = {call}

@@ -94,7 +94,7 @@ class Dataflow(TorchDispatchMode):
             if where is not None:
                 self._numbers[where] = next(self._count)
 
-    def look(self, tensor: Tensor) -> TensorInfo:
+    def describe(self, tensor: Tensor) -> TensorInfo:
         """Shape and storage of a tensor."""
         return TensorInfo(shape_of(tensor), tensor.dtype, self.key(tensor))
 
@@ -185,7 +185,7 @@ class Dataflow(TorchDispatchMode):
 
     def depends(self, call: Call) -> bool:
         """Does anything that a call returned depend on the images?"""
-        return any(seen.key in self.tainted for seen in call.seen())
+        return any(info.key in self.tainted for info in call.tensors())
 
 
 def storage(tensor: Tensor) -> int | None:
@@ -217,6 +217,6 @@ def trace(
     flow = Dataflow(inputs, clock, within)
     around = during(flow) if during is not None else nullcontext()
     with training_paths(model, inputs[0]) if training else eval_mode(model), around, flow:
-        calls, output = record_calls(model, run, clock, flow.look)
+        calls, output = record_calls(model, run, clock, flow.describe)
     flow.finish(output)
     return calls, output, flow

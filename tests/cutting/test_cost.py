@@ -13,6 +13,7 @@ from torch import nn
 import feataug
 from feataug.core.specs import FeatureSpec, LevelSpec
 from feataug.cutting import cut as splitting
+from feataug.cutting import verification
 from feataug.cutting.cut import split
 from feataug.cutting.cut_points import SHOWN, CutPoint, shortlist
 from feataug.cutting.decode_plan import DecodePlanner
@@ -58,7 +59,7 @@ class Chain(nn.Module):
 @pytest.mark.parametrize("at", [0, 4, 8])
 def test_a_cut_costs_less_than_two_forward_passes(at, monkeypatch):
     # However long a twin takes: here the model itself takes no time.
-    monkeypatch.setattr(splitting, "_WORTHWHILE", float("inf"))
+    monkeypatch.setattr(verification, "_TWIN_SHARE", float("inf"))
     model = Chain()
     cut = split(model, f"layers.{at}", example=torch.rand(1, 3, 64, 64))
     # A trace; and what comes after the cut is run once more, to verify it. In training nothing else is done.
@@ -71,7 +72,7 @@ def test_a_cut_costs_less_than_two_forward_passes(at, monkeypatch):
 
 @pytest.mark.parametrize("at", [0, 4, 8])
 def test_it_costs_less_than_four_where_a_twin_is_slow(at, monkeypatch):
-    monkeypatch.setattr(splitting, "_WORTHWHILE", 0.0)
+    monkeypatch.setattr(verification, "_TWIN_SHARE", 0.0)
     model = Chain()
     split(model, f"layers.{at}", example=torch.rand(1, 3, 64, 64))
     assert model.forwards() == pytest.approx(2 + 2 * (9 - at) / 10)
