@@ -18,7 +18,7 @@ from feataug.cutting.cut_sites import CutSite
 from feataug.cutting.cut_twin import CutTwin
 from feataug.cutting.encoder_pass import CallRole, EncoderPass
 from feataug.cutting.example import Example
-from feataug.errors import SplitError, message
+from feataug.errors import SplitError
 
 
 @dataclass(frozen=True)
@@ -134,9 +134,7 @@ class DecodePlanner:
         """The plan from the passes of one image and of two, which show what grows with the batch."""
         if [call.name for call, _ in one.calls] != [call.name for call, _ in two.calls]:
             raise SplitError(
-                message(
-                    "split: the model calls other layers for another batch size.", given="1 and 2 images", needed="the same calls"
-                )
+                "split: the model calls other layers for another batch size.", given="1 and 2 images", needed="the same calls"
             )
         planned: list[PlannedCall] = []
         skipped = [0] * len(self.sites)

@@ -27,7 +27,7 @@ from feataug.cutting.hooks import CutHook, attach_hook, detach_hooks, in_use_err
 from feataug.cutting.output_comparison import same_outputs
 from feataug.cutting.partial_forward import PartialForward
 from feataug.cutting.tensor_layout import Layout
-from feataug.errors import ShapeError, SplitError, message
+from feataug.errors import ShapeError, SplitError
 
 
 class SplitExecutor:
@@ -84,11 +84,9 @@ class SplitExecutor:
         """
         if self._removed:
             raise SplitError(
-                message(
-                    "feataug: the cut was removed.",
-                    given="encode, decode or mixing after cut.remove()",
-                    needed="a cut: split again",
-                )
+                "feataug: the cut was removed.",
+                given="encode, decode or mixing after cut.remove()",
+                needed="a cut: split again",
             )
         for module, hook in self._hooks:
             attach_hook(module, hook)
@@ -115,9 +113,7 @@ class SplitExecutor:
         collector = CrossingCollector(self.sites)
         if not collector.run(lambda: call_model(call, args, kwargs)):
             missed = [site.name for site, value in zip(self.sites, collector.values, strict=True) if value is None]
-            raise SplitError(
-                message("cut.encode: the model did not pass the cut.", given=", ".join(missed), needed="a call of that layer")
-            )
+            raise SplitError("cut.encode: the model did not pass the cut.", given=", ".join(missed), needed="a call of that layer")
         leaves = [leaves_of(value) for value in collector.values]
         return tuple(
             level
@@ -178,11 +174,9 @@ class SplitExecutor:
                 expected = layout.size(leaf.base, size) if isinstance(leaf, ShapeTemplate) else ()
                 if tuple(levels[0].shape[2:]) != expected:
                     raise ShapeError(
-                        message(
-                            "cut.decode: the features do not fit the image size.",
-                            given=f'{describe(levels[0])}   at level "{self.level_name(site, number)}"',
-                            needed=f"[B, {layout.channels}, {', '.join(map(str, expected))}]   for images of {size[0]} x {size[1]}",
-                        )
+                        "cut.decode: the features do not fit the image size.",
+                        given=f'{describe(levels[0])}   at level "{self.level_name(site, number)}"',
+                        needed=f"[B, {layout.channels}, {', '.join(map(str, expected))}]   for images of {size[0]} x {size[1]}",
                     )
                 leaves[number] = layout.to_tensor(levels)
             crossing.append(rebuild(leaves))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils import checkpoint
 
-from feataug.errors import SplitError, message
+from feataug.errors import SplitError
 
 _TORCH = os.path.dirname(torch.__file__)
 _LAYERS, _MODULE_CALL = os.path.dirname(nn.modules.module.__file__), nn.modules.module.__file__
@@ -61,11 +61,9 @@ def surrounding_checkpoint(*, at_output: bool) -> Checkpoint | None:
 def reentrant_error(who: str) -> SplitError:
     """A reentrant checkpoint runs its segment without gradients, and again from the segment's inputs in backward."""
     return SplitError(
-        message(
-            f"{who}: the cut lies inside a reentrant gradient checkpoint.",
-            given="torch.utils.checkpoint(..., use_reentrant=True) around a layer of the cut: gradients would be lost",
-            needed="use_reentrant=False, or a cut where a checkpointed segment ends",
-        )
+        f"{who}: the cut lies inside a reentrant gradient checkpoint.",
+        given="torch.utils.checkpoint(..., use_reentrant=True) around a layer of the cut: gradients would be lost",
+        needed="use_reentrant=False, or a cut where a checkpointed segment ends",
     )
 
 
