@@ -95,7 +95,7 @@ def trial(kind: str, folder: Path, seconds: float, weights: str, rng: random.Ran
         return "the run did not go on"
     if folder.with_suffix(".weights").read_text() != weights:
         return "other weights"
-    left = sorted(file.name for file in folder.iterdir() if file.suffix not in (".safetensors", ".jsonl"))
+    left = sorted(file.name for file in folder.iterdir() if file.suffix not in (".safetensors", ".jsonl") and file.name != ".lock")
     if left:
         return f"left behind: {', '.join(left)}"
     for path in checkpoints(folder):
