@@ -394,7 +394,8 @@ def _mixing(args: argparse.Namespace, cut: Any, train: Any) -> dict[str, Any]:
     given = {} if args.ratio is None else {"ratio": args.ratio}
     kept = {"bank": args.bank} if args.bank else {}
     if args.preset != "recommended":
-        return {"masks": HardNegativeSampler(DatasetMasks(train), enabled=args.preset == "paper")} | given | kept
+        masks = DatasetMasks(train)
+        return {"masks": HardNegativeSampler(masks) if args.preset == "paper" else masks} | given | kept
     loader = _eval_loader(args, _dataset(args, args.split, eval_transforms(tuple(args.size))))
     device = make_accelerator(args.device, "no").device
     return recommended(cut, train, loader, train.num_classes, power=args.power, device=device, **given) | kept
