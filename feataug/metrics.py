@@ -1,4 +1,4 @@
-"""The paper's four measures over a whole set, and the recognition score of synthetic features."""
+"""The paper's four measures over a whole set."""
 
 from __future__ import annotations
 
@@ -19,9 +19,6 @@ from feataug.core.checks import (
 )
 from feataug.errors import DtypeError, LabelError, ShapeError, message
 from feataug.losses import resize_logits
-
-MEASURES = ("pixel_acc", "class_acc", "miou", "fw_iou")
-TITLES = {"pixel_acc": "PixelAcc", "class_acc": "ClassAcc", "miou": "mIoU", "fw_iou": "fwIoU"}
 
 
 def scores(confusion: Tensor) -> dict[str, Any]:

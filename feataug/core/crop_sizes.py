@@ -17,7 +17,7 @@ def note_size(model: nn.Module, size: tuple[int, int] | None) -> None:
     Weights, ``state_dict`` and fingerprints stay as they are. Copies and pickles of the model have the note, too: a tuple of two integers,
     which needs no code of ours to be read.
     """
-    own = _bare(model).__dict__
+    own = _unwrapped(model).__dict__
     if size is None:
         own.pop(_NAME, None)
     else:
@@ -27,7 +27,7 @@ def note_size(model: nn.Module, size: tuple[int, int] | None) -> None:
 
 def noted_size(model: Any) -> tuple[int, int] | None:
     """Rows and columns that were noted; ``None`` if there is no note, as where a model was trained on images of several sizes."""
-    found: tuple[int, int] | None = getattr(_bare(model), "__dict__", {}).get(_NAME)
+    found: tuple[int, int] | None = getattr(_unwrapped(model), "__dict__", {}).get(_NAME)
     return found
 
 
@@ -61,7 +61,7 @@ class SeenSizes:
         return [list(size) for size in self._found]
 
 
-def _bare(model: Any) -> Any:
+def _unwrapped(model: Any) -> Any:
     """The model within the wrappers of torch.compile and of data parallel training."""
     while True:
         inner = getattr(model, "_orig_mod", None)

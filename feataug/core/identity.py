@@ -53,7 +53,7 @@ def describe_data(loader: Any, *, measured: bool = False) -> dict[str, Any] | No
     dataset = getattr(loader, "dataset", None)
     if dataset is None:
         return {}
-    if hasattr(getattr(loader, "batch_sampler", None), "share"):
+    if callable(getattr(getattr(loader, "batch_sampler", None), "start", None)):
         # What seeded_loader wraps a data set in follows from the seed.
         dataset = getattr(dataset, "dataset", dataset)
     order = _order(loader)

@@ -36,11 +36,11 @@ def transform_pair(who: str, transforms: Callable[..., Any], image: Tensor, mask
     by_name = takes_names(transforms)
     if not by_name:
         try:
-            return _pair(who, transforms(image, mask))
+            return _read_pair(who, transforms(image, mask))
         except (KeyError, TypeError) as error:
-            if not _refused(transforms, error):
+            if not _rejected_call(transforms, error):
                 raise
-    return _pair(who, transforms(**_arrays(image, mask)))
+    return _read_pair(who, transforms(**_arrays(image, mask)))
 
 
 def transform_image(who: str, transforms: Callable[..., Any], image: Tensor) -> Any:
@@ -50,11 +50,11 @@ def transform_image(who: str, transforms: Callable[..., Any], image: Tensor) -> 
         try:
             return transforms(image)
         except (KeyError, TypeError) as error:
-            if not _refused(transforms, error):
+            if not _rejected_call(transforms, error):
                 raise
     result = transforms(image=_image_array(image))
     if not isinstance(result, Mapping) or "image" not in result:
-        raise _wrong(who, result, 'a dictionary with "image"')
+        raise _wrong_output(who, result, 'a dictionary with "image"')
     return _image_tensor(who, result["image"])
 
 
@@ -67,17 +67,17 @@ def transform_mask(who: str, transforms: Callable[..., Any], mask: Tensor) -> An
     if takes_names(transforms):
         return _mask_by_name(who, transforms, mask)
     if _takes_two(transforms):
-        return _pair(who, transforms(_black(mask), mask))[1]
+        return _read_pair(who, transforms(_black_image(mask), mask))[1]
     try:
         return transforms(mask)
     except (KeyError, TypeError) as error:
-        if not _refused(transforms, error):
+        if not _rejected_call(transforms, error):
             raise
         refused = error
     try:
-        return _pair(who, transforms(_black(mask), mask))[1]
+        return _read_pair(who, transforms(_black_image(mask), mask))[1]
     except (KeyError, TypeError) as error:
-        if not _refused(transforms, error):
+        if not _rejected_call(transforms, error):
             raise refused from None
     return _mask_by_name(who, transforms, mask)
 
@@ -112,7 +112,7 @@ def _takes_two(transforms: Any) -> bool:
     return places[1].default is inspect.Parameter.empty or places[1].name.lower() in _MASK_NAMES
 
 
-def _refused(transforms: Any, error: BaseException) -> bool:
+def _rejected_call(transforms: Any, error: BaseException) -> bool:
     """Whether a callable of ``*args, **named`` itself refused how it was called; an error from within it is the user's to see."""
     found = _parameters(transforms)
     if found is None or {p.kind for p in found} != {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} | (
@@ -127,16 +127,16 @@ def _refused(transforms: Any, error: BaseException) -> bool:
 def _mask_by_name(who: str, transforms: Any, mask: Tensor) -> Tensor:
     found = _parameters(transforms) or []
     names = {p.name for p in found}
-    given = _arrays(_black(mask), mask)
+    given = _arrays(_black_image(mask), mask)
     if found and "image" not in names and not any(p.kind is p.VAR_KEYWORD for p in found):
         given.pop("image")
     result = transforms(**given)
     if not isinstance(result, Mapping) or "mask" not in result:
-        raise _wrong(who, result, 'a dictionary with "mask"')
+        raise _wrong_output(who, result, 'a dictionary with "mask"')
     return _mask_tensor(who, result["mask"])
 
 
-def _black(mask: Tensor) -> Tensor:
+def _black_image(mask: Tensor) -> Tensor:
     from torchvision import tv_tensors  # not at the top: importing it costs a tenth of importing torch
 
     return tv_tensors.Image(torch.zeros(3, *mask.shape[-2:], dtype=torch.uint8))
@@ -154,10 +154,10 @@ def _image_array(image: Tensor) -> np.ndarray:
     return np.ascontiguousarray(image.as_subclass(Tensor).permute(1, 2, 0).numpy())
 
 
-def _pair(who: str, result: Any) -> tuple[Any, Any]:
+def _read_pair(who: str, result: Any) -> tuple[Any, Any]:
     if isinstance(result, Mapping):
         if not {"image", "mask"} <= set(result):
-            raise _wrong(who, result, _NAMED)
+            raise _wrong_output(who, result, _NAMED)
         image, mask = _image_tensor(who, result["image"]), _mask_tensor(who, result["mask"])
         if image.shape[1:] != mask.shape:
             raise DataError(
@@ -169,7 +169,7 @@ def _pair(who: str, result: Any) -> tuple[Any, Any]:
             )
         return image, mask
     if not isinstance(result, (tuple, list)) or len(result) != 2:
-        raise _wrong(who, result, "(image, mask), or " + _NAMED)
+        raise _wrong_output(who, result, "(image, mask), or " + _NAMED)
     return result[0], result[1]
 
 
@@ -177,7 +177,7 @@ def _image_tensor(who: str, image: Any) -> Tensor:
     if isinstance(image, np.ndarray) and image.ndim == 3 and image.dtype.kind in "uf":
         image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
     if not isinstance(image, Tensor) or image.ndim != 3 or not (image.is_floating_point() or image.dtype is torch.uint8):
-        raise _wrong(who, image, _NAMED)
+        raise _wrong_output(who, image, _NAMED)
     return image.float() if image.dtype is torch.float64 else image
 
 
@@ -188,11 +188,11 @@ def _mask_tensor(who: str, mask: Any) -> Tensor:
     if isinstance(mask, Tensor) and mask.ndim == 3 and 1 in (mask.shape[0], mask.shape[-1]):
         mask = mask.squeeze(0) if mask.shape[0] == 1 else mask.squeeze(-1)
     if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.is_floating_point() or mask.is_complex() or mask.dtype is torch.bool:
-        raise _wrong(who, given, _NAMED)
+        raise _wrong_output(who, given, _NAMED)
     return mask.long()
 
 
-def _wrong(who: str, result: Any, needed: str) -> DataError:
+def _wrong_output(who: str, result: Any, needed: str) -> DataError:
     if isinstance(result, Mapping):
         given = f"a dictionary with {', '.join(map(repr, list(result)[:8])) or 'nothing'}"
     elif isinstance(result, np.ndarray):

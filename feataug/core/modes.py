@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from feataug.core.rng import kept
+from feataug.core.rng import preserved_rng
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def training_paths(model: nn.Module, like: Tensor) -> Iterator[None]:
 
     What a composite module draws all the same is drawn from a fork of torch's generators, on ``like``'s device.
     """
-    with eval_mode(model), kept(like.device):
+    with eval_mode(model), preserved_rng(like.device):
         for module in model.modules():
             stateful = next(module.buffers(recurse=False), None) is not None
             module.training = not stateful and next(module.children(), None) is not None

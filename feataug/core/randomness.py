@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from feataug.core.attributes import slots_of
-from feataug.core.rng import derive_seed, kept
+from feataug.core.rng import derive_seed, preserved_rng
 
 # How far, and over how many objects, generators are looked for: a pipeline of transforms is small, a data set may be large.
 _DEPTH = 12
@@ -66,7 +66,7 @@ def _children(value: Any) -> Sequence[Any]:
     if isinstance(value, (list, tuple)):
         return value if len(value) <= _ITEMS else ()
     if isinstance(value, types.FunctionType):
-        return _referred(value)
+        return _referenced(value)
     if isinstance(value, types.MethodType):
         return (value.__self__, value.__func__)
     if isinstance(value, functools.partial):
@@ -79,7 +79,7 @@ def _children(value: Any) -> Sequence[Any]:
     return found + [child for name in slots_of(type(value)) if (child := getattr(value, name, None)) is not None]
 
 
-def _referred(function: types.FunctionType) -> list[Any]:
+def _referenced(function: types.FunctionType) -> list[Any]:
     """What a function's code refers to; other functions of its module among it, since pipelines are built of helpers."""
     found: list[Any] = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
@@ -93,19 +93,19 @@ def _referred(function: types.FunctionType) -> list[Any]:
         found += [function.__globals__[name] for name in code.co_names if name in function.__globals__]
         codes += [part for part in code.co_consts if isinstance(part, types.CodeType)]
     # Functions and objects of other packages keep no generator that a user's transform would draw from by name.
-    return [item for item in found if not _foreign(item, function)]
+    return [item for item in found if not _from_other_package(item, function)]
 
 
-def _foreign(item: Any, function: types.FunctionType) -> bool:
+def _from_other_package(item: Any, function: types.FunctionType) -> bool:
     return isinstance(item, types.FunctionType) and item.__module__.partition(".")[0] != function.__module__.partition(".")[0]
 
 
 @contextmanager
-def all_kept(device: torch.device | str = "cpu") -> Iterator[None]:
+def preserved_global_rng(device: torch.device | str = "cpu") -> Iterator[None]:
     """Put the global generators of torch (the CPU's and one device's), numpy and ``random`` back afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
-        with kept(device):
+        with preserved_rng(device):
             yield
     finally:
         random.setstate(python)
@@ -122,7 +122,7 @@ def seeded(seed: int, generators: Sequence[Any] = ()) -> Iterator[None]:
     """
     states = [_state(generator) for generator in generators]
     try:
-        with all_kept():
+        with preserved_global_rng():
             # Not torch.manual_seed, which seeds every GPU as well: a training loop's dropout would follow from the data.
             torch.default_generator.manual_seed(seed)
             np.random.seed(derive_seed(seed, "numpy") % 2**32)
@@ -132,7 +132,7 @@ def seeded(seed: int, generators: Sequence[Any] = ()) -> Iterator[None]:
             yield
     finally:
         for generator, state in zip(generators, states, strict=True):
-            _put_back(generator, state)
+            _restore(generator, state)
 
 
 def _state(generator: Any) -> Any:
@@ -143,7 +143,7 @@ def _state(generator: Any) -> Any:
     return generator.get_state()
 
 
-def _put_back(generator: Any, state: Any) -> None:
+def _restore(generator: Any, state: Any) -> None:
     if isinstance(generator, np.random.Generator):
         generator.bit_generator.state = state
     elif isinstance(generator, random.Random):

@@ -26,7 +26,7 @@ def generator_for(*parts: int | str) -> torch.Generator:
 
 
 @contextmanager
-def kept(device: torch.device | str = "cpu") -> Iterator[None]:
+def preserved_rng(device: torch.device | str = "cpu") -> Iterator[None]:
     """Put torch's global generators of the CPU and of one device back afterwards; other devices are not touched."""
     device = torch.device(device)
     if device.type == "mps":
@@ -51,7 +51,7 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
         device: Where the work within happens.
     """
     device = torch.device(device)
-    with kept(device):
+    with preserved_rng(device):
         # Not torch.manual_seed, which seeds every GPU as well.
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from feataug.cutting.call_trace import Call
-from feataug.cutting.capture import Taken
+from feataug.cutting.capture import Captured
 from feataug.cutting.dataflow import Dataflow
 
 
@@ -33,7 +33,7 @@ class Needs:
         return not self.leaks and not self.images
 
 
-def decoder_needs(flow: Dataflow, replaced: Sequence[tuple[Call, float]], taken: Sequence[Taken]) -> Needs:
+def decoder_needs(flow: Dataflow, replaced: Sequence[tuple[Call, float]], captured: Sequence[Captured]) -> Needs:
     """What decoding would read, by storages.
 
     Args:
@@ -49,11 +49,11 @@ def decoder_needs(flow: Dataflow, replaced: Sequence[tuple[Call, float]], taken:
     """
     intervals = sorted(((call.start, end, call.name) for call, end in replaced), key=lambda interval: interval[0])
     starts = [start for start, _, _ in intervals]
-    arrivals = sorted(taken, key=lambda item: item.time)
+    arrivals = sorted(captured, key=lambda item: item.time)
     needed = set(flow.outputs or ())
     needs, leaks = Needs(), {}
 
-    def arrive(item: Taken) -> None:
+    def arrive(item: Captured) -> None:
         hit = needed & item.keys
         needs.crossing.update(hit)
         needed.difference_update(hit)

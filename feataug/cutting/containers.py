@@ -22,10 +22,10 @@ class Leaf:
 
 
 # Objects that are looked at behind a leaf.
-_LOOKED_AT = 10_000
+_MAX_OBJECTS = 10_000
 
 # Opened no further: they hold no tensor of a forward pass, or are none of our business.
-_CLOSED = (
+_NEVER_OPENED = (
     type(None), bool, int, float, complex, str, bytes, range, slice, enum.Enum, torch.dtype, torch.device, torch.Size, torch.layout,
     torch.memory_format, torch.Generator, Leaf, type, ModuleType, FunctionType, MethodType, nn.Module,
 )  # fmt: skip
@@ -63,7 +63,7 @@ def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     return rebuild([function(leaf) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
 
 
-def sealed(value: Any) -> list[str]:
+def opaque_types(value: Any) -> list[str]:
     """The types of the leaves that hold tensors which cannot be found: iterators, functions and other objects that refer to a tensor."""
     kinds = [type(leaf).__name__ for leaf in leaves_of(value) if isinstance(leaf, Iterator) or _refers_to_tensors(leaf)]
     return list(dict.fromkeys(kinds))
@@ -75,7 +75,7 @@ def _refers_to_tensors(leaf: Any) -> bool:
         return False
     seen: set[int] = set()
     waiting = [leaf]
-    while waiting and len(seen) < _LOOKED_AT:
+    while waiting and len(seen) < _MAX_OBJECTS:
         item = waiting.pop()
         if id(item) in seen or isinstance(item, (nn.Module, type, ModuleType)):
             continue
@@ -89,7 +89,7 @@ def _refers_to_tensors(leaf: Any) -> bool:
 
 def _open(value: Any, leaves: list[Any], above: frozenset[int]) -> Callable[[Any], Any]:
     """Append the leaves of ``value``; the function that rebuilds it takes its leaves from an iterator."""
-    if isinstance(value, (Tensor, *_CLOSED)) or id(value) in above:
+    if isinstance(value, (Tensor, *_NEVER_OPENED)) or id(value) in above:
         return _leaf(value, leaves)
     above = above | {id(value)}
     children, structure = pytree.tree_flatten(value, is_leaf=lambda item: item is not value)

@@ -1,12 +1,14 @@
-"""Cut a model in two: run what comes before a layer, what comes after it, or both over a mixed batch."""
+"""Cut a model into an encoder and a decoder, and run either of them, or both over a mixed batch."""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,18 +19,16 @@ from feataug.core.copying import copy_model
 from feataug.core.specs import FeatureSpec
 from feataug.cutting.cut_sites import CutSite
 from feataug.cutting.encoder_decoder import EncoderDecoder
-from feataug.cutting.example import Example, explained
+from feataug.cutting.example import Example, explain_failures
 from feataug.cutting.executor import SplitExecutor
-from feataug.cutting.hooks import CutHook, take_off
+from feataug.cutting.hooks import CutHook, detach_hooks
 from feataug.cutting.layer_lookup import find_call, layer_names
 from feataug.cutting.level_reading import read_levels
-from feataug.cutting.verification import IMAGES, UNTRACED, Trace, Verifier, check_complete, leak_error
+from feataug.cutting.verification import IMAGES, UNTRACED, Trace, verify
 from feataug.errors import SplitError, message
 
-# A twin is asked whether training takes another way if that costs less than this share of a pass.
-_GAIN = 0.35
-# Seconds that something may take without a word.
-_PATIENCE = 5.0
+# A search that takes longer prints that it is under way.
+_SLOW_SECONDS = 5.0
 
 
 def split(
@@ -91,23 +91,23 @@ def split(
     )
 
 
-class Cut(SplitExecutor):
+class Cut:
     """A model cut in two; made by ``split``.
 
     Attributes:
-        model: The model, as it was given (or the pair as one module).
-        at: Where it is cut.
-        spec: A ``FeatureSpec``: name, channels and reduction of each tensor that crosses and is read after the cut.
-        one_pass: Can ``mixing`` append features while the model runs once? Otherwise it takes the two halves in turn, with the same
-            result.
+        model: The model that was given, or the pair of encoder and decoder as one module.
+        at: The names of the layers where it is cut.
+        example: How the model is called; see ``split``.
+        spec: A ``FeatureSpec``: name, channels and reduction of each tensor that crosses the cut and is read after it.
+        one_pass: Whether ``mixing`` can append features while the model runs once. Otherwise it runs the two halves in turn, with the
+            same result.
 
     Source:
         Sec. 3: the model as decoder after encoder. Ours: any model, any layer, several at once, in one pass.
     """
 
     def __init__(self, model: nn.Module, at: str | Sequence[str], example: Any, *, advise: bool = True) -> None:
-        self.at = layer_names(at)
-        self._given = example
+        self.model, self.at, self._given_example = model, layer_names(at), example
         if isinstance(model, torch.jit.ScriptModule):
             raise SplitError(
                 message(
@@ -116,48 +116,57 @@ class Cut(SplitExecutor):
                     needed="a model in Python",
                 )
             )
-        case = Example.of(example, model)
-        with explained("split", case):
-            traced = Trace.of(model, case, self.at, training=False)
-        places = [find_call(model, traced.calls, name) for name in self.at]
-        sites = [CutSite(name, call.module, CutHook(call.index, before)) for name, (call, before) in zip(self.at, places, strict=True)]
-        taken = traced.taken(sites)
-        assert taken is not None
-        until = max(item.time for item in taken)
-        for site, item in zip(sites, taken, strict=True):
-            site.copies = traced.flow.writes(item.keys, item.time, until)
+        self.example = Example.of(example, model)
+        with explain_failures("split", self.example):
+            traced = Trace.of(model, self.example, self.at, training=False)
+        sites = []
+        for name in self.at:
+            call, before = find_call(model, traced.calls, name)
+            sites.append(CutSite(name, call.module, CutHook(call.index, before, weakref.ref(self))))
+        captured = traced.captured(sites)
+        assert captured is not None
+        complete_at = max(item.time for item in captured)
+        for site, item in zip(sites, captured, strict=True):
+            site.copies = traced.flow.writes(item.keys, item.time, complete_at)
         constants = traced.constants()
-        super().__init__(model, sites, case, traced.passage(sites), constants)
+        self._executor = SplitExecutor(model, sites, self.example, traced.encoder_pass(sites), constants)
         try:
-            checked: list[Verifier] = []
-            for training in (False, True):
-                trace = self._in_training(traced.seconds) if training else traced
-                if trace is None:
-                    continue
-                verifier = Verifier(self, trace, trace.needs(sites, constants))
-                # A cut that is to be offered as advice is verified in eval mode, and in training when it is taken.
-                if leak := check_complete(self, verifier, decode=advise or not training):
-                    complete = self._complete_cuts(leak[0], traced) if advise else []
-                    raise leak_error(self.label, *leak, complete)
-                checked.append(verifier)
-                self.read_arguments |= {
-                    name for name in case.required if trace.flow.key(case.tensors[name]) in verifier.needs.given
-                }
-            self.layouts = read_levels(self, taken, checked)
+            verifiers = verify(self._executor, traced, constants, partial(self._complete_cuts, traced) if advise else None)
+            self._executor.layouts = read_levels(self._executor, captured, verifiers)
             self.spec = FeatureSpec(
-                tuple(level for (site, leaf), layout in self.layouts.items() for level in layout.specs(self.level_name(site, leaf)))
+                tuple(
+                    level
+                    for (site, leaf), layout in self._executor.layouts.items()
+                    for level in layout.specs(self._executor.level_name(site, leaf))
+                )
             )
-            named = list(model.named_parameters())
-            again = {name for v in checked for name, p in named if v.traced.flow.key(p) in v.needs.given}
             last_use = traced.flow.last_use()
-            used = {name for name, p in named if last_use.get(traced.flow.key(p), math.inf) < until}
-            self._encoder_names = used - again
-            if self.planner.twin is None:
-                # Now, since it runs the model, and hooks of others with it; a twin can be asked when somebody mixes.
+            self._encoder_names = {
+                name
+                for name, parameter in model.named_parameters()
+                if last_use.get(traced.flow.key(parameter), math.inf) < complete_at
+                and not any(v.trace.flow.key(parameter) in v.needs.given for v in verifiers)
+            }
+            if self._executor.planner.twin is None:
+                # Finding this out runs the model with hooks of others, so it is done now. With a twin it can wait until somebody mixes.
                 _ = self.one_pass
         except BaseException:
             self.remove()
             raise
+
+    @property
+    def label(self) -> str:
+        """Where the model is cut, for messages."""
+        return self._executor.label
+
+    @property
+    def one_pass(self) -> bool:
+        """Whether ``mixing`` can append features while the model runs once."""
+        return self._executor.one_pass
+
+    def remove(self) -> None:
+        """Remove the hooks from the model; the cut cannot be used afterwards. This happens by itself when the cut is deleted."""
+        self._executor.remove()
 
     def __repr__(self) -> str:
         return f"Cut({type(self.model).__name__} at {self.label}, {self.spec})"
@@ -178,10 +187,11 @@ class Cut(SplitExecutor):
             DtypeError, ShapeError: these are no images, or of another type than the model's weights.
             SplitError: the cut is in use, or was removed.
         """
-        self.check_usable()
+        executor = self._executor
+        executor.check_usable()
         if torch.is_floating_point(self.example.images):
             check_images("cut.encode", images, self.model)
-        return self.run_encoder(self.callee(), *self.example.arguments(images, args, kwargs))
+        return executor.run_encoder(executor.callee(), *self.example.arguments(images, args, kwargs))
 
     def decode(self, features: Sequence[Tensor] | Tensor, image_size: Sequence[int], *args: Any, **kwargs: Any) -> Any:
         """Run the decoder alone: features at the cut to the model's own output; nothing before the cut is computed.
@@ -195,19 +205,20 @@ class Cut(SplitExecutor):
             ShapeError: the features do not fit the cut.
             SplitError: the decoder reads an argument that is not given; or the cut is in use, or was removed.
         """
-        self.check_usable()
+        executor = self._executor
+        executor.check_usable()
         features = check_features("cut.decode", features, self.spec)
         size = check_size("cut.decode", "image_size", image_size)
         check_dtype_of("cut.decode", "features", features[0], self.model)
-        if wanted := sorted(self.read_arguments & set(self.example.missing(args, kwargs))):
+        if missing := sorted(executor.read_arguments & set(self.example.missing(args, kwargs))):
             raise SplitError(
                 message(
                     "cut.decode: the decoder reads further arguments of the model.",
                     given="features alone",
-                    needed=f"cut.decode(features, image_size, {', '.join(f'{name}=...' for name in wanted)})",
+                    needed=f"cut.decode(features, image_size, {', '.join(f'{name}=...' for name in missing)})",
                 )
             )
-        return self.run_decoder(self.callee(), features, size, *self.blank_arguments(features, size, args, kwargs))
+        return executor.run_decoder(executor.callee(), features, size, *executor.blank_arguments(features, size, args, kwargs))
 
     @contextmanager
     def mixing(self, synthetic: Sequence[Tensor] | Tensor, *, ready: Callable[[], None] | None = None) -> Iterator[None]:
@@ -231,8 +242,8 @@ class Cut(SplitExecutor):
         """
         synthetic = check_features("cut.mixing", synthetic, self.spec)
         arrived: list[bool] = []
-        way = self.in_one_pass if self.one_pass else self.in_two_steps
-        with way(synthetic, arrived, ready or (lambda: None)):
+        mix = self._executor.in_one_pass if self.one_pass else self._executor.in_two_steps
+        with mix(synthetic, arrived, ready or (lambda: None)):
             yield
         if not arrived:
             raise SplitError(
@@ -256,39 +267,28 @@ class Cut(SplitExecutor):
         """A copy of the model, cut at the same place."""
         model = copy_model(self.model)
         for module in model.modules():
-            # Hooks of cuts are copied idle, and nobody will use them.
-            take_off(module, lambda hook: isinstance(hook, CutHook))
-        return Cut(model, self.at, self._given)
+            # Copied hooks belong to no cut.
+            detach_hooks(module, lambda hook: isinstance(hook, CutHook))
+        return Cut(model, self.at, self._given_example)
 
-    def _in_training(self, seconds: float) -> Trace | None:
-        """A pass along the ways of training; one in eval mode took ``seconds``.
-
-        ``None`` where it would tell nothing new; or where the model wants targets for it, or goes another way than through the cut.
-        """
-        if self.planner.twin is not None and self.planner.twin.trains_as_it_predicts(_GAIN * seconds):
-            return None
-        try:
-            trace = Trace.of(self.model, self.example, self.at, training=True)
-        except Exception:  # nothing can be told here
-            return None
-        return trace if trace.taken(self.sites) is not None else None
-
-    def _complete_cuts(self, leaking: list[str], traced: Trace) -> list[str]:
-        """Complete cuts near a leaking one, tried out, as they would be written."""
-        if 8 * traced.seconds > _PATIENCE:
+    def _complete_cuts(self, traced: Trace, leaking: list[str]) -> list[str]:
+        """Complete cuts near a leaking one, each tried out, as a user would write them."""
+        if 8 * traced.seconds > _SLOW_SECONDS:
             print(f"split: the cut at {self.label} leaks; looking for complete ones near it ...", file=sys.stderr, flush=True)
-        calls, guilty = traced.calls, [name for name in leaking if name not in (IMAGES, UNTRACED)]
+        calls, layers = traced.calls, [name for name in leaking if name not in (IMAGES, UNTRACED)]
         order = {call.name: call.start for call in reversed(calls)}
-        together = sorted({*self.at, *guilty}, key=lambda name: order.get(name.partition(":")[0], 0))
-        around = [".".join(parts[:n]) for parts in [self.at[0].partition(":")[0].split(".")] for n in range(len(parts) - 1, 0, -1)]
+        together = sorted({*self.at, *layers}, key=lambda name: order.get(name.partition(":")[0], 0))
+        path = self.at[0].partition(":")[0].split(".")
+        parents = [".".join(path[:n]) for n in range(len(path) - 1, 0, -1)]
         results: list[str] = []
-        for kind in ([together] if guilty else [], around):
-            for at in kind:
+        for candidates in ([together] if layers else [], parents):
+            for at in candidates:
                 try:
-                    cut = Cut(self.model, at, self._given, advise=False)
+                    cut = Cut(self.model, at, self._given_example, advise=False)
                 except Exception:
                     continue
-                read = [site.name for n, site in enumerate(cut.sites) if any(key[0] == n for key in cut.layouts)]
+                found = cut._executor
+                read = [site.name for n, site in enumerate(found.sites) if any(key[0] == n for key in found.layouts)]
                 cut.remove()
                 results.append(json.dumps(read if len(read) > 1 else read[0]))
                 break

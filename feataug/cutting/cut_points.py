@@ -14,10 +14,10 @@ from torch import nn
 from feataug.core.checks import check_number
 from feataug.core.modes import eval_mode
 from feataug.core.specs import FeatureSpec, LevelSpec, crossing
-from feataug.cutting.call_trace import Call, Seen, uncompiled, watch
+from feataug.cutting.call_trace import Call, TensorInfo, record_calls, uncompiled
 from feataug.cutting.containers import leaves_of
 from feataug.cutting.dataflow import Dataflow, trace
-from feataug.cutting.example import Example, explained
+from feataug.cutting.example import Example, explain_failures
 from feataug.cutting.meta_twin import MetaTwin
 from feataug.cutting.stride_inference import other_sizes
 from feataug.cutting.tensor_layout import Layout, Size
@@ -64,6 +64,10 @@ class CutPoint:
         return f"{at}: {crossing(self.spec)}; encoder has {parameters:.0%} of the parameters, {macs:.0%} of the multiply-adds"
 
 
+# The former name, kept for code that was written with it.
+Place = CutPoint
+
+
 def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8, everything: bool = False) -> list[CutPoint]:
     """List the places where a cut of the model is complete, from its input to its output.
 
@@ -108,21 +112,21 @@ def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8, everythi
         args, kwargs = case.arguments(case.images, (), case.tensors)
         return uncompiled(model)(*args, **kwargs)
 
-    with explained("cuts", case):
+    with explain_failures("cuts", case):
         calls, _, flow = trace(model, case.followed, call)
-    elsewhere = _measured_elsewhere(model, case, calls)
-    places = _notable(_find(_Finder(model, calls, flow, case, max_levels, elsewhere)))
+    elsewhere = _shapes_at_other_sizes(model, case, calls)
+    places = _without_near_duplicates(_find(_PointFinder(model, calls, flow, case, max_levels, elsewhere)))
     try:
         calls, _, flow = trace(model, case.followed, call, training=True)
     except Exception:  # a forward that wants targets while it trains: nothing can be told here
-        return places if everything else chosen(places)
+        return places if everything else shortlist(places)
     # An auxiliary head may read more than eval mode shows.
-    in_training = {place.at: place for place in _find(_Finder(model, calls, flow, case, max_levels, elsewhere))}
+    in_training = {place.at: place for place in _find(_PointFinder(model, calls, flow, case, max_levels, elsewhere))}
     places = [in_training[place.at] for place in places if place.at in in_training]
-    return places if everything else chosen(places)
+    return places if everything else shortlist(places)
 
 
-def chosen(places: list[CutPoint]) -> list[CutPoint]:
+def shortlist(places: list[CutPoint]) -> list[CutPoint]:
     """The places that one would take: the model's own parts (``"encoder"``), and one in each stretch of the model.
 
     There are ``SHOWN`` stretches, of equal shares of the multiply-adds. In each it is the place where the fewest tensors cross, and of
@@ -140,7 +144,7 @@ def chosen(places: list[CutPoint]) -> list[CutPoint]:
     return [places[number] for number in sorted({*best.values(), *parts})]
 
 
-def _find(finder: _Finder) -> list[CutPoint]:
+def _find(finder: _PointFinder) -> list[CutPoint]:
     found: dict[tuple[int, frozenset[int | None]], CutPoint] = {}
     # Outer calls end after inner ones; the later of two places that are one takes the name.
     for call in finder.in_order():
@@ -149,7 +153,7 @@ def _find(finder: _Finder) -> list[CutPoint]:
     return list(found.values())
 
 
-def _notable(places: list[CutPoint]) -> list[CutPoint]:
+def _without_near_duplicates(places: list[CutPoint]) -> list[CutPoint]:
     """Leave out what hardly differs from the place that follows, and what lies within a block."""
     counts = [1, *(len(place.spec) for place in places), 1]
     outside = [
@@ -168,7 +172,7 @@ def _notable(places: list[CutPoint]) -> list[CutPoint]:
     ]
 
 
-class _Finder:
+class _PointFinder:
     """What one trace says about each place."""
 
     def __init__(
@@ -183,8 +187,8 @@ class _Finder:
         self.times = flow.times
         self.holders: dict[int | None, list[Call]] = {}
         for call in self.in_order():
-            for seen in call.seen():
-                self.holders.setdefault(seen.key, []).append(call)
+            for info in call.tensors():
+                self.holders.setdefault(info.key, []).append(call)
 
     def in_order(self) -> list[Call]:
         """The last call of each layer, in the order of their ends."""
@@ -195,7 +199,7 @@ class _Finder:
         if call.end is None:
             return
         live = self.flow.live(call.end)
-        own = {seen.key for seen in call.seen()}
+        own = {info.key for info in call.tensors()}
         if not live & own or not live.isdisjoint(self.flow.inputs):
             return
         layers = {call}
@@ -222,7 +226,7 @@ class _Finder:
     def _levels(self, call: Call, live: set[int | None]) -> Iterator[LevelSpec | None]:
         """Levels of a call's output; ``None`` for something that is read and is no feature map."""
         leaves = leaves_of(call.output)
-        read = [n for n, leaf in enumerate(leaves) if isinstance(leaf, Seen) and leaf.key in live]
+        read = [n for n, leaf in enumerate(leaves) if isinstance(leaf, TensorInfo) and leaf.key in live]
         batch = len(self.case.images)
         for number in read:
             shapes = {
@@ -239,14 +243,14 @@ class _Finder:
                 yield from layout.specs(name)
 
 
-def _measured_elsewhere(model: nn.Module, case: Example, calls: list[Call]) -> dict[Size, Shapes]:
+def _shapes_at_other_sizes(model: nn.Module, case: Example, calls: list[Call]) -> dict[Size, Shapes]:
     """Shapes of the leaves of what each call returns for one image of other sizes, where that costs next to nothing."""
 
     def shapes(twin: MetaTwin, batch: int, size: Size) -> Shapes:
         images = twin.like(case.images, (batch, case.images.shape[1], *size))
-        args, kwargs = case.arguments(images, (), case.stand_ins(case.tensors, batch, size, images.device))
+        args, kwargs = case.arguments(images, (), case.placeholders(case.tensors, batch, size, images.device))
         with twin.active(), eval_mode(model):
-            found, _ = watch(twin.model, lambda: uncompiled(twin.model)(*args, **kwargs))
+            found, _ = record_calls(twin.model, lambda: uncompiled(twin.model)(*args, **kwargs))
         return _shapes(found)
 
     try:
@@ -265,5 +269,5 @@ def _measured_elsewhere(model: nn.Module, case: Example, calls: list[Call]) -> d
 
 def _shapes(calls: list[Call]) -> Shapes:
     return {
-        (call.name, call.index): [leaf.shape if isinstance(leaf, Seen) else () for leaf in leaves_of(call.output)] for call in calls
+        (call.name, call.index): [leaf.shape if isinstance(leaf, TensorInfo) else () for leaf in leaves_of(call.output)] for call in calls
     }

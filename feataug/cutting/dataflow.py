@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from feataug.core.modes import eval_mode, training_paths
-from feataug.cutting.call_trace import Call, Seen, shape_of, watch
-from feataug.cutting.containers import sealed, tensors_of
+from feataug.cutting.call_trace import Call, TensorInfo, record_calls, shape_of
+from feataug.cutting.containers import opaque_types, tensors_of
 
 # Overwrite their first argument without looking at it.
-_BLIND = {"aten::copy_", "aten::fill_", "aten::zero_"}
+_OVERWRITES = {"aten::copy_", "aten::fill_", "aten::zero_"}
 # Look at the shape of their first argument, never at its numbers.
 _SHAPE_ONLY = {
     f"aten::{name}"
@@ -31,7 +31,7 @@ _SHAPE_ONLY = {
 }  # fmt: skip
 
 # Hand on a tensor that was made of Python's numbers, which nobody has seen before.
-_FROM_OUTSIDE = {"aten::lift", "aten::lift_fresh"}
+_NEW_CONSTANTS = {"aten::lift", "aten::lift_fresh"}
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class Dataflow(TorchDispatchMode):
             if where is not None:
                 self._numbers[where] = next(self._count)
 
-    def look(self, tensor: Tensor) -> Seen:
+    def describe(self, tensor: Tensor) -> TensorInfo:
         """Shape and storage of a tensor."""
-        return Seen(shape_of(tensor), tensor.dtype, self.key(tensor))
+        return TensorInfo(shape_of(tensor), tensor.dtype, self.key(tensor))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -115,7 +115,7 @@ class Dataflow(TorchDispatchMode):
         # An operator that takes functions has no schema: it may read all its tensors, and makes new ones.
         schema = getattr(func, "_schema", None)
         returns, parameters, name = (schema.returns, schema.arguments, schema.name) if schema else ((), (), "")
-        self._renumber(results, [] if name in _FROM_OUTSIDE else given)
+        self._renumber(results, [] if name in _NEW_CONSTANTS else given)
         if self._paused:
             return out
         if schema and results and all(ret.alias_info is not None and not ret.alias_info.is_write for ret in returns):
@@ -127,7 +127,7 @@ class Dataflow(TorchDispatchMode):
             value for value, argument in zip(args, parameters, strict=False) if argument.alias_info and argument.alias_info.is_write
         ]
         written += [kwargs[a.name] for a in parameters if a.name in kwargs and a.alias_info and a.alias_info.is_write]
-        unread = args[:1] if name in _BLIND or name in _SHAPE_ONLY else ()
+        unread = args[:1] if name in _OVERWRITES or name in _SHAPE_ONLY else ()
         reads = self._keys(leaf for leaf in given if not any(leaf is u for u in unread))
         writes = self._keys([*results, *tree_leaves(written)])
         depends = not reads.isdisjoint(self.tainted)
@@ -147,7 +147,7 @@ class Dataflow(TorchDispatchMode):
 
     def finish(self, output: Any) -> None:
         """The pass is over, and has returned ``output``; ``outputs`` is ``None`` where this may hold tensors that cannot be found."""
-        self.outputs = None if sealed(output) else {self.key(tensor) for tensor in tensors_of(output)}
+        self.outputs = None if opaque_types(output) else {self.key(tensor) for tensor in tensors_of(output)}
 
     @property
     def read(self) -> dict[int | None, float]:
@@ -185,7 +185,7 @@ class Dataflow(TorchDispatchMode):
 
     def depends(self, call: Call) -> bool:
         """Does anything that a call returned depend on the images?"""
-        return any(seen.key in self.tainted for seen in call.seen())
+        return any(info.key in self.tainted for info in call.tensors())
 
 
 def storage(tensor: Tensor) -> int | None:
@@ -217,6 +217,6 @@ def trace(
     flow = Dataflow(inputs, clock, within)
     around = during(flow) if during is not None else nullcontext()
     with training_paths(model, inputs[0]) if training else eval_mode(model), around, flow:
-        calls, output = watch(model, run, clock, flow.look)
+        calls, output = record_calls(model, run, clock, flow.describe)
     flow.finish(output)
     return calls, output, flow

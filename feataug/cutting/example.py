@@ -128,7 +128,7 @@ class Example:
             {name: by_identity.get(id(item), by_name.get(name, item)) for name, item in kwargs.items()},
         )
 
-    def stand_ins(self, names: Iterable[str], batch: int, size: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
+    def placeholders(self, names: Iterable[str], batch: int, size: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
         """Zeros in place of further tensors, for other numbers of samples and other image sizes; they take no memory."""
         made = {}
         for name in names:
@@ -143,7 +143,7 @@ class Example:
 
 
 @contextmanager
-def explained(who: str, example: Example) -> Iterator[None]:
+def explain_failures(who: str, example: Example) -> Iterator[None]:
     """Explain what the model raises when it is called with the example within.
 
     An error on the default example becomes a ``SplitError``. An error on the user's own example stays as it is and gets a note.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from feataug.core.checks import describe
-from feataug.cutting.call_trace import Call, Seen
+from feataug.cutting.call_trace import Call, TensorInfo
 from feataug.cutting.capture import is_activation
 from feataug.errors import SplitError, message
 
@@ -80,4 +80,4 @@ def find_call(model: nn.Module, calls: list[Call], at: str) -> tuple[Call, bool]
 
 def _same_tensor(one: Call, other: Call) -> bool:
     """Whether two calls returned one tensor: a single one, of the same shape in the same storage."""
-    return isinstance(one.output, Seen) and one.output == other.output
+    return isinstance(one.output, TensorInfo) and one.output == other.output

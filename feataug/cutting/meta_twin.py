@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from feataug.core.rng import kept
+from feataug.core.rng import preserved_rng
 
 # Libraries whose hooks are plain functions that keep nothing beyond a forward pass.
-_CAREFUL = {"torch", "timm", "transformers", "accelerate"}
+_TRUSTED_HOOKS = {"torch", "timm", "transformers", "accelerate"}
 
 
 class MetaTwin:
@@ -34,7 +34,7 @@ class MetaTwin:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        if any(isinstance(module, torch.jit.ScriptModule) or _shares(module) for module in model.modules()):
+        if any(isinstance(module, torch.jit.ScriptModule) or _shares_state(module) for module in model.modules()):
             raise ValueError("hooks that are plain functions, and parts in TorchScript, are not copied")
         known: dict[int, Any] = {}
         for tensor in (*model.parameters(), *model.buffers()):
@@ -51,7 +51,7 @@ class MetaTwin:
         for module, twin in self.of.items():
             twin.training = module.training
         # What a model draws, it would draw from the generators that everybody has.
-        with kept(), torch.no_grad(), torch.device("meta"):
+        with preserved_rng(), torch.no_grad(), torch.device("meta"):
             yield
 
     @staticmethod
@@ -76,8 +76,8 @@ def _on_meta(tensor: Tensor) -> Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
-def _shares(module: nn.Module) -> bool:
+def _shares_state(module: nn.Module) -> bool:
     """Whether a copy of the module might write to what belongs to the model: it would share plain functions, and all that these refer to."""
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    foreign = [hook for hook in hooks if isinstance(hook, FunctionType) and hook.__module__.partition(".")[0] not in _CAREFUL]
+    foreign = [hook for hook in hooks if isinstance(hook, FunctionType) and hook.__module__.partition(".")[0] not in _TRUSTED_HOOKS]
     return bool(foreign) or isinstance(module.__dict__.get("forward"), FunctionType)

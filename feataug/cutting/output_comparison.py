@@ -16,7 +16,7 @@ def has_nan(out: Any) -> bool:
     return any(bool(values.isnan().any()) for values in numbers_in(out))
 
 
-def same(out: Any, plain: Any, *, exact: bool = True) -> bool:
+def same_outputs(out: Any, plain: Any, *, exact: bool = True) -> bool:
     """Equal in all tensors, arrays and numbers of two outputs, NaN equal to NaN.
 
     Bit for bit on CPU, nearly on a GPU, whose kernels may be others.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from feataug.core.specs import LevelSpec
-from feataug.cutting.call_trace import Seen
+from feataug.cutting.call_trace import TensorInfo
 from feataug.cutting.stride_inference import Size, stays, stride_of_sides, stride_of_tokens
 
 # Class, distillation and register tokens stand before the others; no published ViT has more.
@@ -39,7 +39,7 @@ class Layout:
 
     @classmethod
     def of(
-        cls, tensor: Tensor | Seen, batch: int, image_size: Size, shapes: Mapping[Size, Sequence[int]] | None = None
+        cls, tensor: Tensor | TensorInfo, batch: int, image_size: Size, shapes: Mapping[Size, Sequence[int]] | None = None
     ) -> Layout | None:
         """Recognise a tensor's layout by the images that it was made from; ``None`` if it is no feature map.
 

@@ -20,26 +20,29 @@ class CachedBatches:
 
     def __init__(self, loader: DataLoader, folder: Path) -> None:
         self.loader, self.folder, self.batch_sampler = loader, folder, self
-        # As data.transforms.SeededBatches has them.
-        self.epoch, self.first, self.share = 0, 0, (0, 1)
+        self.start(epoch=0)
+
+    def start(self, epoch: int, skip: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        """Set up the next pass, as ``data.loader.SeededBatches`` does."""
+        self.epoch, self.skip, self.world_size = epoch, skip, world_size
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the next pass."""
         self.epoch = epoch
 
-    def count(self, processes: int = 1) -> int:
+    def count(self, world_size: int = 1) -> int:
         """The number of batches in a pass."""
-        return self.loader.batch_sampler.count(processes)  # type: ignore[union-attr]
+        return self.loader.batch_sampler.count(world_size)  # type: ignore[union-attr]
 
     def __len__(self) -> int:
         return self.count()
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        first, self.first = self.first, 0
-        if self.share != (0, 1):
-            raise RuntimeError(f"cached batches are read by one process, not shared as {self.share}")
+        if self.world_size != 1:
+            raise RuntimeError(f"cached batches are read by one process, not shared by {self.world_size}")
+        skip, self.skip = self.skip, 0
         images, masks = self.cached_pass(self.epoch)
-        for number in range(first, len(images)):
+        for number in range(skip, len(images)):
             yield torch.from_numpy(images[number]), torch.from_numpy(masks[number]).long()
 
     def cached_pass(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from feataug import DatasetMasks, FinetuneConfig, split
+from feataug.core.measures import TITLES
 from feataug.evaluation import differences, mean_figures, train_arm
 from feataug.evaluation.comparison.arms import weights_alone
 from feataug.io.atomic import write_json
-from feataug.metrics import TITLES
 from feataug.training.device import keep_freed_memory
 from studies.lib.setups import arguments, parse
 from studies.own.protocol import Protocol

@@ -20,10 +20,10 @@ import torch
 from torch import nn
 
 from feataug import FinetuneConfig, Finetuner, Inference, evaluate, fit_class_bias
+from feataug.core.measures import TITLES
 from feataug.data import seeded_loader, train_transforms
 from feataug.io.atomic import write_json
 from feataug.io.results import by_class
-from feataug.metrics import TITLES
 from feataug.training.device import keep_freed_memory
 from studies.lib.comparison import Comparison
 from studies.lib.other_models import FPN_NAME, VIT_NAME, ViTSegmenter, WeightsFile, fpn

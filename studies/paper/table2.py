@@ -9,8 +9,8 @@ remain at several?
 from collections.abc import Sequence
 from typing import Any
 
+from feataug.core.measures import TITLES
 from feataug.evaluation.paired_differences import interval
-from feataug.metrics import TITLES
 from feataug.reporting.tables import MEASURES
 from studies.lib.variants import Variants, prepare_study, print_comparison
 

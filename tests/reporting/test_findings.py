@@ -200,7 +200,7 @@ def test_losses_that_are_not_finite_and_runs_that_stopped(tmp_path):
 
 def test_the_docs_state_the_thresholds():
     text = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
-    table = text[text.index("| warning | said from |") :]
+    table = text[text.index("| warning | threshold |") :]
     stated = [warn.DIVERSITY_ALARM, warn.LATENT, warn.CRITICS, warn.RECOGNITION, warn.EASY, warn.AVERAGE, *warn.KL, warn.SEEDS]
     for value in (*stated, warn.POINTS, 2 * warn.POINTS, warn.LOST, warn.UNSEEN):
         assert re.search(rf"\b{value:g}\b", table), value

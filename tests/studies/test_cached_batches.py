@@ -39,6 +39,6 @@ def test_what_a_reader_writes_stays_its_own(tmp_path):
 
 def test_they_are_not_shared_by_processes(tmp_path):
     cached = CachedBatches(loader(), tmp_path)
-    cached.share = (0, 2)
-    with pytest.raises(RuntimeError, match=r"read by one process, not shared as \(0, 2\)"):
+    cached.start(0, rank=0, world_size=2)
+    with pytest.raises(RuntimeError, match="read by one process, not shared by 2"):
         next(iter(cached))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from feataug import __version__
 from feataug.errors import DataError, message
-from feataug.io.atomic import writing
+from feataug.io.atomic import explain_write_errors
 from feataug.reporting.page import pictures, sections
 from feataug.reporting.page.html import Html, joined, tag
 from feataug.reporting.page.run_reader import KINDS, Run, read_run
@@ -48,7 +48,7 @@ def write_page(run: str | Path, path: str | Path | None = None) -> Path:
             message("feataug report: the page would be too large.", given=f"{len(text)} characters", needed=f"at most {LARGEST}")
         )
     target = Path(path) if path is not None else found.folder / "report.html"
-    with writing(target):
+    with explain_write_errors(target):
         # A lone half of a character, as JSON can hold it, has no UTF-8.
         target.write_text(text, encoding="utf-8", errors="replace")
     return target

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from feataug.core.measures import TITLES
 from feataug.evaluation.comparison.verdicts import CEILING
 from feataug.evaluation.paired_differences import interval, t95
 from feataug.evaluation.quality.memory_test import COPIED
-from feataug.metrics import TITLES
 from feataug.reporting.page.run_reader import Run
 from feataug.reporting.page.untrusted import number
 from feataug.training.generator_trainer import DIVERSITY_ALARM

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from feataug.metrics import TITLES
+from feataug.core.measures import TITLES
 from feataug.reporting.page.run_reader import Run
 from feataug.reporting.page.untrusted import mapping, number
 

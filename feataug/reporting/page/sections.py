@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from feataug.core.measures import TITLES
 from feataug.evaluation.comparison.verdicts import CEILING
-from feataug.metrics import TITLES
 from feataug.reporting.page import svg as draw
 from feataug.reporting.page.findings import findings
 from feataug.reporting.page.html import DASH, Html, joined, shown, table, tag
