@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from studies.lib.setups import SETUPS
 from studies.lib.comparison import Comparison
+from studies.lib.setups import SETUPS
 
 SIZES = [(40, 60), (60, 40), (48, 48)]
 FILES = {

@@ -84,5 +84,5 @@ def test_a_result_that_grows_keeps_to_its_settings(tmp_path):
     assert read_result(file, {"half": True}) is None
     file.write_text('{"runs": {}, "settings": {"half": true}}')
     assert read_result(file, {"half": True})["runs"] == {}
-    with pytest.raises(ConfigError, match="given: +half False"):
+    with pytest.raises(ConfigError, match=r"given: +half False"):
         read_result(file, {"half": False})
