@@ -53,8 +53,8 @@ def test_a_score_over_one_class_and_void_is_an_error(tmp_path, label):
         "evaluate: the masks hold one class and void only, so that the measures say nothing.\n"
         f"  given:   96 pixels of class {label}, 32 of void (255), none of the other 1\n"
         "  needed:  pixels of two classes or more\n"
-        "If 255 is a class in the files, say so: the readers take ids={0: 0, 255: 1}. A set that is so all the same is measured by "
-        "feataug.SegmentationMetrics."
+        "If 255 is a class in the files, say so: the readers take ids={0: 0, 255: 1}. To measure such a set all the same, "
+        "use feataug.SegmentationMetrics."
     )
     found = evaluate(always(0), seeded_loader(data(tmp_path, ids={label: label, 255: 1 - label}), 1, shuffle=False), 2)
     assert found["absent"] == []
