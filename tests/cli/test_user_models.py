@@ -174,13 +174,13 @@ def test_files_with_names_of_the_standard_library(here):
 
     assert wave.__file__ == str(Path(sysconfig.get_path("stdlib")) / "wave.py")
     assert error("colorsys:build") == wrong(
-        "another module of the name colorsys hides the file.",
+        "another module named colorsys hides the file.",
         f"'colorsys:build'; the file is {here / 'colorsys.py'}, the module is {colorsys.__file__}",
         "For the file write ./colorsys.py:build.",
     )
     (here / "sys.py").write_text(BUILD)
     assert error("sys:build") == wrong(
-        "another module of the name sys hides the file.",
+        "another module named sys hides the file.",
         f"'sys:build'; the file is {here / 'sys.py'}, the module is built in",
         "For the file write ./sys.py:build.",
     )
@@ -188,14 +188,14 @@ def test_files_with_names_of_the_standard_library(here):
     (here / "json" / "__init__.py").write_text("")
     (here / "json" / "nets.py").write_text(BUILD)
     assert error("json:build") == wrong(
-        "another module of the name json hides the file.",
+        "another module named json hides the file.",
         f"'json:build'; the file is {here / 'json' / '__init__.py'}, the module is {json.__file__}",
         f"Rename json in {here}, or run the command elsewhere.",
     )
     assert error("json.nets:build") == wrong(
         "there is no such module.",
         "'json.nets:build': No module named 'json.nets'",
-        "Another package of this name hides ./json/nets.py: write ./json/nets.py:FUNCTION.",
+        "Another package of this name hides ./json/nets.py. Write ./json/nets.py:FUNCTION.",
     )
 
 
@@ -229,29 +229,29 @@ IN_CODE = {
     "mymodel:ends": (
         "the code ends the program.",
         "'mymodel:ends': SystemExit(3) (mymodel.py, line 27)",
-        "Put what it does as a script below `if __name__ == '__main__':`.",
+        "Move the script's own code below `if __name__ == '__main__':`.",
         RUNS,
     ),
     "mymodel:nothing": (
-        "the function returns no model.",
+        "the function does not return a model.",
         "'mymodel:nothing' returns None",
         "A `return` seems to be missing.",
         MODULE,
     ),
     "mymodel:pair": (
-        "the function returns no model.",
+        "the function does not return a model.",
         "'mymodel:pair' returns a value of type tuple that holds Net, str",
         "Return the model alone.",
         MODULE,
     ),
     "mymodel:kind": (
-        "the function returns no model.",
+        "the function does not return a model.",
         "'mymodel:kind' returns the class Net",
         "Return an instance of the class.",
         MODULE,
     ),
     "collections:OrderedDict": (
-        "the function returns no model.",
+        "the function does not return a model.",
         "'collections:OrderedDict' returns a value of type OrderedDict",
         None,
         MODULE,
@@ -287,7 +287,7 @@ def test_what_is_wrong_in_the_code(name):
         (
             "import no_such_package.inside\n",
             "ModuleNotFoundError: No module named 'no_such_package' (broken.py, line 1)",
-            f"Install what has no_such_package for {sys.executable}, or put it into the current folder.",
+            f"Install the package that provides no_such_package for {sys.executable}, or put it into the current folder.",
         ),
     ],
     ids=["syntax", "null byte", "exception", "missing package"],
@@ -307,7 +307,7 @@ def test_a_script_that_parses_its_arguments(here, capsys):
     assert error("script.py:build") == wrong(
         "the code ends the program.",
         "'script.py:build': SystemExit(2) (script.py, line 2)",
-        "Put what it does as a script below `if __name__ == '__main__':`.",
+        "Move the script's own code below `if __name__ == '__main__':`.",
         RUNS,
     )
 
@@ -330,42 +330,42 @@ NOT_THERE = {
     ),
     "mymodle.py:build": ("there is no such file.", "'mymodle.py:build'", "{here} holds mymodel.py."),
     "./zzz.py:build": ("there is no such file.", "'./zzz.py:build'", "Looked in {here}."),
-    "no/folder/zzz.py:build": ("there is no such file.", "'no/folder/zzz.py:build'", "There is no folder no/folder, either."),
+    "no/folder/zzz.py:build": ("there is no such file.", "'no/folder/zzz.py:build'", "The folder no/folder does not exist."),
     "qqqq.py:build": ("this is a folder, not a file.", "'qqqq.py:build'"),
     "C:\\x.py:f": ("there is no such file.", r"'C:\\x.py:f'", "Looked in {here}."),
     "C:\\x.py": ("there is no such file or folder.", r"'C:\\x.py'", "Looked in {here}."),
     "C:\\runs\\base": ("there is no such file or folder.", r"'C:\\runs\\base'", "Looked in {here}."),
     "~/zzz": ("there is no such file or folder.", "'~/zzz'", "Looked in {here}."),
-    "runs/base": ("there is no such file or folder.", "'runs/base'", "There is no folder runs, either."),
-    "./mymodel:build": ("a file is named with its ending.", "'./mymodel:build'", "Write ./mymodel.py:build."),
+    "runs/base": ("there is no such file or folder.", "'runs/base'", "The folder runs does not exist."),
+    "./mymodel:build": ("the name of a file must end in .py.", "'./mymodel:build'", "Write ./mymodel.py:build."),
     "./mymodle:build": ("there is no such file.", "'./mymodle:build'", "{here} holds mymodel.py."),
     ".mymodel:build": ("there is no such file.", "'.mymodel:build'", "{here} holds mymodel.py."),
     "mymodel.py": (
-        "no function of the file is named.",
+        "the function in the file is missing.",
         "'mymodel.py'",
         "The file defines Net, build, needs, fails, ends, nothing, pair, kind: write mymodel.py:Net.",
     ),
     "mymodel.py:": (
-        "no function of the file is named.",
+        "the function in the file is missing.",
         "'mymodel.py:'",
         "The file defines Net, build, needs, fails, ends, nothing, pair, kind: write mymodel.py:Net.",
     ),
     "mymodel": ("no model has this name.", "'mymodel'", "mymodel is a module: name its function, mymodel:FUNCTION."),
     "json": ("no model has this name.", "'json'", "json is a module: name its function, json:FUNCTION."),
     "mymodel:build()": (
-        "a function is named without parentheses and arguments.",
+        "the function must be named without parentheses and arguments.",
         "'mymodel:build()'",
-        "Write MODULE:FUNCTION; it is then called.",
+        "Write MODULE:FUNCTION; the function is called.",
     ),
-    ":build": ("no module is named before the colon.", "':build'"),
+    ":build": ("the module before the colon is missing.", "':build'"),
     "": ("no model has this name.", "''"),
     "weights.pth": (
         "the file is not Python source.",
         "'weights.pth'",
-        "If it holds weights: write a function that builds the model and loads them, and name that function.",
+        "If it holds weights, write a function that builds the model and loads them, and name that function.",
     ),
-    "resnet18": ("models of timm are named with timm/ before them.", "'resnet18'", "Write timm/resnet18."),
-    "timm:resnet18": ("models of timm are named with timm/ before them.", "'timm:resnet18'", "Write timm/resnet18."),
+    "resnet18": ("the name of a timm model begins with timm/.", "'resnet18'", "Write timm/resnet18."),
+    "timm:resnet18": ("the name of a timm model begins with timm/.", "'timm:resnet18'", "Write timm/resnet18."),
     "timm/resnet18.no_such_tag": (
         "timm has no such model.",
         "'timm/resnet18.no_such_tag'",
