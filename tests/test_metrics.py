@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from feataug.core.measures import MEASURES
 from feataug.core.specs import FeatureSpec, LevelSpec
 from feataug.errors import LabelError, ShapeError
 from feataug.inference.evaluate import evaluate
 from feataug.inference.recognition import recognition
-from feataug.metrics import MEASURES, SegmentationMetrics, scores
+from feataug.metrics import SegmentationMetrics, scores
 
 VOID = 255
 

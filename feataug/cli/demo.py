@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from feataug.core.measures import MEASURES, TITLES
 from feataug.core.rng import derive_seed, seeded
 from feataug.cutting.cut import split
 from feataug.data.loader import seeded_loader
@@ -21,7 +22,6 @@ from feataug.inference.evaluate import evaluate
 from feataug.io.results import by_class, recognition_summary, write_result
 from feataug.io.samples import SAMPLES, Samples, keep_samples
 from feataug.masks import DatasetMasks, HardNegativeSampler
-from feataug.metrics import MEASURES, TITLES
 from feataug.models import PSPNet
 from feataug.reporting.plots import color_masks, save_grid
 from feataug.reporting.tables import table

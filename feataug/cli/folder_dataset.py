@@ -19,7 +19,7 @@ def folder_data(args: argparse.Namespace, split: str, transforms: Any) -> Any:
         MissingDataError, DataError: as ``data.MaskedImages``; or the masks hold 0 and 255, and no option says what they mean.
     """
     from feataug.data import MaskedImages
-    from feataug.data.splits import find_layout
+    from feataug.data.split_layouts import find_layout
 
     if not args.classes:
         raise ConfigError(

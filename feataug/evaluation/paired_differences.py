@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feataug.core.checks import check_number
-from feataug.metrics import MEASURES, TITLES
+from feataug.core.measures import MEASURES, TITLES
 
 # Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom; beyond the table the first terms of
 # its expansion around the normal's (Fisher, Cornish 1960).

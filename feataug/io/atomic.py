@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes: after a kill or a power cut, the old file or the new one is there, never a part."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from feataug.errors import CheckpointError, message
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Word what goes wrong while ``path`` is written.
+def explain_write_errors(path: Path) -> Iterator[None]:
+    """Make the folder of ``path``, and turn errors of writing into a ``CheckpointError`` that names the file.
 
     Raises:
-        CheckpointError: the disk is full, the folder may not be written to, or is none.
+        CheckpointError: the disk is full, or the folder is missing, read-only or a file.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,13 +33,13 @@ def writing(path: Path) -> Iterator[None]:
                 "feataug: a file cannot be written.",
                 given=f"{path} ({error})",
                 needed="a folder that may be written to, with room",
-                advice="What was written before is untouched: mend this, and give the same command again.",
+                advice="Files from before are untouched: fix this, and run the same command again.",
             )
         ) from error
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> Path:
-    """Write a JSON file, by the main process alone; its folder is made where it is missing."""
+    """Write a JSON file, in the main process only. Its folder is made if it does not exist."""
     if not is_main():
         return path
     write_text(path, json.dumps(value, indent=1) + "\n")
@@ -47,34 +47,39 @@ def write_json(path: Path, value: Mapping[str, Any]) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file as a whole: under another name, synced, then renamed; its folder is made where it is missing."""
-    with _replaced(path) as temporary:
+    """Write a text file atomically. Its folder is made if it does not exist."""
+    with _atomic_path(path) as temporary:
         temporary.write_text(text)
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file in the same way; what a kill leaves has a name that ``clear_torn`` knows."""
-    with _replaced(path) as temporary:
+    """Write a safetensors file atomically. ``remove_partial_files`` deletes what a kill leaves."""
+    with _atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata)
 
 
 @contextmanager
-def _replaced(path: Path) -> Iterator[Path]:
-    """A name to write to within; in the end the file takes the place of ``path``, or is deleted if that failed."""
+def _atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to. At the end it replaces ``path``; after an error it is deleted.
+
+    The content is synced before the rename, and the folder after it: a power cut leaves the old file or the new one.
+    """
     temporary = path.with_suffix(".partial")
-    with writing(path):
+    with explain_write_errors(path):
         try:
             yield temporary
-            _rename(temporary, path)
+            sync_file(temporary)
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
         except BaseException:
-            # A full disk has no room for half a file.
+            # After a full disk, a partial file would take space from what follows.
             temporary.unlink(missing_ok=True)
             raise
 
 
-def sync(path: Path) -> None:
-    """Bring a file's content from the system's memory to the disk."""
-    # Windows syncs only what is open for writing.
+def sync_file(path: Path) -> None:
+    """Flush a file's content from the system's cache to the disk."""
+    # Windows syncs only files that are open for writing.
     handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)
@@ -82,8 +87,8 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def _sync_names(folder: Path) -> None:
-    """The same for the names in a folder, where the file system can: Windows and some network disks keep them by themselves."""
+def _sync_folder(folder: Path) -> None:
+    """Flush the names in a folder, where the file system supports it. Windows and some network disks do not."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -92,14 +97,7 @@ def _sync_names(folder: Path) -> None:
             os.close(handle)
 
 
-def _rename(temporary: Path, path: Path) -> None:
-    """Sync the content, then give it its name, then sync the name: after a power cut the old file is there or the new one."""
-    sync(temporary)
-    os.replace(temporary, path)
-    _sync_names(path.parent)
-
-
-def clear_torn(folder: Path) -> None:
-    """Delete what a kill in the middle of writing left behind; safetensors writes to ``.tmp`` names of its own."""
-    for torn in (*folder.glob("*.partial"), *folder.glob(".tmp*")):
-        torn.unlink(missing_ok=True)
+def remove_partial_files(folder: Path) -> None:
+    """Delete what a kill during a write left behind. safetensors writes to ``.tmp*`` names of its own."""
+    for partial in (*folder.glob("*.partial"), *folder.glob(".tmp*")):
+        partial.unlink(missing_ok=True)

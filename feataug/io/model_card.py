@@ -12,8 +12,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from feataug._version import __version__
+from feataug.core.measures import TITLES
 from feataug.errors import ConfigError, message
-from feataug.metrics import TITLES
 
 # The last line of a card; it is how we know our own.
 MARK = "<!-- Written by feataug, and written anew when the model is saved again, unless this line is taken out. -->"

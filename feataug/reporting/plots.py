@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from feataug.core.checks import describe
+from feataug.core.measures import TITLES
 from feataug.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from feataug.errors import ShapeError, message
 from feataug.io.samples import feature_colors as feature_colors  # beside color_images and color_masks, where notebooks look for it
-from feataug.metrics import TITLES
 from feataug.reporting.tables import share_text
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feataug.core.label_checks import listed
+from feataug.core.measures import MEASURES, TITLES
 from feataug.core.specs import FeatureSpec, crossing
 from feataug.cutting.cut_points import CutPoint
 from feataug.evaluation.paired_differences import interval
-from feataug.metrics import MEASURES, TITLES
 
 QUALITIES = {"frechet": "Fréchet", "precision": "precision", "recall": "recall"}
 

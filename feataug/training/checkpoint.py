@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file each, written whole or not at all, read without unpickling anything."""
+"""Checkpoints: one safetensors file each, written atomically and read without pickle."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from feataug.errors import CheckpointError, message
 from feataug.io.atomic import write_tensors
 from feataug.training.state_io import pack, unpack
 
-# 1 had no checksum.
+# Format 1 had no checksum.
 FORMAT = 2
 _NAME = "checkpoint-{:010d}.safetensors"
 
 
 class DamagedError(CheckpointError):
-    """A file that is torn, altered, or no checkpoint at all: the one before it will do."""
+    """The file is incomplete, altered or no checkpoint. Callers fall back to the previous checkpoint."""
 
 
 def save_checkpoint(folder: Path, progress: int, state: dict[str, Any], keep: int = 2) -> Path:
-    """Write ``state`` to ``folder`` under its ``progress`` (steps or images), then drop all but the newest ``keep``.
+    """Write ``state`` to ``folder``, then delete all but the newest ``keep`` checkpoints.
 
     Args:
-        folder: Made if absent.
-        progress: Orders the checkpoints.
+        folder: The folder; it is made if it does not exist.
+        progress: Steps or images so far; it names the file and orders the checkpoints.
         state: Nested dictionaries and lists of tensors, numbers, strings, booleans and ``None``, as ``state_dict()`` gives.
-        keep: How many to keep.
+        keep: The number of checkpoints to keep.
 
     Source:
-        ours. Tensors go into a safetensors file, all the rest as JSON into its header, with a checksum of both; a temporary name, then a
-        rename, so that a kill leaves the old file or the new one.
+        Ours. Tensors go into a safetensors file, everything else as JSON into its header, with a checksum of both. The file is written
+        under a temporary name and renamed, so that a kill leaves the old file or the new one.
     """
     tensors: dict[str, Tensor] = {}
     skeleton = pack(state, tensors)
@@ -48,22 +48,22 @@ def save_checkpoint(folder: Path, progress: int, state: dict[str, Any], keep: in
 
 
 def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
-    """Progress and state from one file.
+    """Read progress and state from one file.
 
     Raises:
-        DamagedError: the file is torn or altered, or no checkpoint of ours.
+        DamagedError: the file is incomplete, altered or not a feataug checkpoint.
         CheckpointError: it has a format version that this release cannot read.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("feataug")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         if header is None:
-            raise DamagedError(message("feataug: not a checkpoint of ours.", given=str(path), needed="a feataug header"))
+            raise DamagedError(message("feataug: this is no feataug checkpoint.", given=str(path), needed="a feataug header"))
         content = json.loads(header)
         version, progress, skeleton = content["format"], content["progress"], content["state"]
         if version == FORMAT and content["sha256"] != _digest(progress, skeleton, tensors):
-            raise ValueError("the checksum is another")
+            raise ValueError("the checksum does not match")
         if version in (1, FORMAT):
             return int(progress), unpack(skeleton, tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
@@ -72,7 +72,7 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
                 "feataug: a checkpoint cannot be read.",
                 given=f"{path} ({type(error).__name__}: {error})",
                 needed="a whole safetensors file written by feataug",
-                advice="Delete it: the run then goes on from the checkpoint before it.",
+                advice="Delete it: the run then continues from the previous checkpoint.",
             )
         ) from error
     raise CheckpointError(
@@ -81,10 +81,10 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
 
 
 def stored_settings(path: Path) -> dict[str, Any]:
-    """The settings of the run that wrote a checkpoint, from its header; no tensor is read, and no checksum tested.
+    """Read the settings of the run from a checkpoint's header, without reading tensors or checking the checksum.
 
     Raises:
-        DamagedError: there are none.
+        DamagedError: the header holds no settings.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -100,12 +100,12 @@ def stored_settings(path: Path) -> dict[str, Any]:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints in ``folder``, the newest first."""
+    """List the checkpoints in ``folder``, newest first."""
     return sorted(folder.glob("checkpoint-*.safetensors"), reverse=True)
 
 
 def _digest(progress: int, skeleton: Any, tensors: dict[str, Tensor]) -> str:
-    """A checksum of everything in a checkpoint."""
+    """Return a checksum of everything in a checkpoint."""
     digest = hashlib.sha256(json.dumps([progress, skeleton]).encode())
     for name in sorted(tensors):
         value = tensors[name]

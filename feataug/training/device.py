@@ -18,55 +18,61 @@ from feataug.errors import ConfigError, TrainingError, message
 def make_accelerator(
     device: str | torch.device | None, mixed_precision: str, trackers: tuple[str, ...] = (), folder: Path | None = None
 ) -> Accelerator:
-    """An accelerator on a device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, a ``torch.device``, or what accelerate finds (``"auto"``, ``None``).
+    """Make an accelerator for a device.
 
-    A numbered GPU becomes this process's current CUDA device.
+    Args:
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or a ``torch.device``. With ``"auto"`` or ``None``, accelerate chooses. A numbered
+            GPU becomes this process's current CUDA device.
+        mixed_precision: Precision, as accelerate names it.
+        trackers: Names of accelerate's trackers.
+        folder: Folder for the trackers' files.
 
     Raises:
-        TrainingError: that CUDA device is not there.
-        ConfigError: the device has another name; accelerate already runs in this process with another precision or device.
+        TrainingError: there is no such CUDA device.
+        ConfigError: the device has an unknown name, or accelerate already runs in this process with another precision or device.
     """
-    wanted = _device(device)
-    if wanted is not None and wanted.type == "cuda":
+    requested = _parse_device(device)
+    if requested is not None and requested.type == "cuda":
         if not torch.cuda.is_available():
             raise TrainingError(
-                message("feataug: no CUDA device was found.", given=f"device={_said(device)}", needed='device="cpu" or "auto"')
+                message("feataug: no CUDA device was found.", given=f"device={_quote(device)}", needed='device="cpu" or "auto"')
             )
-        if wanted.index is not None:
-            if wanted.index >= torch.cuda.device_count():
+        if requested.index is not None:
+            if requested.index >= torch.cuda.device_count():
                 raise TrainingError(
                     message(
                         "feataug: there is no such CUDA device.",
-                        given=f"device={_said(device)}",
+                        given=f"device={_quote(device)}",
                         needed=", ".join(f'"cuda:{number}"' for number in range(torch.cuda.device_count())),
                     )
                 )
-            # accelerate takes the current one.
-            torch.cuda.set_device(wanted.index)
+            # accelerate uses the current device.
+            torch.cuda.set_device(requested.index)
     try:
         accelerator = Accelerator(
-            cpu=wanted is not None and wanted.type == "cpu",
+            cpu=requested is not None and requested.type == "cpu",
             mixed_precision=mixed_precision,
             log_with=list(trackers) or None,
             project_config=ProjectConfiguration(project_dir=str(folder) if folder else None),
         )
     except ValueError as error:
-        # accelerate keeps one state for the whole process.
+        # accelerate keeps one state for the whole process: its first settings hold.
         raise ConfigError(
             message(
                 "feataug: accelerate refuses these settings.",
-                given=f"mixed_precision={mixed_precision!r}, device={_said(device)} ({error})",
+                given=f"mixed_precision={mixed_precision!r}, device={_quote(device)} ({error})",
                 needed="one precision and one device in a process",
                 advice="Use the same mixed_precision for generator and finetuning, or train them in two processes.",
             )
         ) from error
-    taken = accelerator.device
-    if wanted is not None and (taken.type != wanted.type or (None not in (taken.index, wanted.index) and taken.index != wanted.index)):
+    actual = accelerator.device
+    other_index = requested is not None and None not in (actual.index, requested.index) and actual.index != requested.index
+    if requested is not None and (actual.type != requested.type or other_index):
         raise ConfigError(
             message(
                 "feataug: accelerate runs on another device in this process.",
-                given=f"device={_said(device)}",
-                needed=f'device="{taken}" or "auto"',
+                given=f"device={_quote(device)}",
+                needed=f'device="{actual}" or "auto"',
                 advice="Was another device used before, or does a launcher give each process its own? Use one device in a process.",
             )
         )
@@ -75,8 +81,8 @@ def make_accelerator(
     return accelerator
 
 
-def _device(device: Any) -> torch.device | None:
-    """The device that was asked for; ``None`` where accelerate is to choose."""
+def _parse_device(device: Any) -> torch.device | None:
+    """Return the requested device, or ``None`` where accelerate chooses."""
     if device is None or device == "auto":
         return None
     if isinstance(device, torch.device) or (isinstance(device, str) and re.fullmatch(r"cpu|cuda(:\d+)?", device)):
@@ -86,25 +92,25 @@ def _device(device: Any) -> torch.device | None:
     raise ConfigError(
         message(
             "feataug: no such device.",
-            given=f"device={_said(device)}",
+            given=f"device={_quote(device)}",
             needed='"auto", "cpu", "cuda", "cuda:1", or a torch.device of these',
         )
     )
 
 
-def _said(device: Any) -> str:
+def _quote(device: Any) -> str:
     return repr(str(device)) if isinstance(device, (str, torch.device)) else repr(device)
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep the memory that tensors free, for the next tensors; true where that was possible (Linux with glibc).
+    """Let glibc reuse the memory of freed tensors. Returns whether that was possible (Linux with glibc).
 
-    By default every large tensor is mapped anew, and the kernel clears its pages anew, which can take longer than computing what goes
-    into them (``benchmarks/freed_memory.py``). It holds for the whole process, so programs call it (our commands and studies do),
-    never the library by itself.
+    By default the kernel maps and clears fresh pages for every large tensor, which can take longer than computing its values
+    (``benchmarks/freed_memory.py``). The setting holds for the whole process. Programs call this, as our commands and studies do; the
+    library itself never does.
 
     Source:
-        ours.
+        Ours.
     """
     if not sys.platform.startswith("linux"):
         return False

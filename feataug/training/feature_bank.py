@@ -18,7 +18,7 @@ from feataug.core.modes import eval_mode
 from feataug.core.specs import FeatureSpec
 from feataug.cutting.cut import Cut
 from feataug.errors import ConfigError, DataError, message
-from feataug.io.atomic import clear_torn, write_json, write_tensors
+from feataug.io.atomic import remove_partial_files, write_json, write_tensors
 from feataug.training.batches import endless
 from feataug.training.progress import progress_bar
 
@@ -156,7 +156,7 @@ class FeatureBank(Dataset):
             )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        clear_torn(folder)
+        remove_partial_files(folder)
         settings = {
             "num_images": num_images,
             "dtype": str(dtype).removeprefix("torch."),

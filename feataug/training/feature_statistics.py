@@ -15,7 +15,7 @@ from feataug.cutting.cut import Cut
 
 
 def features_of(cut: Cut, images: Tensor | Sequence[Tensor], device: Any) -> tuple[Tensor, ...]:
-    """What the encoder makes of images; features that a bank holds are taken as they are."""
+    """Encode images. Features that come from a ``FeatureBank`` are moved to the device as they are."""
     if isinstance(images, Tensor):
         check_images("GeneratorTrainer", images)
         return tuple(cut.encode(images.to(device, memory_format=torch.channels_last)))
@@ -26,13 +26,13 @@ def features_of(cut: Cut, images: Tensor | Sequence[Tensor], device: Any) -> tup
 def channel_statistics(
     cut: Cut, batches: Iterator[tuple[Tensor, Tensor]], num_images: int, device: Any
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """Over ``num_images`` images of all processes and, for maps, all places; in float64.
+    """Measure each channel over ``num_images`` images of all processes and, for maps, over all positions. Sums are float64.
 
     Args:
-        cut: Its model is in eval mode.
-        batches: Of ``(images, masks)`` or ``(features, masks)``; endless.
-        num_images: From how many.
-        device: Where the model is.
+        cut: The cut; its model is in eval mode.
+        batches: Endless batches of ``(images, masks)`` or ``(features, masks)``.
+        num_images: The least number of images to measure.
+        device: The device of the model.
 
     Returns:
         One mean and one standard deviation per level, ``(channels,)``; ``(channels, tokens)`` for tokens.
@@ -47,8 +47,8 @@ def channel_statistics(
         check_pairs("GeneratorTrainer", features, masks)
         for number, level in enumerate(features):
             values = level.double()
-            over = (0, 2, 3) if len(shapes[number]) == 1 else (0, 2)
-            sums[number] += torch.stack([values.sum(over), values.square().sum(over)]).cpu()
+            dims = (0, 2, 3) if len(shapes[number]) == 1 else (0, 2)
+            sums[number] += torch.stack([values.sum(dims), values.square().sum(dims)]).cpu()
             pixels[number] += level.numel() // math.prod(shapes[number])
         count += len(masks)
     sums = [all_reduce_sum(part.to(device)).cpu() for part in sums]

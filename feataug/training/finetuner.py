@@ -28,7 +28,7 @@ from feataug.training.batches import bad_samples, endless, part_of, shared
 from feataug.training.config import FinetuneConfig
 from feataug.training.device import make_accelerator
 from feataug.training.progress import progress_bar
-from feataug.training.run_folder import RunFolder, check_finite, held
+from feataug.training.run_folder import RunFolder, check_finite, folder_lock
 from feataug.training.signals import StopRequest, stop_requests
 from feataug.training.state_io import broadcast_from_main, load_optimizer
 
@@ -145,7 +145,7 @@ class Finetuner:
         check_labels("Finetuner", loader, training=True)
         check_labels("Finetuner", validate)
         try:
-            with held(self.run.path), stop_requests() as stop:
+            with folder_lock(self.run.path), stop_requests() as stop:
                 return self._fit(loader, validate, num_classes, ignore_index, crop_size, stop)
         finally:
             if self._sizes is not None:

@@ -30,7 +30,7 @@ from feataug.training.config import GeneratorConfig
 from feataug.training.device import make_accelerator
 from feataug.training.feature_statistics import channel_statistics
 from feataug.training.progress import progress_bar
-from feataug.training.run_folder import RunFolder, check_finite, held
+from feataug.training.run_folder import RunFolder, check_finite, folder_lock
 from feataug.training.signals import StopRequest, stop_requests
 from feataug.training.state_io import broadcast_from_main, load_optimizer
 
@@ -111,7 +111,7 @@ class GeneratorTrainer:
         """
         check_labels("GeneratorTrainer", loader, training=True)
         check_labels("GeneratorTrainer", val_loader)
-        with held(self.run.path), stop_requests() as stop:
+        with folder_lock(self.run.path), stop_requests() as stop:
             return self._fit(loader, val_loader, stop)
 
     def _fit(self, loader: Iterable[tuple[Tensor, Tensor]], val_loader: Any, stop: StopRequest) -> list[dict[str, Any]]:

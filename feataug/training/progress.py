@@ -1,4 +1,4 @@
-"""How far a loop is: a bar on a terminal and in a notebook, a plain line now and then in a log."""
+"""Progress of a loop: a bar on a terminal and in a notebook, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ LINE_EVERY = 30.0
 
 
 def progress_bar(total: int, done: int, text: str, unit: str, shown: bool) -> Any:
-    """A context manager with ``update(n)`` and ``set_postfix_str(text)``.
+    """Return a context manager with ``update(n)`` and ``set_postfix_str(text)``.
 
     Args:
-        total: Length of the loop.
-        done: What an earlier run did of it.
-        text: What is going on.
-        unit: What is counted.
-        shown: False for one that writes nothing.
+        total: The length of the loop.
+        done: The steps that an earlier run has done.
+        text: The label of the bar.
+        unit: The name of a step.
+        shown: ``False`` shows nothing.
     """
-    # tqdm knows notebooks; a bar that is redrawn makes one endless line of a log.
+    # In a log file, a bar that redraws itself would become one endless line. tqdm handles notebooks itself.
     notebook = any(kind.__module__ == "tqdm.notebook" for kind in tqdm.__mro__)
     if shown and not notebook and not (sys.stderr and sys.stderr.isatty()):
-        return Lines(total, done, text, unit)
+        return ProgressLines(total, done, text, unit)
     return tqdm(total=total, initial=done, desc=text, unit=unit, disable=not shown)
 
 
-class Lines:
-    """Progress as lines on the standard error, at most one every ``LINE_EVERY`` seconds, and one at the end."""
+class ProgressLines:
+    """Progress as lines on standard error: at most one every ``LINE_EVERY`` seconds, and one at the end."""
 
     def __init__(self, total: int, done: int, text: str, unit: str) -> None:
         self.total, self.done, self.text, self.unit = total, done, text.strip(), unit
         self._start, self._postfix = done, ""
         self._began = self._last = time.monotonic()
-        self._told: int | None = None
+        self._printed: int | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._tell()
+        self._print()
 
     def update(self, n: int = 1) -> None:
-        """Count ``n`` more."""
+        """Count ``n`` more steps."""
         self.done += n
         if time.monotonic() - self._last >= LINE_EVERY:
-            self._tell()
+            self._print()
 
     def set_postfix_str(self, text: str, refresh: bool = True) -> None:
-        """What the next line ends in."""
+        """Set the end of the next line."""
         self._postfix = text
 
-    def _tell(self) -> None:
-        if self._told == self.done or not sys.stderr:
+    def _print(self) -> None:
+        if self._printed == self.done or not sys.stderr:
             return
-        self._told, self._last = self.done, time.monotonic()
+        self._printed, self._last = self.done, time.monotonic()
         passed, new = self._last - self._began, self.done - self._start
         left = (
             f", {tqdm.format_interval(passed / new * (self.total - self.done))} left" if new > 0 and self.done < self.total else ""

@@ -1,46 +1,48 @@
-"""What every training loop shares: the output folder, its lock, the device."""
+"""The output folder of a training run: its checkpoints, its ``stats.jsonl`` and its lock."""
 
 from __future__ import annotations
 
 import json
-import os
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from feataug.core.distributed import is_main
 from feataug.errors import CheckpointError, FeatAugWarning, TrainingError, message
-from feataug.io.atomic import clear_torn, sync, write_text, writing
+from feataug.io.atomic import explain_write_errors, remove_partial_files, sync_file, write_text
 from feataug.training.checkpoint import DamagedError, checkpoints, load_checkpoint, save_checkpoint
 from feataug.training.run_settings import check_settings
 
-try:
-    import fcntl
-except ImportError:  # Windows has none; runs are not kept apart there
-    fcntl = None  # type: ignore[assignment]
-
 
 class RunFolder:
-    """``stats.jsonl``, checkpoints and the settings of one run, written by the main process; does nothing where ``path`` is ``None``."""
+    """The checkpoints, ``stats.jsonl`` and settings of one run.
+
+    Only the main process writes. Without a folder (``path=None``) every method does nothing.
+    """
 
     def __init__(self, path: str | Path | None, settings: dict[str, Any]) -> None:
         self.path = Path(path) if path is not None else None
         self.settings = settings
 
     def resume(self) -> tuple[int, dict[str, Any]] | None:
-        """The newest whole checkpoint's progress and state; lines of ``stats.jsonl`` from after it are dropped.
+        """Return the progress and the state of the newest intact checkpoint.
+
+        Lines of ``stats.jsonl`` that were written after this checkpoint are removed.
 
         Raises:
-            CheckpointError: the checkpoint was written by a run with other settings; there are checkpoints, but none is whole.
+            CheckpointError: the checkpoint was written by a run with other settings, or all checkpoints are damaged.
 
         Warns:
-            FeatAugWarning: a damaged checkpoint was passed over.
+            FeatAugWarning: a damaged checkpoint was skipped.
         """
         if self.path is None:
             return None
-        clear_torn(self.path)
+        remove_partial_files(self.path)
         found = checkpoints(self.path)
         for number, path in enumerate(found, start=1):
             try:
@@ -48,17 +50,16 @@ class RunFolder:
             except DamagedError as error:
                 if number == len(found):
                     raise
-                warnings.warn(f"{error}\nIt is passed over for {found[number].name}.", FeatAugWarning, stacklevel=4)
+                warnings.warn(f"{error}\nThe run continues from {found[number].name} instead.", FeatAugWarning, stacklevel=4)
                 continue
-            what = "feataug: the output folder holds a run with other settings."
-            check_settings(what, self.settings, content["settings"], path)
-            self._drop_after(progress)
+            check_settings("feataug: the output folder holds a run with other settings.", self.settings, content["settings"], path)
+            self._truncate_stats(progress)
             return progress, content["state"]
-        self._drop_after(-1)
+        self._truncate_stats(-1)
         return None
 
-    def _drop_after(self, progress: int) -> None:
-        """Drop the lines that will be written again, and one that a kill cut short."""
+    def _truncate_stats(self, progress: int) -> None:
+        """Remove the lines that the resumed run writes again, and a last line that a kill cut short."""
         if not self._stats.exists():
             return
         kept = []
@@ -74,19 +75,19 @@ class RunFolder:
         """Write a checkpoint."""
         if self.path is not None and is_main():
             if self._stats.exists():
-                # Lines from before a checkpoint are not written again.
-                with writing(self._stats):
-                    sync(self._stats)
+                # A resumed run does not write the lines from before the checkpoint again: they must be on disk first.
+                with explain_write_errors(self._stats):
+                    sync_file(self._stats)
             save_checkpoint(self.path, progress, {"settings": json.loads(json.dumps(self.settings)), "state": state})
 
     def log(self, progress: int, values: dict[str, Any]) -> None:
         """Append a line to ``stats.jsonl``."""
         if self.path is not None and is_main():
-            with writing(self._stats), open(self._stats, "a") as file:
+            with explain_write_errors(self._stats), open(self._stats, "a") as file:
                 file.write(json.dumps({"progress": progress} | values) + "\n")
 
     def history(self) -> list[dict[str, Any]]:
-        """Every line of ``stats.jsonl``."""
+        """Return all lines of ``stats.jsonl``."""
         if self.path is None or not self._stats.exists():
             return []
         return [json.loads(line) for line in self._stats.read_text().splitlines()]
@@ -98,21 +99,22 @@ class RunFolder:
 
 
 @contextmanager
-def held(folder: Path | None) -> Iterator[None]:
-    """Keep other runs out of a folder, by a lock of the main process on the folder itself, which ends with the process.
+def folder_lock(folder: Path | None) -> Iterator[None]:
+    """Let one run at a time use a folder. The main process holds the lock; the system releases it when the process ends.
+
+    The file ``.lock`` stays in the folder. It does not mean that a run is active: only the system's lock on it counts.
 
     Raises:
-        CheckpointError: another run is in it.
+        CheckpointError: another run is using the folder, or the lock file cannot be written.
     """
-    if folder is None or fcntl is None or not is_main():
+    if folder is None or not is_main():
         yield
         return
-    with writing(folder / "lock"):
-        handle = os.open(folder, os.O_RDONLY)
-    try:
+    lock = FileLock(folder / ".lock")
+    with explain_write_errors(folder / ".lock"):
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire(timeout=0)
+        except Timeout:
             raise CheckpointError(
                 message(
                     "feataug: another run is using the output folder.",
@@ -121,14 +123,15 @@ def held(folder: Path | None) -> Iterator[None]:
                     advice="Wait for it, or use another folder.",
                 )
             ) from None
+    try:
         yield
     finally:
-        os.close(handle)
+        lock.release()
 
 
 def check_finite(name: str, value: float, progress: int) -> None:
     """Raise ``TrainingError`` if a loss is NaN or infinite."""
-    if value != value or value in (float("inf"), float("-inf")):
+    if not math.isfinite(value):
         raise TrainingError(
             message(
                 f"feataug: {name} is not finite.",
@@ -137,5 +140,3 @@ def check_finite(name: str, value: float, progress: int) -> None:
                 advice="Lower lr, or train without mixed_precision. The last checkpoint is untouched.",
             )
         )
-
-

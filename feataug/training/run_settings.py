@@ -1,4 +1,4 @@
-"""Whether a run that is found in a folder is the one that is asked for."""
+"""Compare the settings of a run with those stored in its output folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from feataug.errors import CheckpointError, message
 
-# What tells runs apart since version 0.1.0: where an older run did not store it, or a loader says nothing of itself, it is not compared.
+# Settings stored since version 0.1.0. They are compared only if both sides have them: older runs did not store them, and some loaders
+# do not describe themselves.
 IDENTITY = frozenset(
     (
         "model", "generator", "architecture", "cut", "spec", "data", "val_data", "mask_source", "mixing_seed", "mixer", "filter", "loss",
@@ -19,10 +20,10 @@ IDENTITY = frozenset(
 _WIDTH = 200
 
 
-def check_settings(what: str, settings: dict[str, Any], stored: dict[str, Any], path: Path, advice: str = "") -> None:
-    """Raise ``CheckpointError``, headed by ``what``, unless the settings are those that ``path`` was written with.
+def check_settings(headline: str, settings: dict[str, Any], stored: dict[str, Any], path: Path, advice: str = "") -> None:
+    """Raise ``CheckpointError`` with ``headline`` if the settings differ from those that ``path`` was written with.
 
-    All differences are named, those within dictionaries and lists by dotted names. Keys of ``IDENTITY`` are compared if both have them.
+    The message lists all differences, nested ones by dotted names.
     """
     changed = differences(json.loads(json.dumps(settings)), stored)
     if not changed:
@@ -30,25 +31,25 @@ def check_settings(what: str, settings: dict[str, Any], stored: dict[str, Any], 
     advice = advice or "Use another output folder, or delete this one to start again."
     if any(name == "model" for name, *_ in changed):
         advice += (
-            "\nA model that starts from random weights has to start from the same: torch.manual_seed(...) before it is made. If it was not\n"
-            "seeded, Finetuner(..., same_start=False) goes on with the weights of the run."
+            "\nA model with random first weights must start from the same ones: call torch.manual_seed(...) before you make it. If it was\n"
+            "not seeded, Finetuner(..., same_start=False) continues with the weights of the run."
         )
     raise CheckpointError(
         message(
-            what,
-            given=", ".join(f"{name}={_shown(value)}" for name, value, _ in changed),
-            needed=", ".join(f"{name}={_shown(value)}" for name, _, value in changed) + f", as in {path}",
+            headline,
+            given=", ".join(f"{name}={_shorten(value)}" for name, value, _ in changed),
+            needed=", ".join(f"{name}={_shorten(value)}" for name, _, value in changed) + f", as in {path}",
             advice=advice,
         )
     )
 
 
 def differences(given: Any, stored: Any, name: str = "") -> list[tuple[str, Any, Any]]:
-    """Where two nested settings differ: dotted names, what is given and what is stored.
+    """List where two nested settings differ, as ``(dotted name, given value, stored value)``.
 
     Args:
-        given, stored: Plain values, as JSON has them. A key of ``IDENTITY`` that one of them lacks, or that says nothing, is passed over.
-        name: Of the values, within something larger.
+        given, stored: Plain JSON values. A key of ``IDENTITY`` that is missing or empty on one side is skipped.
+        name: The dotted name of the values themselves, if they are nested.
     """
     dot = f"{name}." if name else ""
     if isinstance(given, dict) and isinstance(stored, dict):
@@ -65,6 +66,6 @@ def _nested(value: Any) -> bool:
     return isinstance(value, (dict, list))
 
 
-def _shown(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 3]}..."

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: noted during a step, obeyed after it, by all processes."""
+"""Ctrl-C and SIGTERM stop training after the current step, in all processes after the same one."""
 
 from __future__ import annotations
 
@@ -14,56 +14,59 @@ from feataug.core.distributed import all_reduce_sum, rank_and_world
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM, noted while a step is under way and obeyed after it, in all processes after the same one.
+    """A request to stop training, by Ctrl-C or SIGTERM.
 
     Attributes:
-        noted: The signal that has arrived here, or 0; it may arrive at any moment.
-        signum: The signal that all processes have agreed on, or 0. Only ``sync`` changes it, so that it holds for the rest of the step.
+        pending: The signal that this process has received, or 0. It can change at any moment.
+        signum: The signal that all processes have agreed on, or 0. Only ``sync`` changes it, so it is constant for the rest of a step.
     """
 
     def __init__(self) -> None:
-        self.noted = self.signum = 0
-        self._at_once = False
+        self.pending = self.signum = 0
+        self._immediate = False
 
     def handle(self, signum: int, frame: Any) -> None:
-        """The handler: the second Ctrl-C does not wait."""
-        again, self.noted = self.noted == signum, signum
-        if self._at_once or again:
-            self.noted = 0  # it is obeyed here
-            _leave(signum)
+        """Handle a signal. A second Ctrl-C stops the run immediately."""
+        repeated, self.pending = self.pending == signum, signum
+        if self._immediate or repeated:
+            self.pending = 0  # handled by the exception
+            _raise_for(signum)
 
     def sync(self, device: torch.device) -> None:
-        """Share stop requests, so that all processes stop after the same step: otherwise some would wait for the others for ever.
+        """Share stop requests so that all processes stop after the same step; otherwise some would wait for the others forever.
 
-        A signal that arrives meanwhile stays noted, and is shared after the next step.
+        A signal that arrives during the exchange stays pending and is shared after the next step.
         """
         if rank_and_world()[1] == 1:
-            self.signum = self.noted
+            self.signum = self.pending
             return
-        noted = self.noted
-        asked = torch.tensor([noted == number for number in (signal.SIGINT, signal.SIGTERM)], dtype=torch.int32, device=device)
-        interrupted, terminated = all_reduce_sum(asked).tolist()
+        pending = self.pending
+        received = torch.tensor([pending == number for number in (signal.SIGINT, signal.SIGTERM)], dtype=torch.int32, device=device)
+        interrupted, terminated = all_reduce_sum(received).tolist()
         self.signum = signal.SIGINT if interrupted else signal.SIGTERM if terminated else 0
 
     def raise_if_requested(self) -> None:
-        """Leave, if that was agreed on: ``KeyboardInterrupt`` for Ctrl-C, ``SystemExit(143)`` for SIGTERM."""
-        _leave(self.signum)
+        """Raise ``KeyboardInterrupt`` for Ctrl-C or ``SystemExit(143)`` for SIGTERM, if the processes have agreed to stop."""
+        _raise_for(self.signum)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Obey without waiting: around what is long and changes nothing, such as an evaluation. One process of several waits."""
+        """Stop immediately on a signal: for long work that changes no state, such as an evaluation.
+
+        One process of several still waits for the end of the step.
+        """
         if rank_and_world()[1] > 1:
             yield
             return
-        self._at_once = True
+        self._immediate = True
         try:
-            _leave(self.noted)
+            _raise_for(self.pending)
             yield
         finally:
-            self._at_once = False
+            self._immediate = False
 
 
-def _leave(signum: int) -> None:
+def _raise_for(signum: int) -> None:
     if signum == signal.SIGINT:
         raise KeyboardInterrupt
     if signum:
@@ -72,9 +75,9 @@ def _leave(signum: int) -> None:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Note SIGINT and SIGTERM instead of breaking off in the middle of a step; in the main thread only, where signals arrive.
+    """Collect SIGINT and SIGTERM instead of interrupting a step. Python delivers signals to the main thread only; others do nothing.
 
-    A signal that arrived after the last step was agreed on is obeyed at the end: it is not lost.
+    A signal that arrives after the last ``sync`` raises its exception at the end of the context.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -88,4 +91,4 @@ def stop_requests() -> Iterator[StopRequest]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    _leave(request.noted)
+    _raise_for(request.pending)

@@ -1,4 +1,4 @@
-"""States as JSON and tensors: for files, and for other processes."""
+"""Nested states as JSON plus tensors, for checkpoints and for broadcasts to other processes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from feataug.errors import CheckpointError, message
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """JSON for ``value``; its tensors move to ``tensors`` and leave their names."""
+    """Return ``value`` as JSON. Its tensors go into ``tensors``; their names take their places."""
     if isinstance(value, Tensor):
         name = f"t{len(tensors)}"
-        # A clone of its own: safetensors refuses tensors that share memory.
+        # A copy: safetensors refuses tensors that share memory.
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {"tensor": name}
     if isinstance(value, dict):
@@ -44,7 +44,7 @@ def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
-    """``load_state_dict``, with the moments in their weights' memory format: fused kernels go through both in the order of memory."""
+    """Load an optimizer's state, with moments in the memory format of their weights: fused kernels read both in memory order."""
     optimizer.load_state_dict(state)
     for weight, moments in optimizer.state.items():
         for name, value in moments.items():
@@ -53,12 +53,13 @@ def load_optimizer(optimizer: Any, state: dict[str, Any]) -> None:
 
 
 def broadcast_from_main(make: Callable[[], Any], device: torch.device) -> Any:
-    """What ``make()`` gives in the main process, in all of them: nested dictionaries and lists of tensors, numbers and strings, or ``None``.
+    """Call ``make()`` in the main process and return its result in all processes.
 
-    For states that lie on a disk which the other processes may not see.
+    The result is ``None`` or nested dictionaries and lists of tensors, numbers and strings. This serves states on a disk that the other
+    processes may not see.
 
     Raises:
-        CheckpointError: ``make`` raised one; in all of them, so that none waits for the others.
+        CheckpointError: ``make`` raised one. All processes raise it, so that none waits for the others.
     """
     number, processes = rank_and_world()
     if processes == 1:

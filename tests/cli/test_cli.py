@@ -11,11 +11,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from feataug.cli.commands import fit_generator, shared
 from feataug.cli.demo import DemoConfig, run_demo, summary
 from feataug.cli.main import main
+from feataug.core.measures import MEASURES
 from feataug.data import Scenes, eval_transforms, seeded_loader
 from feataug.errors import DataError, FeatAugWarning
 from feataug.evaluation import Inference
 from feataug.inference.evaluate import evaluate
-from feataug.metrics import MEASURES
 from feataug.models import PSPNet
 
 TINY = ["--dataset", "scenes", "--size", "32", "48", "--batch-size", "16", "--quiet", "--device", "cpu"]

@@ -78,7 +78,7 @@ def test_finetune_and_compare_do_not_return_old_figures(runs, tmp_path, capsys):
             (["--generator", str(runs / "generator2")], "generator='"),
             (["--size", "64", "48"], "data."),
             (["--eval-split", "train"], "val_data."),
-            (["--preset", "paper"], "mask_source.enabled=True"),
+            (["--preset", "paper"], "mask_source.class='HardNegativeSampler'"),
             (["--batch-size", "4"], "data.batch_size=4"),
         ):
             text = refused([*command, *change], capsys)

@@ -11,9 +11,9 @@ from feataug.cli.commands import shared
 from feataug.cli.main import main
 from feataug.cli.saved_prediction import describe_settings, fit_or_default, spread_subset, table_rows
 from feataug.core.crop_sizes import noted_size
+from feataug.core.measures import MEASURES
 from feataug.data import Scenes, eval_transforms, seeded_loader
 from feataug.errors import FeatAugWarning
-from feataug.metrics import MEASURES
 from feataug.models import PSPNet
 from feataug.reporting.page import write_page
 

@@ -11,6 +11,7 @@ from torch import nn
 
 import feataug
 from feataug.core.label_checks import FirstLabels, check_labels, listed, one_class
+from feataug.core.measures import MEASURES
 from feataug.core.specs import FeatureSpec, LevelSpec
 from feataug.data import MaskedImages, MaskFolder, eval_transforms, seeded_loader, train_transforms
 from feataug.errors import ConfigError, DataError, FeatAugWarning
@@ -237,7 +238,7 @@ def test_tables_name_classes_without_a_pixel():
     assert row["absent"] == ["car"]
     assert table({"x": row}).endswith("\n\n" + SAID.format("car"))
     assert "No pixel" not in table({"x": figures(0, 1, 2)})
-    gap = {m: {"mean": 0.0, "low": None, "high": None} for m in feataug.metrics.MEASURES}
+    gap = {m: {"mean": 0.0, "low": None, "high": None} for m in MEASURES}
     result = {"base": row, "arms": {"control": row}, "seeds": [0], "differences": {}, "verdict": "."}
     assert SAID.format("car") in comparison_table(result | {"differences": {"control": gap}})
     assert feataug.evaluation.paired_differences.mean_figures([row, row])["absent"] == ["car"]

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from feataug.core.modes import eval_mode
-from feataug.cutting.containers import flatten, map_tensors, sealed, tensors_of
+from feataug.cutting.containers import flatten, map_tensors, opaque_types, tensors_of
 from feataug.cutting.cut import split
 from feataug.errors import SplitError
 from feataug.inference.evaluate import evaluate
@@ -377,8 +377,8 @@ def test_containers_are_opened_and_rebuilt():
     again = rebuild(leaves)
     assert type(again["a"][1]) is Slots
     assert again["b"][1:] == (3, None)
-    assert sealed([tensor, 1, "a", None, torch.float32]) == []
-    assert sealed([iter(()), {"a": object()}, lambda: tensor, partial(len, [tensor])]) == ["tuple_iterator", "function", "partial"]
+    assert opaque_types([tensor, 1, "a", None, torch.float32]) == []
+    assert opaque_types([iter(()), {"a": object()}, lambda: tensor, partial(len, [tensor])]) == ["tuple_iterator", "function", "partial"]
 
 
 class Draws(nn.Module):

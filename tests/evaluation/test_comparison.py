@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import feataug
+from feataug.core.measures import MEASURES
 from feataug.data import Scenes, eval_transforms, seeded_loader, train_transforms
 from feataug.errors import CheckpointError, ConfigError
 from feataug.evaluation import verdict
-from feataug.metrics import MEASURES
 from feataug.reporting.plots import save_comparison
 from feataug.reporting.tables import comparison_table, table
 

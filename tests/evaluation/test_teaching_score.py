@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 import feataug
+from feataug.core.measures import MEASURES
 from feataug.data import seeded_loader
 from feataug.errors import CheckpointError, ConfigError, DataError, DtypeError, ShapeError
 from feataug.evaluation import ClassGaussians
 from feataug.io.results import teaching_summary
-from feataug.metrics import MEASURES
 from feataug.reporting.tables import teaching_table
 from feataug.training.checkpoint import checkpoints
 from tests.support import forks
@@ -322,11 +322,10 @@ def test_windows(loud):
 
 
 STOPPED = """
-import os, signal, sys
-sys.path.insert(0, {tests!r})
+import os, signal
 import torch
 torch.set_num_threads(1)
-import test_teaching as t
+from tests.evaluation import test_teaching_score as t
 calls = []
 def source(masks, real, rng):
     calls.append(1)
@@ -346,10 +345,9 @@ result = t.teach(model, steps=8, loader=loader, others={{"own": source}}, output
 def test_a_killed_run_goes_on_exactly(tmp_path):
     torch.manual_seed(0)
     torch.save(Dropping().state_dict(), tmp_path / "weights")
-    tests = str(__import__("pathlib").Path(__file__).parents[1])
 
     def run(folder, stop):
-        text = STOPPED.format(tests=tests, stop=stop, weights=str(tmp_path / "weights"), folder=str(tmp_path / folder))
+        text = STOPPED.format(stop=stop, weights=str(tmp_path / "weights"), folder=str(tmp_path / folder))
         done = forks.run(text)
         assert done.returncode in (0, -9), done.stderr
         return done.returncode

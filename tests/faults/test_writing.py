@@ -45,7 +45,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, small_disk):
     assert text[1].startswith(f"  given:   {tmp_path / 'checkpoint-0000000002.safetensors'} (")
     assert text[2:] == [
         "  needed:  a folder that may be written to, with room",
-        "What was written before is untouched: mend this, and give the same command again.",
+        "Files from before are untouched: fix this, and run the same command again.",
     ]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-0000000001.safetensors"]
     assert load_checkpoint(checkpoints(tmp_path)[0])[0] == 1

@@ -260,7 +260,7 @@ def test_recognition_by_windows_is_that_of_a_slow_loop(tiny_net):
 def test_the_slow_loop_finds_pixels_that_count_twice(tiny_net, monkeypatch):
     cut, generator = made(tiny_net)
     loader = pairs(2, (20, 28))
-    monkeypatch.setattr("feataug.metrics.tiles", lambda *given: ((image, mask, mask) for image, mask, _ in tiles(*given)))
+    monkeypatch.setattr("feataug.inference.recognition.tiles", lambda *given: ((image, mask, mask) for image, mask, _ in tiles(*given)))
     found = recognition(cut, generator, loader, seed=3, window=(16, 16))
     assert found["real"] != slowly(cut, generator, loader, (16, 16), seed=3)["real"]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from feataug.cli.main import main
+from feataug.core.measures import TITLES
 from feataug.errors import DataError
 from feataug.io.samples import SAMPLES, keep_samples, read_samples
-from feataug.metrics import TITLES
 from feataug.reporting.page import LARGEST, write_page
 from feataug.reporting.page.findings import findings
 from feataug.reporting.page.run_reader import read_run

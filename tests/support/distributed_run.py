@@ -1,6 +1,6 @@
 """Generator training and finetuning, small, as one process or as one of several: what test_processes.py compares.
 
-RANK=.. WORLD_SIZE=.. python shared_run.py FOLDER BATCH IMAGES STEPS MODE [MODE ...]
+RANK=.. WORLD_SIZE=.. python distributed_run.py FOLDER BATCH IMAGES STEPS MODE [MODE ...]
 """
 
 from __future__ import annotations
@@ -100,5 +100,5 @@ if __name__ == "__main__":
     for mode in sys.argv[5:]:
         if mode == "deaf":
             # A planted fault: every process counts its own pixels.
-            feataug.losses.total = lambda value: value
+            feataug.losses.all_reduce_sum = lambda value: value
         run(Path(target) / mode, *map(int, numbers), mode)

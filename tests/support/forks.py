@@ -45,6 +45,12 @@ class Fork:
         self._process = FORKS.Process(target=_run, args=(words, dict(variables), str(folder or Path.cwd()), self._files))
         self._process.start()
 
+    def kill(self) -> None:
+        """End it by SIGKILL, and wait until it has ended."""
+        self._process.kill()
+        self._process.join()
+        self._place.cleanup()
+
     def wait(self, seconds: float = 240) -> Fork:
         """Until it ends; one that does not is killed, and has the exit code -9."""
         self._process.join(seconds)

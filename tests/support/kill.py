@@ -1,4 +1,4 @@
-"""Kill trainings at random moments, run them again, compare: ``python tests/faults/kill.py --kills 50``.
+"""Kill trainings at random moments, run them again, compare: ``python -m tests.support.kill --kills 50``.
 
 Each trial starts a training in a process of its own, sends SIGKILL after a random time, perhaps more than once, runs the same training to its end,
 and wants the weights of the undisturbed run, bit for bit, and a folder without anything unreadable. Half of the trials train a generator,
@@ -95,7 +95,7 @@ def trial(kind: str, folder: Path, seconds: float, weights: str, rng: random.Ran
         return "the run did not go on"
     if folder.with_suffix(".weights").read_text() != weights:
         return "other weights"
-    left = sorted(file.name for file in folder.iterdir() if file.suffix not in (".safetensors", ".jsonl"))
+    left = sorted(file.name for file in folder.iterdir() if file.suffix not in (".safetensors", ".jsonl") and file.name != ".lock")
     if left:
         return f"left behind: {', '.join(left)}"
     for path in checkpoints(folder):

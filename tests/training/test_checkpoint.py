@@ -161,7 +161,7 @@ def test_a_torn_file_is_refused(tmp_path, damage):
         r"feataug: a checkpoint cannot be read\.\n"
         rf"  given:   {re.escape(str(path))} \((\w+): .+\)\n"
         r"  needed:  a whole safetensors file written by feataug\n"
-        r"Delete it: the run then goes on from the checkpoint before it\.",
+        r"Delete it: the run then continues from the previous checkpoint\.",
         str(error.value),
     )
 
@@ -172,7 +172,7 @@ def test_a_safetensors_file_of_others_is_refused(tmp_path, metadata):
     save_file({"a": torch.ones(2)}, path, metadata=metadata)
     with pytest.raises(CheckpointError) as error:
         load_checkpoint(path)
-    assert str(error.value) == f"feataug: not a checkpoint of ours.\n  given:   {path}\n  needed:  a feataug header"
+    assert str(error.value) == f"feataug: this is no feataug checkpoint.\n  given:   {path}\n  needed:  a feataug header"
 
 
 def test_another_format_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from torch import nn
 import feataug
 from feataug.core.rng import seeded
 from feataug.errors import ConfigError, DtypeError, TrainingError
-from feataug.training import run_folder as run
+from feataug.training import device as device_module
 from feataug.training.device import make_accelerator
 
 
@@ -30,7 +30,7 @@ def gpus(monkeypatch):
         made.append(cpu)
         return types.SimpleNamespace(device=torch.device("cpu" if cpu else "cuda"))
 
-    monkeypatch.setattr(run, "Accelerator", accelerator)
+    monkeypatch.setattr(device_module, "Accelerator", accelerator)
     return types.SimpleNamespace(current=current, made=made)
 
 
@@ -83,7 +83,7 @@ def test_a_gpu_that_is_not_there(gpus, monkeypatch):
     ("device", "taken"), [("cuda", "cpu"), ("cuda:1", "cuda:0"), ("cpu", "cuda:0"), (torch.device("cuda", 1), "cuda:0")]
 )
 def test_a_process_that_runs_elsewhere_already(gpus, monkeypatch, device, taken):
-    monkeypatch.setattr(run, "Accelerator", lambda **kwargs: types.SimpleNamespace(device=torch.device(taken)))
+    monkeypatch.setattr(device_module, "Accelerator", lambda **kwargs: types.SimpleNamespace(device=torch.device(taken)))
     with pytest.raises(ConfigError) as error:
         make_accelerator(device, "no")
     assert str(error.value) == (

@@ -130,7 +130,7 @@ def test_a_finetuning_is_not_anothers(tmp_path, given):
 
 @pytest.mark.parametrize(
     ("given", "change"),
-    [("mask_source.keep=3", {"keep": 3}), ("mask_source.refresh_every=2", {"refresh_every": 2}), ("mask_source.enabled=False", {"enabled": False})],
+    [("mask_source.keep=3", {"keep": 3}), ("mask_source.refresh_every=2", {"refresh_every": 2})],
 )
 def test_settings_of_a_sampler_count_also_in_a_mixture(tmp_path, given, change):
     finetune(tmp_path / "alone", masks=sampler())
@@ -164,8 +164,8 @@ def test_one_error_lists_all_that_differs(tmp_path):
         f"  given:   data.dataset.seed=3, data.seed=2, model='{other}'\n"
         f"  needed:  data.dataset.seed=0, data.seed=1, model='{model}', as in {path}\n"
         "Use another output folder, or delete this one to start again.\n"
-        "A model that starts from random weights has to start from the same: torch.manual_seed(...) before it is made. If it was not\n"
-        "seeded, Finetuner(..., same_start=False) goes on with the weights of the run."
+        "A model with random first weights must start from the same ones: call torch.manual_seed(...) before you make it. If it was\n"
+        "not seeded, Finetuner(..., same_start=False) continues with the weights of the run."
     )
 
 

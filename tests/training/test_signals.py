@@ -1,8 +1,10 @@
 """Signals, locks and damaged checkpoints: nothing is lost, and what goes on is the undisturbed run."""
 
+import os
 import signal
 import socket
 import threading
+import time
 
 import pytest
 import torch
@@ -11,9 +13,9 @@ from torch import nn
 from feataug import FeatureGenerator, FinetuneConfig, Finetuner, GeneratorConfig, GeneratorTrainer, split
 from feataug.data import Scenes, seeded_loader, train_transforms
 from feataug.errors import CheckpointError, FeatAugWarning
-from feataug.training import signals as stopping
+from feataug.training import signals
 from feataug.training.checkpoint import checkpoints
-from feataug.training.run_folder import held
+from feataug.training.run_folder import folder_lock
 from feataug.training.signals import StopRequest, stop_requests
 from tests.support.forks import Fork
 
@@ -101,7 +103,7 @@ def test_training_outside_of_the_main_thread_leaves_signals_alone(tmp_path):
 def test_the_second_interrupt_does_not_wait():
     with stop_requests() as stop:
         signal.raise_signal(signal.SIGINT)
-        assert (stop.noted, stop.signum) == (signal.SIGINT, 0)
+        assert (stop.pending, stop.signum) == (signal.SIGINT, 0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
 
@@ -110,7 +112,7 @@ def test_an_evaluation_is_broken_off_at_once():
     with stop_requests() as stop, pytest.raises(SystemExit), stop.interruptible():
         signal.raise_signal(signal.SIGTERM)
     stop = StopRequest()
-    stop.note(signal.SIGINT, None)
+    stop.handle(signal.SIGINT, None)
     with pytest.raises(KeyboardInterrupt), stop.interruptible():
         raise AssertionError("a request from before is obeyed first")
 
@@ -130,7 +132,43 @@ def test_one_run_at_a_time_in_a_folder(tmp_path, make):
         "Wait for it, or use another folder."
     ]
     assert equal(run(make, tmp_path), first)  # afterwards the folder is free
-    with held(None), held(None):
+    with folder_lock(None), folder_lock(None):
+        pass
+
+
+LOCKED = """
+import os, sys, time
+from pathlib import Path
+from feataug.training.run_folder import folder_lock
+with folder_lock(Path(sys.argv[1])):
+    Path(sys.argv[1], "entered").touch()
+    time.sleep(600)
+"""
+
+
+def test_a_killed_process_leaves_the_folder_free(tmp_path):
+    holder = Fork(LOCKED, tmp_path)
+    while not (tmp_path / "entered").exists():
+        time.sleep(0.05)
+    with pytest.raises(CheckpointError, match="another run is using"), folder_lock(tmp_path):
+        pass
+    holder.kill()
+    with folder_lock(tmp_path):  # the lock file is still there
+        assert (tmp_path / ".lock").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_that_cannot_be_written_to(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(CheckpointError, match=r"^feataug: a file cannot be written\."), folder_lock(tmp_path):
+        pass
+
+
+def test_the_lock_makes_its_folder(tmp_path):
+    with folder_lock(tmp_path / "runs" / "first"):
+        assert (tmp_path / "runs" / "first").is_dir()
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(CheckpointError, match=r"^feataug: a file cannot be written\."), folder_lock(tmp_path / "file"):
         pass
 
 
@@ -148,7 +186,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, make, 
     newest, before = checkpoints(tmp_path)
     damage(newest, kind)
     with pytest.warns(
-        FeatAugWarning, match=rf"^feataug: a checkpoint cannot be read\.\n(.|\n)*\nIt is passed over for {before.name}\.$"
+        FeatAugWarning, match=rf"^feataug: a checkpoint cannot be read\.\n(.|\n)*\nThe run continues from {before.name} instead\.$"
     ):
         again = run(make, tmp_path)
     assert equal(again, undisturbed)
@@ -170,7 +208,7 @@ def test_what_a_kill_left_in_the_folder_is_cleared_away(tmp_path):
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_during_the_exchange_is_shared_after_the_next_step(monkeypatch, signum):
     """Each of several processes asks the others; a signal that arrives meanwhile must not be overwritten by their answer."""
-    monkeypatch.setattr(stopping, "place", lambda: (0, 2))
+    monkeypatch.setattr(signals, "rank_and_world", lambda: (0, 2))
     arriving = [signum]
 
     def total(asked):
@@ -178,12 +216,12 @@ def test_a_signal_during_the_exchange_is_shared_after_the_next_step(monkeypatch,
             signal.raise_signal(arriving.pop())
         return asked
 
-    monkeypatch.setattr(stopping, "total", total)
+    monkeypatch.setattr(signals, "all_reduce_sum", total)
 
     def steps():
         with stop_requests() as stop:
             stop.sync(torch.device("cpu"))
-            assert (stop.signum, stop.noted) == (0, signum)
+            assert (stop.signum, stop.pending) == (0, signum)
             stop.raise_if_requested()  # the other process has not heard of it: this step is not the last
             stop.sync(torch.device("cpu"))
             assert stop.signum == signum
@@ -231,11 +269,11 @@ TWO = """
 import os, signal, sys
 import torch
 import torch.distributed as dist
-from feataug.training import stopping
+from feataug.training import signals
 
 dist.init_process_group("gloo")
 rank, kind = dist.get_rank(), sys.argv[1]
-whole = stopping.total
+whole = signals.all_reduce_sum
 
 def total(asked):
     # The signal arrives after the question was put into a tensor, and before the answer is there.
@@ -243,15 +281,15 @@ def total(asked):
         os.kill(os.getpid(), signal.SIGTERM)
     return whole(asked)
 
-stopping.total = total
+signals.all_reduce_sum = total
 code = 0
 try:
-    with stopping.stop_requests() as stop:
+    with signals.stop_requests() as stop:
         for step in range(20):
             if kind == "overwritten":
-                # Planted: what the handler noted is replaced by the answer.
+                # A planted fault: the answer overwrites what the handler has stored.
                 stop.sync(torch.device("cpu"))
-                stop.noted = stop.signum
+                stop.pending = stop.signum
             else:
                 stop.sync(torch.device("cpu"))
             stop.raise_if_requested()
@@ -261,12 +299,12 @@ print(step, code)
 """
 
 
-@pytest.mark.parametrize(("kind", "said"), [("ours", "4 143"), ("overwritten", "19 0")])
-def test_two_processes_stop_after_the_same_step(kind, said):
+@pytest.mark.parametrize(("kind", "printed"), [("ours", "4 143"), ("overwritten", "19 0")])
+def test_two_processes_stop_after_the_same_step(kind, printed):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2}
     running = [Fork(TWO, kind, env=env | {"RANK": rank}) for rank in range(2)]
     done = [fork.wait(120) for fork in running]
-    assert [(fork.returncode, fork.stdout.strip()) for fork in done] == [(0, said)] * 2, [fork.stderr for fork in done]
+    assert [(fork.returncode, fork.stdout.strip()) for fork in done] == [(0, printed)] * 2, [fork.stderr for fork in done]

@@ -31,7 +31,7 @@ def _run(args: argparse.Namespace) -> None:
 
     from feataug.cli.model_names import named_model
     from feataug.cli.user_models import code_file
-    from feataug.cutting.cut_points import chosen, cuts
+    from feataug.cutting.cut_points import cuts, shortlist
     from feataug.io.results import write_result
     from feataug.reporting.tables import places_table
 
@@ -53,7 +53,7 @@ def _run(args: argparse.Namespace) -> None:
         raise ConfigError(
             message("feataug inspect: the model does not take such images.", given=given, needed="another --size")
         ) from error
-    places = found if args.all else chosen(found)
+    places = found if args.all else shortlist(found)
     print(places_table(places))
     rest = f"; {len(found) - len(places)} more with --all" if len(found) > len(places) else ""
     print(f"{len(places)} places where {args.model} can be cut whole, at {rows} x {columns}; `/` is the stride{rest}")

@@ -68,7 +68,8 @@ def mixing_settings(args: argparse.Namespace, cut: Any, train: Any) -> dict[str,
     ratio = {} if args.ratio is None else {"ratio": args.ratio}
     bank = {"bank": args.bank} if args.bank else {}
     if args.preset != "recommended":
-        return {"masks": HardNegativeSampler(DatasetMasks(train), enabled=args.preset == "paper")} | ratio | bank
+        masks = DatasetMasks(train)
+        return {"masks": HardNegativeSampler(masks) if args.preset == "paper" else masks} | ratio | bank
     loader = eval_loader(args, plain_split(args, args.split))
     device = make_accelerator(args.device, "no").device
     return recommended(cut, train, loader, train.num_classes, power=args.power, device=device, **ratio) | bank

@@ -28,7 +28,7 @@ from feataug.io.results import by_class, write_result
 from feataug.io.samples import SAMPLES, keep_samples
 from feataug.training.config import FinetuneConfig
 from feataug.training.device import make_accelerator
-from feataug.training.run_folder import held
+from feataug.training.run_folder import folder_lock
 
 
 def compare(
@@ -166,7 +166,7 @@ def compare(
         return figures | ({"as_trained": by_class(figures["as_trained"], names)} if "as_trained" in figures else {})
 
     checked: list[int] = []
-    with held(folder):
+    with folder_lock(folder):
         measured: dict[str, Any] = {"model": fingerprint(model)}
         measuring = prepare(
             base_model, sample, val_loader, plain_loader, window=window, crop_size=crop_size, bias=bias, classes=names,

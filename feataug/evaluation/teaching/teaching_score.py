@@ -35,7 +35,7 @@ from feataug.io.results import by_class, write_result
 from feataug.training.batches import part_of
 from feataug.training.config import FinetuneConfig
 from feataug.training.device import make_accelerator
-from feataug.training.run_folder import held
+from feataug.training.run_folder import folder_lock
 
 SOURCES = ("real", "generator", "gaussians")
 # Batches that class Gaussians are fitted to, or one pass, if that is less.
@@ -173,7 +173,7 @@ def teaching_score(
 
     finished: list[dict[str, Any]] = []
     result: dict[str, Any] = {}
-    with held(folder):
+    with folder_lock(folder):
         for seed in seeds:
             data = {"data": describe_data(loader(seed))}
             runs = {

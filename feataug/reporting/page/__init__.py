@@ -8,7 +8,7 @@ from pathlib import Path
 
 from feataug import __version__
 from feataug.errors import DataError, message
-from feataug.io.atomic import writing
+from feataug.io.atomic import explain_write_errors
 from feataug.reporting.page import pictures
 from feataug.reporting.page.by_class import by_class
 from feataug.reporting.page.findings import findings
@@ -50,7 +50,7 @@ def write_page(run: str | Path, path: str | Path | None = None) -> Path:
             message("feataug report: the page would be too large.", given=f"{len(text)} characters", needed=f"at most {LARGEST}")
         )
     target = Path(path) if path is not None else content.folder / "report.html"
-    with writing(target):
+    with explain_write_errors(target):
         # JSON can hold half of a surrogate pair, which UTF-8 cannot encode.
         target.write_text(text, encoding="utf-8", errors="replace")
     return target

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from feataug.metrics import TITLES
+from feataug.core.measures import TITLES
 from feataug.reporting.page.run_reader import Run
 from feataug.reporting.page.svg import Chart, Points, curves
 from feataug.reporting.page.untrusted import as_dict, as_number

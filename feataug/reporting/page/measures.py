@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from feataug.core.measures import TITLES
 from feataug.evaluation.comparison.verdicts import CEILING
-from feataug.metrics import TITLES
 from feataug.reporting.page.run_reader import Run
 from feataug.reporting.page.table import Table, gap_text, number_text
 from feataug.reporting.page.untrusted import (

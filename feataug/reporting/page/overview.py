@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from feataug.metrics import TITLES
+from feataug.core.measures import TITLES
 from feataug.reporting.page.run_reader import KINDS, Run
 from feataug.reporting.page.table import Table, interval_text, number_text
 from feataug.reporting.page.untrusted import as_dict, as_list, as_number, as_text

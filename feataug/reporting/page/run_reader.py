@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from feataug.core.measures import TITLES
 from feataug.errors import CheckpointError, DataError, FeatAugError, MissingDataError, message
 from feataug.io.samples import SAMPLES, Samples, read_samples
-from feataug.metrics import TITLES
 from feataug.reporting.page.untrusted import as_dict, as_figures, as_gaps, as_list, as_number, as_quality, single_pair_gaps
 from feataug.training.checkpoint import checkpoints, stored_settings
 from feataug.training.run_settings import IDENTITY

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from feataug.core.measures import TITLES
 from feataug.evaluation.comparison.verdicts import beyond_bias, room
 from feataug.evaluation.paired_differences import verdict
-from feataug.metrics import TITLES
 from feataug.reporting.page.table import DASH
 from feataug.reporting.tables import QUALITIES
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from feataug.core.measures import TITLES
 from feataug.evaluation.comparison.verdicts import CEILING
 from feataug.evaluation.paired_differences import interval, t95
-from feataug.metrics import TITLES
 from feataug.reporting.page.findings.finding import Finding
 from feataug.reporting.page.run_reader import Run
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from feataug.cli.folder_dataset import folder_data
 from feataug.cli.parser import parse
-from feataug.data.splits import Layout, find_layout
+from feataug.data.split_layouts import Layout, find_layout
 from feataug.errors import ConfigError, DataError, MissingDataError
 
 
