@@ -92,7 +92,7 @@ def fit_generator(args: argparse.Namespace) -> None:
     from feataug.data.loader import seeded_loader
     from feataug.data.transforms import eval_transforms, train_transforms
     from feataug.generation.generator import FeatureGenerator
-    from feataug.io.model_card import data_facts
+    from feataug.io.card_facts import data_facts
     from feataug.io.results import quality_summary, recognition_summary, write_result
     from feataug.models import PSPNet
     from feataug.reporting.tables import quality_table
@@ -136,7 +136,7 @@ def finetune(args: argparse.Namespace) -> None:
     from feataug.data.transforms import eval_transforms, train_transforms
     from feataug.generation.generator import FeatureGenerator
     from feataug.inference.evaluate import evaluate as measure
-    from feataug.io.model_card import data_facts
+    from feataug.io.card_facts import data_facts
     from feataug.io.results import write_result
     from feataug.mixing.mixer import FeatureMixer
     from feataug.models import PSPNet

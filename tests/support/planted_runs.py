@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from feataug.evaluation import differences, mean_figures, verdict
-from feataug.evaluation.teaching.teaching_score import summary
+from feataug.evaluation.teaching.teaching_summary import summary
 
 CLASSES = ("sky", "road", "pole")
 GENERATOR = {"l1": 0.5, "kl": 2.0, "gan": 2.0, "latent": 0.5, "task": 0.6, "diversity": 2.0, "critics": 1.0}

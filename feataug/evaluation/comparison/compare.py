@@ -172,7 +172,7 @@ def compare(
             base_model, sample, val_loader, plain_loader, window=window, crop_size=crop_size, bias=bias, classes=names,
             ignore_index=ignore_index, once=once, identity=measured,
         )  # fmt: skip
-        measured |= {"val_data": describe_data(val_loader, measured=True), "classes": names, "ignore_index": ignore_index, **measuring.way}
+        measured |= {"val_data": describe_data(val_loader, measured=True), "classes": names, "ignore_index": ignore_index, **measuring.method}
         trained_as = {"config": {key: value for key, value in config.to_dict().items() if key != "seed"}, "update_bn": update_bn}
         common = measured | trained_as | {"at": at if isinstance(at, str) else list(layer_names(at))}
         weighted = common | {"class_weights": class_weights.tolist() if class_weights is not None else None}

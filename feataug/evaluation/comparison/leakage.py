@@ -16,7 +16,7 @@ from torch import Tensor
 
 from feataug.core.fingerprints import spread
 from feataug.errors import DataError, message
-from feataug.evaluation.repeatability import put_back
+from feataug.evaluation.repeatability import preserved_rng
 
 # Pictures without files that are read from each set at most, evenly spread; and how many leaks an error names.
 MOST, _NAMED = 2048, 5
@@ -150,7 +150,7 @@ def _same_files(found: list[Item], measured: list[Item]) -> list[tuple[str, str]
 def _same_pictures(found: list[Item], measured: list[Item]) -> list[tuple[str, str]] | None:
     """Numbers of pictures in both sets; ``None`` where they cannot be compared."""
     try:
-        with put_back():
+        with preserved_rng():
             val = {key: (kind, item) for item in spread(measured, MOST) for kind, key in islice(_keys(item), 1) if key}
             keys = [(item, list(_keys(item))) for item in spread(found, MOST)]
     except Exception:
