@@ -8,7 +8,7 @@ import torch
 import feataug
 from feataug import Inference, evaluate, fit_class_bias, fit_inference
 from feataug.errors import ConfigError, DataError, ShapeError
-from feataug.evaluation.class_bias import _confusions, _TopTwo, _measure_all, _PixelSample
+from feataug.evaluation.class_bias import _confusions, _measure_all, _PixelSample, _TopTwo
 from feataug.metrics import MEASURES, scores
 
 
