@@ -23,9 +23,10 @@ check: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build
 
-# The quick set on a CPU: one script a claim, results in benchmarks/results/, the page docs/performance.md from them.
+# The quick benchmarks on a CPU. Results go to benchmarks/results/; docs/performance.md is drawn from them.
 bench: $(VENV)/.test
-	cd benchmarks && for script in label_conv mask_encoder mixed_step generator_step adam_and_compile data_loading growth import_time; do ../$(BIN)/python $$script.py || exit 1; done
+	for name in label_conv mask_encoder mixed_step generator_step adam_and_compile data_loading growth import_time; do \
+		$(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m docs.drawing.performance
 
 # The archives of a release: what is in them, what they say of themselves, how the README is shown, how to cite.

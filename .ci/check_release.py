@@ -25,7 +25,7 @@ def tracked() -> set[str]:
 
 def package_version() -> str:
     """``feataug.__version__``, without importing it."""
-    return re.findall(r'^__version__ = "(.*)"$', (ROOT / "feataug" / "__init__.py").read_text(), re.MULTILINE)[0]
+    return re.findall(r'^__version__ = "(.*)"$', (ROOT / "feataug" / "_version.py").read_text(), re.MULTILINE)[0]
 
 
 def check_names(found: set[str], expected: set[str], where: str) -> list[str]:

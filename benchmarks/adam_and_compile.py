@@ -1,6 +1,6 @@
 """What torch offers for the generator's training step: Adam in one kernel, which we take, and ``torch.compile``, which users may.
 
-python benchmarks/adam_and_compile.py [--device cuda]
+python -m benchmarks.adam_and_compile [--device cuda]
 """
 
 from __future__ import annotations
@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 
 import torch
-from common import name_of, parser, race, write
 
+from benchmarks.common import name_of, parser, race, write
 from feataug import FeatureGenerator, FeatureSpec, LevelSpec
 from feataug.generation.critics import Discriminator, LatentEncoder
 
@@ -48,7 +48,7 @@ def main() -> None:
     seconds = time.perf_counter() - began
     found = race(lambda: step(compiled), lambda: step(generator), seconds=args.seconds, device=args.device, faster=True)
     lines.append({"claim": "compiled_generator", **found, "bound": f"{seconds:.0f} s to compile", **where})
-    write("offered", args.device, lines)
+    write("adam_and_compile", args.device, lines)
 
 
 if __name__ == "__main__":

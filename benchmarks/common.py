@@ -64,9 +64,9 @@ def race(
     }
 
 
-def peak_bytes(script: str, side: str, device: str) -> int:
-    """Bytes by which ``script --side SIDE`` says that its process grew at most, in a process of its own."""
-    command = [sys.executable, script, "--device", device, "--side", side]
+def peak_bytes(name: str, side: str, device: str) -> int:
+    """Bytes by which the process of benchmark ``name`` with ``--side SIDE`` grew at most, as it says itself."""
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--device", device, "--side", side]
     return int(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])["bytes"])
 
 

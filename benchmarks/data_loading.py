@@ -1,4 +1,4 @@
-"""A generator's training with its data against the same steps on a batch that is there: ``python benchmarks/data_loading.py``.
+"""A generator's training with its data against the same steps on a batch that is there: ``python -m benchmarks.data_loading``.
 
 Data come as images (PNG files of 360 x 480 that are decoded, cropped and encoded on the way; the other side encodes, too), by worker processes
 and without, or from a ``FeatureBank`` (the other side has the features). The ratio is what loader, and reading, cost.
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import name_of, parser, race, write
 from PIL import Image
 
+from benchmarks.common import name_of, parser, race, write
 from feataug import FeatureBank, FeatureGenerator, GeneratorConfig, split
 from feataug.data import MaskedImages, Scenes, seeded_loader, train_transforms
 from feataug.models import PSPNet
@@ -65,7 +65,7 @@ def main() -> None:
                 "shape": [BATCH, 3, *SIZE],
             }
             lines.append({"claim": "waiting_for_data"} | found | about)
-    write("waiting", args.device, lines)
+    write("data_loading", args.device, lines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A training step on CPU with and without ``keep_freed_memory``: ``python benchmarks/freed_memory.py``.
+"""A training step on CPU with and without ``keep_freed_memory``: ``python -m benchmarks.freed_memory``.
 
 The setting holds for a whole process, so the two sides are processes of their own, taken in turn; medians over steps after a warm-up.
 Ends with one JSON line, which is also kept in ``benchmarks/results/freed_memory.json``.
@@ -49,7 +49,7 @@ def main() -> None:
     sides: dict[str, list[float]] = {"keep": [], "default": []}
     for _ in range(ROUNDS):
         for side, seconds in sides.items():
-            out = subprocess.run([sys.executable, __file__, side], check=True, capture_output=True, text=True).stdout
+            out = subprocess.run([sys.executable, "-m", "benchmarks.freed_memory", side], check=True, capture_output=True, text=True).stdout
             seconds += json.loads(out.splitlines()[-1])
             print(f"{side:8} median {statistics.median(seconds):.2f} s")
     ours, other = (statistics.median(sides[side]) for side in ("keep", "default"))

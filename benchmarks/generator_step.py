@@ -1,4 +1,4 @@
-"""The generator's training step against the same objective written plainly: ``python benchmarks/generator_step.py``.
+"""The generator's training step against the same objective written plainly: ``python -m benchmarks.generator_step``.
 
 The other side (``plain_objective.py``) has the same networks with one-hot masks, a forward for each use, contiguous tensors and fp32; both run the
 default weights of ``GeneratorConfig`` with the paper's critics (``--critics shares`` for the default ones) on the lite0 PSPNet's cut.
@@ -9,9 +9,9 @@ from __future__ import annotations
 from functools import partial
 
 import torch
-from common import name_of, parser, race, write
-from plain_objective import PlainObjective
 
+from benchmarks.common import name_of, parser, race, write
+from benchmarks.plain_objective import PlainObjective
 from feataug import FeatureGenerator, GeneratorConfig, split
 from feataug.models import PSPNet
 from feataug.training.bicyclegan import Objective

@@ -1,4 +1,4 @@
-"""How a generator's forward grows with classes, resolution, channels and batch: ``python benchmarks/growth.py``. One thing changes at a time."""
+"""How a generator's forward grows with classes, resolution, channels and batch: ``python -m benchmarks.growth``. One thing changes at a time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import statistics
 import time
 
 import torch
-from common import keep, name_of, parser
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.common import keep, name_of, parser
 from feataug import FeatureGenerator, FeatureSpec, LevelSpec
 from feataug.training.device import keep_freed_memory
 

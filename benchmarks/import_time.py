@@ -1,4 +1,4 @@
-"""``import feataug`` against ``import torch``: ``python benchmarks/import_time.py``. Each in a process of its own, in turn.
+"""``import feataug`` against ``import torch``: ``python -m benchmarks.import_time``. Each in a process of its own, in turn.
 
 ``import feataug`` alone loads nothing, not even torch: the second line is with the names that a training loop needs.
 """
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from common import parser, race, write
+from benchmarks.common import parser, race, write
 
 OURS = {
     "import": "import feataug",

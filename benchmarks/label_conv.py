@@ -1,4 +1,4 @@
-"""A convolution of a label map by lookup against one-hot codes and ``conv2d``: ``python benchmarks/label_conv.py``.
+"""A convolution of a label map by lookup against one-hot codes and ``conv2d``: ``python -m benchmarks.label_conv``.
 
 150 classes (and void), 512 x 512, 96 maps, 3 x 3. The labels are regions of 16 x 16 pixels; with ``--noise`` every pixel is drawn by itself, the
 worst case. One-hot codes are made as most people do, ``F.one_hot(...).permute(...).float()``. Memory is what a process grows by at its
@@ -11,9 +11,9 @@ import json
 
 import torch
 import torch.nn.functional as F
-from common import grown_by, name_of, parser, peak_bytes, race, write
 from torch import Tensor
 
+from benchmarks.common import grown_by, name_of, parser, peak_bytes, race, write
 from feataug.generation.layers.label_conv import label_conv2d
 from feataug.training.device import keep_freed_memory
 
@@ -77,7 +77,7 @@ def main() -> None:
         "lookup_gadds": round(9 * outputs / 1e9, 3),
         "one_hot_gmacs": round(9 * CLASSES * outputs / 1e9, 2),
     }
-    ours, other = (peak_bytes(__file__, side, args.device) for side in ("ours", "other"))
+    ours, other = (peak_bytes("label_conv", side, args.device) for side in ("ours", "other"))
     lines = [
         {"claim": "label_conv_forward"} | forward | {"bound": "at least 30", "floor": floor} | about,
         {"claim": "label_conv_train"} | both | {"bound": "at least 4"} | about,

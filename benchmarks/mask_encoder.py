@@ -1,4 +1,4 @@
-"""The mask encoder at 150 classes against itself at 19: ``python benchmarks/mask_encoder.py``.
+"""The mask encoder at 150 classes against itself at 19: ``python -m benchmarks.mask_encoder``.
 
 Forward and backward, default widths, stride 16, four masks of 512 x 512.
 """
@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from common import name_of, parser, race, write
 
+from benchmarks.common import name_of, parser, race, write
 from feataug import FeatureGenerator, FeatureSpec, LevelSpec
 from feataug.training.device import keep_freed_memory
 

@@ -1,4 +1,4 @@
-"""A mixed training step, 11 real and 5 synthetic samples, against a plain step with 16 real ones: ``python benchmarks/mixed_step.py``.
+"""A mixed training step, 11 real and 5 synthetic samples, against a plain step with 16 real ones: ``python -m benchmarks.mixed_step``.
 
 Synthetic samples skip the encoder; the generator is what they cost. ``limit`` is what the ratio would be if they cost nothing but the decoder:
 1 - 5/16 of the encoder's share of a plain step, which is measured, too. Memory is what a process grows by at its peak. What generating costs
@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from common import grown_by, name_of, parser, peak_bytes, race, write
 
+from benchmarks.common import grown_by, name_of, parser, peak_bytes, race, write
 from feataug import DatasetMasks, FeatureGenerator, FeatureMixer, split
 from feataug.losses import segmentation_loss
 from feataug.models import PSPNet
@@ -106,7 +106,7 @@ def main() -> None:
         }  # fmt: skip
         extra = {"encoder_share": round(share, 3), "limit": round(limit, 3), "over_limit": round(found["ratio"] / limit, 3)}
         lines.append({"claim": "mixed_step_time"} | found | {"bound": "at most 1, and 1.08 limits"} | extra | place)
-        ours, other = (peak_bytes(__file__, f"{name}:{side}", args.device) for side in ("mixed", "plain"))
+        ours, other = (peak_bytes("mixed_step", f"{name}:{side}", args.device) for side in ("mixed", "plain"))
         memory = {"ours": ours, "other": other, "ratio": round(ours / other, 3), "bound": "at most 1"}
         lines.append({"claim": "mixed_step_memory"} | memory | place)
         if name == "resnet50" and args.seconds <= 10 and args.device == "cpu":

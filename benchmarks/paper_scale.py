@@ -1,6 +1,6 @@
 """One training step of the paper's generator at the paper's size: 1,024 channels, crops of 713 x 713, 150 classes.
 
-python benchmarks/paper_scale.py [--device cuda] [--size 713] [--batch 2]
+python -m benchmarks.paper_scale [--device cuda] [--size 713] [--batch 2]
 
 PSPNet-ResNet50 at stride 8 with random weights, cut after its third stage; ``GeneratorConfig.paper()`` and the preset ``paper``. One step of
 ``GeneratorTrainer`` in a process of its own: multiply-adds as torch counts them (looked-up rows are none), and the peak of the whole process.
@@ -12,10 +12,10 @@ import json
 import time
 
 import torch
-from common import keep, name_of, parser, process_bytes
 from torch.utils.flop_counter import FlopCounterMode
 
 import feataug
+from benchmarks.common import keep, name_of, parser, process_bytes
 from feataug.models import PSPNet
 from feataug.training.device import keep_freed_memory
 

@@ -1,4 +1,4 @@
-"""What cutting costs: ``python benchmarks/split.py [--device cpu|cuda] [--size 256] [--batch 2]``.
+"""What cutting costs: ``python -m benchmarks.split [--device cpu|cuda] [--size 256] [--batch 2]``.
 
 On models of ResNet-50's size, in eval mode and without gradients: the decoder through the cut against the same layers called directly, and
 ``decode(encode(images))`` against the plain model. Sides take turns; ``ratio`` is the median over rounds of ours over the other
@@ -26,9 +26,9 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
-from common import RESULTS, keep, name_of, parser, process_bytes, race
 from torch import nn
 
+from benchmarks.common import RESULTS, keep, name_of, parser, process_bytes, race
 from feataug import split
 from feataug.errors import SplitError
 from feataug.models import PSPNet
@@ -167,7 +167,7 @@ def peak(name: str, side: str) -> int:
 
 def alone(name: str, *further: str) -> Any:
     """The cost of a large model, in a process of its own."""
-    command = [sys.executable, __file__, "--large", name, *further]
+    command = [sys.executable, "-m", "benchmarks.split", "--large", name, *further]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 

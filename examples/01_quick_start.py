@@ -1,16 +1,17 @@
 # %% [markdown]
 # # feataug in one sitting
 #
-# **What you will see.** A small segmentation model is cut in two. A generator learns to make, from a *label mask* and some noise,
-# what the first half of the model would have made of an image with that mask. Then the model is trained further on batches in
-# which some samples are generated, and compared with the same model trained further without them. You will see the masks, the
-# features, what the model makes of either, and one measured answer.
+# **What you will see.** A small segmentation model is cut in two. From a *label mask* and some
+# noise, a generator learns to make the features that the first half would compute for an image with
+# that mask. Then the model is trained further on batches with some generated samples, and compared
+# with the same model trained further without them. You will see the masks, the features, the
+# model's predictions from both kinds, and one measured answer.
 #
-# **How long it takes.** One to two minutes on two CPU cores. Nothing is downloaded: the images are street-like scenes drawn on
-# the spot.
+# **How long it takes.** One to two minutes on two CPU cores. Nothing is downloaded: a program draws
+# the images, street-like scenes.
 #
-# **Install.** `pip install .` in a clone of the repository (Python 3.11 or newer); `pip install ".[notebooks]"` brings Jupyter
-# along.
+# **Install.** `pip install .` in a clone of the repository (Python 3.11 or newer);
+# `pip install ".[notebooks]"` adds Jupyter.
 
 # %%
 import copy
@@ -35,8 +36,9 @@ size, batch_size = (64, 96), 8
 # %% [markdown]
 # ## The data
 #
-# `Scenes` stands in for your data set. All that feataug asks of data are pairs of an image and a mask: integers from 0 to
-# `num_classes - 1`, and 255 for "void". Poles, signs, pedestrians and bicyclists cover few pixels, as they do in real streets.
+# `Scenes` stands in for your data set. feataug needs pairs of an image and a mask, nothing else:
+# integers from 0 to `num_classes - 1`, and 255 for "void". Poles, signs, pedestrians and bicyclists
+# cover few pixels, as they do in real streets.
 
 # %%
 train_set = Scenes(24 if QUICK else 160, size, seed=0, transforms=train_transforms(size, scale=(0.75, 1.5)))
@@ -59,8 +61,9 @@ draw_grid({"image": color_images(images), "mask": color_masks(masks, palette)})
 # %% [markdown]
 # ## A model to start from
 #
-# Any `nn.Module` will do. This one is plain: an encoder of stride 4, dilated convolutions, a classifier. feataug comes in *after*
-# a model has been trained, here from scratch and briefly: its generator learns what *this* encoder makes of images.
+# Any `nn.Module` will do. This one is plain: an encoder of stride 4, dilated convolutions, a
+# classifier. feataug starts *after* a model has been trained (here briefly, from scratch), because
+# the generator imitates *this* encoder.
 
 
 # %%
@@ -90,8 +93,9 @@ print(f"base: mIoU {base['miou']:.1f} %, mean accuracy of the classes {base['cla
 # %% [markdown]
 # ## Cut it
 #
-# `feataug.cuts` lists the places where a model can be cut whole: everything that is read later crosses there. An early cut leaves
-# more layers that learn from generated samples; a late one is easier to generate. We take a place in the middle.
+# `feataug.cuts` lists the places where a model can be cut completely: everything that later layers
+# read crosses there. With an early cut more layers learn from generated samples; features at a late
+# cut are easier to generate. We take a place in the middle.
 
 # %%
 for place in feataug.cuts(model, images):
@@ -106,13 +110,14 @@ print("crosses the cut:", [tuple(level.shape) for level in features], "for image
 # %% [markdown]
 # ## Train the generator
 #
-# It sees pairs of a mask and the features that the encoder made of the image with that mask. No new image and no new label is
-# needed. The model itself stays as it is.
+# The generator sees pairs of a mask and the encoder's features of the image with that mask. That
+# needs no new image and no new label. The model itself stays as it is.
 #
-# Three curves say how it goes. `l1` is the distance between the features that it makes, with the noise that belongs to an image,
-# and those of that image: it should fall. `task` is the loss of the model's own second half on what was generated: it should fall
-# to about what it is on real features. `critics` is the loss of those who tell generated features from real ones: near 0 they win
-# too easily. [Reading the losses](../docs/losses.md) has the others.
+# Three curves show its progress. `l1` is the distance between the features that it makes, with the
+# noise that belongs to an image, and those of that image: it should fall. `task` is the loss of the
+# model's own second half on generated features: it should fall to about its value on real features.
+# `critics` is the loss of the networks that distinguish generated features from real ones: near 0
+# they win too easily. [Reading the losses](../docs/losses.md) has the others.
 
 # %%
 generator = feataug.FeatureGenerator(len(classes), cut.spec, width=40, mask_widths=(32, 64), depth=1)
@@ -133,11 +138,12 @@ for panel, name in zip(axes, ("l1", "task", "critics"), strict=True):
     panel.set_xlabel("images seen", fontsize=8)
 
 # %% [markdown]
-# Is it any good? The **recognition score** asks the model's own second half: it segments features generated from masks that the
-# generator has never seen, and its mIoU against those masks is set beside its mIoU on the features of the real images. (A ratio
-# above 1 is no merit: to a model as weak as this one, typical features are easier than real ones.) The **diversity ratio** guards
-# against the opposite failure: 0 where the noise is ignored, 1 where samples differ among themselves as much as real features
-# differ from them.
+# Is it any good? The **recognition score** asks the model's own second half. It segments features
+# generated from masks that the generator has never seen; the score compares its mIoU against those
+# masks with its mIoU on real features. (A ratio above 1 is no merit: for a model as weak as this
+# one, typical features are easier than real ones.) The **diversity ratio** guards against the
+# opposite failure: it is 0 if the noise is ignored, and 1 if samples differ among themselves as
+# much as real features differ from them.
 
 # %%
 ratio = score["synthetic"]["miou"] / score["real"]["miou"]
@@ -148,9 +154,9 @@ print(f"diversity ratio: {score['diversity']:.2f}")
 # %% [markdown]
 # ## Look at the features
 #
-# Features have many channels. `feature_colors` shows the three directions in which the real ones differ most as red, green and
-# blue, the same three for all columns. Two draws of the noise give two different maps for the same mask, as two images with the
-# same mask would.
+# Features have many channels. `feature_colors` shows the three directions in which the real ones
+# differ most as red, green and blue, the same three for all columns. Two draws of the noise give
+# two different maps for the same mask, as two images with the same mask would.
 
 # %% alt="Image, mask, real features, two synthetic ones of the same mask, and what the model makes of real and synthetic features"
 with torch.no_grad():
@@ -173,8 +179,8 @@ draw_grid(
 )
 
 # %% [markdown]
-# And some channels as they are, real above synthetic, each channel in one grey scale: those that vary most over the real
-# features.
+# These are the channels that vary most over the real features, real above synthetic, each channel
+# in one grey scale.
 
 # %% alt="Six channels of the features of one image in grey, the real ones above the synthetic ones"
 busiest = features[0].var(dim=(0, 2, 3)).topk(6).indices.tolist()
@@ -192,12 +198,13 @@ draw_grid({f"channel {channel}": grey(channel) for channel in busiest})
 # %% [markdown]
 # ## Train further, with and without
 #
-# Training a model further changes it by itself. So there are two arms from the same weights: the *control* sees real batches
-# only; *feataug* sees the same real batches, in the same order and for as many steps, with 30 % synthetic samples appended at the
-# cut. The encoder never runs for those, and learns from real images alone; the decoder learns from both.
+# Training a model further changes it by itself. So two arms start from the same weights. The
+# *control* sees real batches only. *feataug* sees the same real batches, in the same order and for
+# as many steps, with 30 % synthetic samples appended at the cut. The encoder never runs for those
+# and learns from real images alone; the decoder learns from both.
 #
-# In the end BatchNorm's statistics are measured anew on real images, in both arms: in one of them they have seen synthetic
-# features.
+# At the end BatchNorm's statistics are measured again on real images, in both arms, because
+# feataug's have seen synthetic features.
 
 # %%
 further = feataug.FinetuneConfig(num_steps=3 if QUICK else 60, lr=0.02)
@@ -230,9 +237,10 @@ gaps = {measure: mixed_figures[measure] - control_figures[measure] for measure i
 print(f"{'feataug minus control':22}" + "".join(f"{gap:+10.2f}" for gap in gaps.values()))
 
 # %% [markdown]
-# The last line is the answer of *one* run on a small made-up data set: differences of about a point, either way, are what another
-# seed would give. It is here to show what is measured, not to show a gain. Whether there is one takes several seeds and an
-# interval: that is [06_does_it_help](06_does_it_help.ipynb); what was measured on real data is in [results](../docs/results.md).
+# The last line is the answer of *one* run on a small made-up data set. Another seed may differ by
+# about a point either way. The line shows what is measured; it does not show a gain. That takes
+# several seeds and an interval: see [06_does_it_help](06_does_it_help.ipynb). Measurements on real
+# data are in [results](../docs/results.md).
 
 # %% alt="Image and mask, and the predictions of the base, of the control and of the model trained with synthetic features"
 with torch.no_grad():
@@ -243,8 +251,12 @@ draw_grid({"image": color_images(images), "mask": color_masks(masks, palette), *
 # %% [markdown]
 # ## Where to go next
 #
-# - Your encoder comes from timm, and the training loop is yours: [02_timm_backbone](02_timm_backbone.ipynb).
-# - You have a codebase on segmentation_models_pytorch: [03_segmentation_models_pytorch](03_segmentation_models_pytorch.ipynb).
-# - torchvision, transformers: [04_torchvision_and_transformers](04_torchvision_and_transformers.ipynb).
-# - Masks without images, rare classes, hard ones: [05_masks_you_already_have](05_masks_you_already_have.ipynb).
+# - Your encoder comes from timm, and the training loop is yours:
+#   [02_timm_backbone](02_timm_backbone.ipynb).
+# - You have a codebase on segmentation_models_pytorch:
+#   [03_segmentation_models_pytorch](03_segmentation_models_pytorch.ipynb).
+# - torchvision, transformers:
+#   [04_torchvision_and_transformers](04_torchvision_and_transformers.ipynb).
+# - Masks without images, rare classes, hard ones:
+#   [05_masks_you_already_have](05_masks_you_already_have.ipynb).
 # - The ideas on one page: [concepts](../docs/concepts.md).

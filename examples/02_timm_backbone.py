@@ -1,14 +1,15 @@
 # %% [markdown]
 # # A timm backbone, a head and a loop of your own
 #
-# **What you will see.** You have a timm backbone (`features_only=True`), a decoder that you wrote, and a plain PyTorch training
-# loop. You will see which lines feataug adds to that loop, what arrives at either half during a mixed step, and where gradients
-# go.
+# **What you will see.** You have a timm backbone (`features_only=True`), a decoder that you wrote,
+# and a plain PyTorch training loop. You will see which lines feataug adds to that loop, which
+# samples each half computes in a mixed step, and where gradients go.
 #
-# **How long it takes.** About a minute on two CPU cores. Nothing is downloaded: the backbone starts from random weights.
+# **How long it takes.** About a minute on two CPU cores. Nothing is downloaded: the backbone starts
+# from random weights.
 #
-# **Install.** `pip install .` in a clone of the repository (Python 3.11 or newer); `pip install ".[notebooks]"` brings Jupyter
-# along.
+# **Install.** `pip install .` in a clone of the repository (Python 3.11 or newer);
+# `pip install ".[notebooks]"` adds Jupyter.
 
 # %%
 import os
@@ -30,9 +31,10 @@ size, batch_size = (64, 96), 8
 # %% [markdown]
 # ## What you have: data, a backbone, a head, a loop
 #
-# `Scenes` stands in for your data set of `(image, mask)`. The backbone is a ResNet-18 that stops at stride 8; any timm model that
-# supports `features_only` can take its place. **Start from pretrained weights in earnest**: `pretrained=True` fetches them from
-# the hub. Here they would be a download, so this one starts from nothing.
+# `Scenes` stands in for your data set of `(image, mask)`. The backbone is a ResNet-18 that stops at
+# stride 8; any timm model that supports `features_only` can take its place. **In a real project
+# start from pretrained weights**: `pretrained=True` fetches them from the hub. This notebook
+# downloads nothing, so its backbone starts from random weights.
 
 # %%
 train_set = Scenes(24 if QUICK else 160, size, seed=0, transforms=train_transforms(size, scale=(0.75, 1.5)))
@@ -64,9 +66,9 @@ decoder = Head(encoder.feature_info.channels()[-1], num_classes)
 # %% [markdown]
 # ## Line 1: join the two halves
 #
-# Where you have an encoder and a decoder as two modules, `split` joins them. `cut.model` is the whole model, for your optimizer,
-# your evaluation, DDP or `torch.compile`; its parameters are those of the two modules. (A model in one piece is cut by a layer's
-# name: `feataug.split(model, at="...")`.)
+# If your encoder and decoder are two modules, `split` joins them. `cut.model` is the whole model,
+# for your optimizer, your evaluation, DDP or `torch.compile`; its parameters are those of the two
+# modules. (Cut a model in one piece by a layer's name: `feataug.split(model, at="...")`.)
 
 # %%
 cut = feataug.split(encoder=encoder, decoder=decoder)
@@ -76,7 +78,7 @@ print(cut)
 # %% [markdown]
 # ## The loop that you have
 #
-# Nothing in it knows of feataug.
+# This loop does not know feataug.
 
 # %%
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
@@ -105,8 +107,9 @@ print(f"after {len(plain_losses)} plain steps: mIoU {feataug.evaluate(model, val
 # %% [markdown]
 # ## Once: a generator for this encoder
 #
-# `cut.spec` says what the generator has to make. Its training takes your loader as it is; the model stays as it is. In your
-# project you would save it: `generator.save_pretrained("runs/generator")`, and later
+# `cut.spec` describes the features that the generator has to make. Its training uses your loader
+# and leaves the model as it is. In your project you would save it:
+# `generator.save_pretrained("runs/generator")`, and later
 # `feataug.FeatureGenerator.from_pretrained("runs/generator")`.
 
 # %%
@@ -136,9 +139,9 @@ draw_grid(
 # %% [markdown]
 # ## The lines that you add to the loop
 #
-# Two to set it up, two in the step. The masks of the synthetic samples come from anything that can draw masks;
-# `HardNegativeSampler` draws some, asks the decoder as it is now which of them it finds hard, and serves those for the next
-# steps.
+# Two lines set it up, and two go into the step. The masks of the synthetic samples come from any
+# source of masks. `HardNegativeSampler` draws some, asks the current decoder which of them it finds
+# hard, and uses those in the next steps.
 
 # %%
 hard = feataug.HardNegativeSampler(feataug.DatasetMasks(train_set), candidates=16 if QUICK else 32, keep=8, refresh_every=10)
@@ -154,8 +157,8 @@ def mixed_step(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 # %% [markdown]
 # ## What goes where in a mixed step
 #
-# Two hooks of your own count the samples that the first layers of either half compute. The encoder sees the real images alone,
-# and that is where the time is saved; the decoder sees real and synthetic samples in one batch.
+# Two hooks count the samples that the first layer of each half computes. The encoder sees the real
+# images alone, which saves time; the decoder sees real and synthetic samples in one batch.
 
 # %%
 arrived = {"encoder": [], "decoder": []}
@@ -168,8 +171,8 @@ for hook in hooks:
     hook.remove()
 
 # %% [markdown]
-# Some passes go through the decoder alone: the hard negative sampler asks for its losses, 16 masks at a time. The others are the
-# steps:
+# Some passes go through the decoder alone: the hard negative sampler computes losses, 16 masks at a
+# time. The others are the steps:
 
 # %%
 per_step = [count for count in arrived["decoder"] if count < 16]
@@ -179,12 +182,13 @@ print(f"samples at the decoder: {sorted(set(per_step))}, in {len(mixed_losses)} 
 print(f"synthetic share: {share:.3f}")
 
 # %% [markdown]
-# 8 real samples and a share of 0.3 ask for 3.43 synthetic ones. The number is rounded at random, step by step, so that its mean
-# is exact.
+# 8 real samples and a share of 0.3 ask for 3.43 synthetic ones. The number is rounded at random in
+# each step, so that its mean is exact.
 #
-# And the gradients? Take the loss of the synthetic samples alone. It reaches the decoder, and with BatchNorm's statistics held
-# still (`model.eval()`) nothing before the cut. In train mode a trace does get there: not through the synthetic features, which
-# carry no gradient, but through the statistics that real and synthetic samples share in the decoder's BatchNorm.
+# Where do gradients go? Take the loss of the synthetic samples alone. With BatchNorm's statistics
+# fixed (`model.eval()`) its gradients reach the decoder and nothing before the cut. In train mode a
+# small part does reach the encoder: not through the synthetic features, which carry no gradient,
+# but through the statistics that real and synthetic samples share in the decoder's BatchNorm.
 
 # %%
 images, masks = next(iter(loader))
@@ -208,14 +212,15 @@ optimizer.zero_grad()
 # %% [markdown]
 # ## In the end
 #
-# Where there is BatchNorm, its running statistics have seen synthetic features. Measure them anew on real images: [on
-# CamVid](../docs/whole-images.md) leaving that out cost more than the synthetic features gained.
+# BatchNorm's running statistics have seen synthetic features. Measure them again on real images:
+# [on CamVid](../docs/whole-images.md) leaving that out cost more than the synthetic features
+# gained.
 
 # %% alt="The training loss over the steps, first plain, then mixed"
 before = feataug.evaluate(model, val_loader, num_classes)
 feataug.update_bn(model, loader)
 after = feataug.evaluate(model, val_loader, num_classes)
-print(f"after {len(mixed_losses)} mixed steps: mIoU {before['miou']:.1f} %, with BatchNorm measured anew {after['miou']:.1f} %")
+print(f"after {len(mixed_losses)} mixed steps: mIoU {before['miou']:.1f} %, with BatchNorm measured again {after['miou']:.1f} %")
 
 figure, axes = plt.subplots(figsize=(7, 2.4), layout="constrained")
 axes.plot(range(len(plain_losses)), plain_losses, label="plain steps")
@@ -225,13 +230,15 @@ axes.set_xlabel("step", fontsize=8)
 axes.legend(fontsize=8)
 
 # %% [markdown]
-# The curve may step up where mixing begins: the masks were chosen because they are hard. And the model has been trained
-# *further*, which changes it by itself: whether the synthetic features did it any good can be told only beside a control, which
-# [06_does_it_help](06_does_it_help.ipynb) has.
+# The curve may rise where mixing begins, since the masks were chosen because they are hard. And the
+# model has been trained *further*, which changes it by itself. Only a control can show whether the
+# synthetic features helped: see [06_does_it_help](06_does_it_help.ipynb).
 #
 # ## Where to go next
 #
-# - The same as a script with options, to start your own from: [timm_backbone.py](timm_backbone.py).
-# - `feataug.recommended(cut, train_set, plain_loader, num_classes)`: masks, ratio and filter as they measured best.
+# - The same as a script with options, as a start for your own:
+#   [timm_backbone.py](timm_backbone.py).
+# - `feataug.recommended(cut, train_set, plain_loader, num_classes)`: suggested masks, ratio and
+#   filter.
 # - Vision transformers, Swin, cuts between blocks: [cut any model](../docs/cut.md).
 # - Does it help *your* model? [06_does_it_help](06_does_it_help.ipynb).

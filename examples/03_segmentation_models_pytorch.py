@@ -1,13 +1,14 @@
 # %% [markdown]
 # # Ten lines into a codebase on segmentation_models_pytorch
 #
-# **What you will see.** An ordinary smp training loop, with a Unet, Dice loss and smp's own metrics, and the ten lines that bring
-# synthetic features into it. Your loss stays yours: the mixed batch is a batch with more masks than images.
+# **What you will see.** An ordinary smp training loop, with a Unet, Dice loss and smp's own
+# metrics, and the ten lines that bring synthetic features into it. Your loss stays yours: the mixed
+# batch is a batch with more masks than images.
 #
 # **How long it takes.** About a minute on two CPU cores. Nothing is downloaded.
 #
-# **Install.** `pip install . segmentation-models-pytorch` in a clone of the repository (Python 3.11 or newer); `pip install
-# ".[notebooks]"` brings Jupyter and everything that these notebooks use.
+# **Install.** `pip install . segmentation-models-pytorch` in a clone of the repository (Python 3.11
+# or newer); `pip install ".[notebooks]"` adds Jupyter and everything that these notebooks use.
 
 # %%
 import os
@@ -32,9 +33,10 @@ num_classes = train_set.num_classes
 # %% [markdown]
 # ## The codebase that you have
 #
-# `encoder_weights=None` keeps this notebook offline. In earnest take `encoder_weights="imagenet"`, which downloads pretrained
-# weights, or load a checkpoint of your own: a generator learns from a *trained* model. `tu-resnet10t` is a small timm encoder;
-# `resnet34` or any other goes the same way.
+# `encoder_weights=None` keeps this notebook offline. In a real project use
+# `encoder_weights="imagenet"`, which downloads pretrained weights, or load a checkpoint of your
+# own: a generator learns from a *trained* model. `tu-resnet10t` is a small timm encoder; `resnet34`
+# or any other works the same way.
 
 # %%
 model = smp.Unet("tu-resnet10t", encoder_weights=None, classes=num_classes, decoder_channels=(64, 48, 32, 24, 16))
@@ -73,9 +75,10 @@ for epoch in range(1 if QUICK else 8):
 # %% [markdown]
 # ## Where to cut
 #
-# A Unet's skips go round most of its layers, so a cut in mid-encoder would let image features leak past the generator. At
-# `"encoder"` all of them cross together: `feataug.split` finds out what crosses, that smp passes the image itself along but never
-# reads it, and the generator makes all levels of one mask. Here is what happens if one forgets the skips:
+# A Unet's skips bypass most of its layers, so a cut in mid-encoder would let image features leak
+# past the generator. At `"encoder"` all of them cross together. `feataug.split` finds what crosses
+# (smp passes the image along, too, but never reads it), and the generator makes all levels from one
+# mask. This is what happens if you forget the skips:
 
 # %%
 try:
@@ -101,10 +104,11 @@ print(cut)
 print(f"recognition: mIoU {score['real']['miou']:.1f} % on real features, {score['synthetic']['miou']:.1f} % on synthetic ones")
 
 # %% [markdown]
-# (The generator is narrow so that this page is quick; leave out `width`, `mask_widths` and `depth` for one of a useful size.)
+# (The generator is narrow so that this page is quick; leave out `width`, `mask_widths` and `depth`
+# for one of a useful size.)
 #
-# And in the loop: one line around the forward pass, and `batch.masks` in the place of `masks`. After it, one line for BatchNorm,
-# whose running statistics have seen synthetic features.
+# In the loop one line goes around the forward pass, and `batch.masks` replaces `masks`. After the
+# loop, one line mends BatchNorm's running statistics, which have seen synthetic features.
 
 # %%
 for group in optimizer.param_groups:
@@ -124,10 +128,10 @@ for epoch in range(1 if QUICK else 3):
     print(f"epoch {epoch}: loss {loss.item():.2f}, mIoU {validate():.1f} %")
 
 # %% [markdown]
-# That is eight: `import feataug` is the ninth, and the tenth is for the day on which you save the generator,
+# These are eight lines. `import feataug` is the ninth, and the tenth saves the generator:
 # `generator.save_pretrained("runs/generator")`.
 #
-# Out of the same images the decoder got more samples in every step:
+# From the same images the decoder got more samples in every step:
 
 # %%
 growth = sum(sizes) / len(sizes)
@@ -136,8 +140,8 @@ print(f"decoder's samples for each image: {growth:.3f} (a synthetic share of 0.3
 # %% [markdown]
 # ## What the decoder gets
 #
-# Several levels cross; the generator makes them all, and they belong together. For one mask, real (left) and synthetic (right) at
-# every level, from fine to coarse:
+# Several levels cross. The generator makes all of them, and they match each other. For one mask,
+# real (left) and synthetic (right) at every level, from fine to coarse:
 
 # %% alt="For two masks: the real and the synthetic features at each level of the Unet's encoder, from fine to coarse"
 images, masks = next(iter(val_loader))
@@ -154,18 +158,23 @@ draw_grid(columns)
 # %% [markdown]
 # ## Variations
 #
-# - **`mixer.loss(logits, batch)`** in the place of your criterion is the paper's loss: cross entropy with smoothed labels on the
-#   synthetic samples. With your own, `batch.is_synthetic` tells the samples apart.
-# - **Models without skips** (PSPNet, DeepLabV3, PAN) can be cut in mid-backbone, so that more layers learn from synthetic
-#   samples: `at="encoder.layer3.0:pre_act"`. **DeepLabV3+** has one skip: `at=["encoder.layer1", "encoder.layer3.0:pre_act"]`.
-#   FPN, Linknet and others are cut at `"encoder"` as here. [Recipes](../docs/cut.md).
-# - **Lightning**: the two lines of the loop go into `training_step`, with `mixer` an attribute of the module.
+# - **`mixer.loss(logits, batch)`** in place of your criterion is the paper's loss: cross entropy
+#   with smoothed labels on the synthetic samples. In your own loss, `batch.is_synthetic` says which
+#   samples are synthetic.
+# - **Models without skips** (PSPNet, DeepLabV3, PAN) can be cut in mid-backbone, so that more
+#   layers learn from synthetic samples: `at="encoder.layer3.0:pre_act"`. **DeepLabV3+** has one
+#   skip: `at=["encoder.layer1", "encoder.layer3.0:pre_act"]`. FPN, Linknet and others are cut at
+#   `"encoder"` as here. [Recipes](../docs/cut.md).
+# - **Lightning**: the two lines of the loop go into `training_step`, with `mixer` an attribute of
+#   the module.
 #
-# This page shows that it fits in, not that it helps: for that a control is needed, trained further for as many steps on the same
-# images.
+# This page shows that feataug fits in, not that it helps. To see that you need a control, trained
+# further for as many steps on the same images.
 #
 # ## Where to go next
 #
 # - Does it help *your* model? [06_does_it_help](06_does_it_help.ipynb).
-# - torchvision and transformers: [04_torchvision_and_transformers](04_torchvision_and_transformers.ipynb).
-# - Masks that are worth more than those of the training set: [05_masks_you_already_have](05_masks_you_already_have.ipynb).
+# - torchvision and transformers:
+#   [04_torchvision_and_transformers](04_torchvision_and_transformers.ipynb).
+# - Masks beyond those of the training set:
+#   [05_masks_you_already_have](05_masks_you_already_have.ipynb).

@@ -1,14 +1,16 @@
 # %% [markdown]
 # # torchvision and transformers
 #
-# **What you will see.** Two models that are called differently: torchvision's DeepLabV3, which returns a dictionary and has an
-# auxiliary head in training, and transformers' SegFormer, which takes labels and computes its loss inside. Each is cut, gets a
-# generator, and is trained for a few steps on mixed batches, called as its documentation says.
+# **What you will see.** Two models with different calls: torchvision's DeepLabV3 returns a
+# dictionary and has an auxiliary head in training; transformers' SegFormer takes labels and
+# computes its loss inside. Each is cut, gets a generator, and is trained for a few steps on mixed
+# batches, called as its documentation says.
 #
-# **How long it takes.** One to two minutes on two CPU cores. Nothing is downloaded: both start from random weights.
+# **How long it takes.** One to two minutes on two CPU cores. Nothing is downloaded: both start from
+# random weights.
 #
-# **Install.** `pip install . transformers` in a clone of the repository (Python 3.11 or newer); `pip install ".[notebooks]"`
-# brings Jupyter and everything that these notebooks use.
+# **Install.** `pip install . transformers` in a clone of the repository (Python 3.11 or newer);
+# `pip install ".[notebooks]"` adds Jupyter and everything that these notebooks use.
 
 # %%
 import os
@@ -76,8 +78,9 @@ def show(cut: feataug.Cut, generator: feataug.FeatureGenerator, levels: range):
 # %% [markdown]
 # ## torchvision: DeepLabV3 with an auxiliary head
 #
-# In earnest: `weights="DEFAULT"` and a new classifier, or `weights_backbone="DEFAULT"`. The model returns `{"out": ..., "aux":
-# ...}`; the auxiliary head reads an earlier layer of the backbone, in training only.
+# In a real project use `weights="DEFAULT"` and a new classifier, or `weights_backbone="DEFAULT"`.
+# The model returns `{"out": ..., "aux": ...}`; the auxiliary head reads an earlier layer of the
+# backbone, in training only.
 
 # %%
 deeplab = torchvision.models.segmentation.deeplabv3_mobilenet_v3_large(
@@ -97,8 +100,8 @@ def deeplab_step(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 deeplab_plain = train(deeplab, deeplab_step, 1 if QUICK else 5, lr=2e-3)
 
 # %% [markdown]
-# The backbone's output is a dictionary as well, and both of its maps are read: one by the classifier, one by the auxiliary head.
-# Two levels cross.
+# The backbone's output is a dictionary as well. The classifier reads one of its maps, the auxiliary
+# head the other, so two levels cross.
 
 # %%
 deeplab_cut = feataug.split(deeplab, at="backbone")
@@ -106,8 +109,8 @@ for level in deeplab_cut.spec:
     print(level)
 
 # %% [markdown]
-# The mixer knows outputs of that form, so its loss covers both heads on all samples: `aux_weight` is the factor that the loop
-# above had.
+# The mixer knows outputs of this form, so its loss covers both heads on all samples. `aux_weight`
+# is the factor from the loop above.
 
 # %%
 deeplab_generator = fit_generator(deeplab_cut)
@@ -132,8 +135,9 @@ show(deeplab_cut, deeplab_generator, range(2))
 # %% [markdown]
 # ## transformers: SegFormer, with the loss inside
 #
-# A tiny one from its configuration; in earnest `SegformerForSemanticSegmentation.from_pretrained("nvidia/mit-b0",
-# num_labels=...)`. It takes `labels` and returns `.loss` and `.logits`, the latter at a quarter of the size.
+# This is a tiny one, built from a configuration; in a real project use
+# `SegformerForSemanticSegmentation.from_pretrained("nvidia/mit-b0", num_labels=...)`. It takes
+# `labels` and returns `.loss` and `.logits`, the latter at a quarter of the size.
 
 # %%
 small = {"hidden_sizes": [32, 48, 64, 96], "depths": [1, 1, 1, 1], "num_attention_heads": [1, 2, 4, 4], "decoder_hidden_size": 64}
@@ -147,8 +151,8 @@ def segformer_step(images: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 segformer_plain = train(segformer, segformer_step, 1 if QUICK else 8, lr=2e-3)
 
 # %% [markdown]
-# Which tensors cross may depend on the call. So a model that computes its loss inside is split with the arguments of *that* call
-# as the example:
+# The tensors that cross may depend on the call. So split a model that computes its loss inside with
+# the arguments of *that* call as the example:
 
 # %%
 segformer_cut = feataug.split(segformer, at="segformer", example={"pixel_values": images, "labels": masks})
@@ -156,9 +160,9 @@ for level in segformer_cut.spec:
     print(level)
 
 # %% [markdown]
-# In the step, the call stays what it was, with one difference: `labels` are the masks of the mixed batch, real ones first, then
-# those of the synthetic samples. The loss that comes out is the model's own, over all of them. This is also the form for
-# `Trainer`: override `compute_loss` with these lines.
+# In the step the call stays the same, with one difference: `labels` are the masks of the mixed
+# batch, first the real ones, then those of the synthetic samples. The loss is the model's own, over
+# all samples. For `Trainer`, override `compute_loss` with these lines.
 
 # %%
 segformer_generator = fit_generator(segformer_cut)
@@ -193,13 +197,15 @@ for panel, (name, (plain, mixed)) in zip(axes, runs.items(), strict=True):
 axes[0].legend(fontsize=8)
 
 # %% [markdown]
-# The plain and the mixed part of a curve are not of one kind: the mixed loss is over more samples, and some of them are
-# generated. What can be read off is that both models train on mixed batches as they did on plain ones. Whether it helps is the
-# question of [06_does_it_help](06_does_it_help.ipynb).
+# Do not compare the plain and the mixed part of a curve: the mixed loss is over more samples, and
+# some of them are generated. The curves show that both models train on mixed batches as they did on
+# plain ones. Whether that helps is the question of [06_does_it_help](06_does_it_help.ipynb).
 #
 # ## Where to go next
 #
-# - Other torchvision and transformers models (LR-ASPP, FCN, UPerNet, DPT, BEiT, ...), mmsegmentation's form:
-#   [recipes](../docs/cut.md).
-# - DDP, autocast, `torch.compile`, gradient checkpointing: [living with the rest of PyTorch](../docs/cut.md).
-# - Masks that are worth more than those of the training set: [05_masks_you_already_have](05_masks_you_already_have.ipynb).
+# - Other torchvision and transformers models (LR-ASPP, FCN, UPerNet, DPT, BEiT, ...),
+#   mmsegmentation's shape: [recipes](../docs/cut.md).
+# - DDP, autocast, `torch.compile`, gradient checkpointing: [living with the rest of
+#   PyTorch](../docs/cut.md).
+# - Masks beyond those of the training set:
+#   [05_masks_you_already_have](05_masks_you_already_have.ipynb).

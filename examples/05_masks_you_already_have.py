@@ -1,14 +1,15 @@
 # %% [markdown]
 # # Masks you already have
 #
-# **What you will see.** A synthetic sample needs a mask and nothing else, no image. So its masks may come from where images are
-# scarce: predictions on unlabelled frames, a renderer, rare objects pasted into other layouts, or those of your own masks that
-# the decoder finds hard. Each source is drawn from and shown, and in the end they are mixed 3 : 1.
+# **What you will see.** A synthetic sample needs a mask and no image. So masks may come from
+# sources without labelled images: predictions on unlabelled frames, a renderer, rare objects pasted
+# into other layouts, or those of your own masks that the decoder finds hard. This page draws from
+# each source and shows the masks; at the end it mixes them 3 : 1.
 #
 # **How long it takes.** About a minute on two CPU cores. Nothing is downloaded.
 #
-# **Install.** `pip install .` in a clone of the repository (Python 3.11 or newer); `pip install ".[notebooks]"` brings Jupyter
-# along.
+# **Install.** `pip install .` in a clone of the repository (Python 3.11 or newer);
+# `pip install ".[notebooks]"` adds Jupyter.
 
 # %%
 import os
@@ -44,9 +45,10 @@ def show(**columns: torch.Tensor):
 # %% [markdown]
 # ## One method
 #
-# A mask source is any object with `draw(n, generator)` that returns `(n, H, W)` integers. The generator is a `torch.Generator`
-# and the only source of randomness: the same seed draws the same masks, on every machine. The plainest source is a data set's own
-# masks, under the crops of training:
+# A mask source is any object with `draw(n, generator)` that returns `(n, H, W)` integers. The
+# generator is a `torch.Generator` and the only source of randomness: the same seed draws the same
+# masks, on every machine. The simplest source is a data set's own masks, with the crops of
+# training:
 
 # %% alt="Four masks of the training set"
 plain = feataug.DatasetMasks(train_set)
@@ -58,7 +60,8 @@ show(masks_of_the_training_set=masks)
 # %% [markdown]
 # ## Rare classes as often as common ones
 #
-# Drawn evenly, most masks show what most streets show. `ClassBalancedMasks` first draws a class, then a mask that holds it.
+# If masks are drawn evenly, most of them show only common classes. `ClassBalancedMasks` first draws
+# a class, then a mask that holds it.
 
 # %% alt="The share of drawn masks that hold each class, drawn evenly and drawn by class"
 balanced = feataug.ClassBalancedMasks(train_set, num_classes)
@@ -87,8 +90,9 @@ print(
 # %% [markdown]
 # ## New layouts: rare objects pasted into other masks
 #
-# Copy and paste of *images* leaves seams, lights that do not fit, and needs the images. In a mask nothing has to fit but the
-# labels; the generator makes features of the whole. An object stays near its height in the picture, and goes anywhere sideways.
+# Pasting objects into *images* leaves seams and inconsistent light, and needs the images. In a mask
+# only the labels have to fit; the generator makes features for the whole. A pasted object keeps
+# about its height in the picture and moves anywhere sideways.
 
 # %% alt="Four masks, and the same masks with signs, pedestrians and bicyclists pasted in"
 rare_classes = [classes.index(name) for name in ("sign", "pedestrian", "bicyclist")]
@@ -106,10 +110,10 @@ show(masks=before, composed=after)
 # %% [markdown]
 # ## Rendered masks, with labels of their own
 #
-# A game engine, a simulator or another data set gives masks in *its* labels. `ids` says which class each of them is; 255 is void.
-# A label that is not in the table is an error that names the file, the label and the pixel, not a silent class. Here a "renderer"
-# of a few lines writes PNG files; in earnest this is `MaskFolder("renderings/masks", classes, ids=...)`, or
-# `feataug.data.Synscapes`.
+# A game engine, a simulator or another data set gives masks in *its* labels. `ids` says which class
+# each of them is; 255 is void. A label that is not in the table is an error that names the file,
+# the label and the pixel. Here a "renderer" of a few lines writes PNG files; in a real project use
+# `MaskFolder("renderings/masks", classes, ids=...)`, or `feataug.data.Synscapes`.
 
 # %% alt="Four rendered masks: sky, houses, a road that narrows into the distance, cars, and a crowd of pedestrians"
 ENGINE = {"sky": 23, "house": 11, "road": 7, "car": 26, "person": 24, "dashboard": 1}
@@ -149,9 +153,11 @@ show(rendered=rendered.draw(4, torch.Generator().manual_seed(0)))
 # %% [markdown]
 # ## Pseudo labels of images that nobody labelled
 #
-# For this a trained model is needed: a small one, trained briefly. `pseudo_masks` takes its class wherever its posterior exceeds
-# the threshold, and the nearest such pixel's class elsewhere. The labels are wrong in places. As the mask of a *synthetic* sample
-# that does less harm than as the label of the image: the features are generated from the mask, so they show what it says.
+# This needs a trained model; here it is a small one, trained briefly. `pseudo_masks` takes the
+# model's class wherever its posterior exceeds the threshold, and elsewhere the class of the nearest
+# such pixel. Some labels are wrong. In the mask of a *synthetic* sample a wrong label does less
+# harm than as the label of the image: the features are generated from the mask, so they agree with
+# it.
 
 
 # %%
@@ -199,9 +205,10 @@ draw_grid(
 # %% [markdown]
 # ## What the decoder finds hard
 #
-# `HardNegativeSampler` draws candidates from any source, has them scored, and serves the hardest for the next steps, then mines
-# again. Left to itself it scores by the loss of the current decoder on features generated from the masks: no image and no encoder
-# is needed to ask. In training `mixer.on(cut, ...)` arranges that; here it is done by hand, to look at it.
+# `HardNegativeSampler` draws candidates from any source, scores them, uses the hardest in the next
+# steps, and then mines again. By default the score is the loss of the current decoder on features
+# generated from the masks; that needs no image and no encoder. In training `mixer.on(cut, ...)`
+# sets this up; here we do it by hand, to look at it.
 
 # %%
 cut = feataug.split(model, at="encoder")
@@ -225,14 +232,14 @@ axes.legend(fontsize=8)
 show(drawn_evenly=masks, hardest=hard.pool[:4])
 
 # %% [markdown]
-# What is hard for a decoder need not be what it should learn: wrong labels are hard, too, and so are masks that the generator
-# cannot render. `learn=True` mines from losses that training computes anyway; `PixelFilter` leaves out pixels that were generated
-# badly.
+# A mask that is hard for a decoder need not be worth learning: wrong labels are hard, too, and so
+# are masks that the generator cannot render. `learn=True` mines from losses that training computes
+# anyway; `PixelFilter` leaves out pixels that were generated badly.
 #
 # ## Three to one
 #
-# The paper takes three masks of the training set to one of another source in each batch. Sources nest: any of them can be a part
-# of a mixture, and a mixture can be the source of hard negatives.
+# The paper takes three masks of the training set to one of another source in each batch. Sources
+# nest: any source can be part of a mixture, and a mixture can be the source of hard negatives.
 
 # %% alt="Eight masks drawn from the mixture: six of the training set, two rendered"
 mixture = feataug.MaskMixture([plain, rendered], weights=(3, 1))
@@ -259,11 +266,12 @@ eight = mixture.draw(8, torch.Generator().manual_seed(1))
 show(a_batch=eight[:4], of_the_mixture=eight[4:])
 
 # %% [markdown]
-# Three masks cannot be split three to one; the numbers are rounded at random so that the share is right on average.
+# Three masks cannot be split three to one, so the numbers are rounded at random; the share is right
+# on average.
 #
 # ## Into training
 #
-# Whichever source it is, it goes into the mixer, and nothing else changes:
+# Any source goes into the mixer, and nothing else changes:
 
 # %%
 source = feataug.HardNegativeSampler(
@@ -278,10 +286,11 @@ print(f"{batch.num_real} real and {batch.num_synthetic} synthetic samples, loss 
 folder.cleanup()
 
 # %% [markdown]
-# This page shows what the sources draw, not which of them helps. That has not been measured since [our way to measure was
-# mended](../docs/results.md); `feataug.compare` tells about your data.
+# This page shows what the sources draw, not which of them helps. That has not been measured again
+# since [we changed how we measure](../docs/results.md); `feataug.compare` measures it on your data.
 #
 # ## Where to go next
 #
-# - [Masks and filters](../docs/masks.md), [readers for data sets](../docs/data.md), [a source of your own](../docs/extend.md).
+# - [Masks and filters](../docs/masks.md), [readers for data sets](../docs/data.md), [a source of
+#   your own](../docs/extend.md).
 # - Does it help *your* model? [06_does_it_help](06_does_it_help.ipynb).

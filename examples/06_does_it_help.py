@@ -1,15 +1,16 @@
 # %% [markdown]
 # # Does it help?
 #
-# **What you will see.** `feataug.compare` trains a model further with synthetic features and without, several times, and says
-# what the differences allow to be said. You will see how to call it, how to read its intervals and its plot, why the control, a
-# class bias, a ceiling and baselines belong to it, and what comes out for a small model on made-up scenes: gain, loss or nothing
-# shown, whichever it is.
+# **What you will see.** `feataug.compare` trains a model further with synthetic features and
+# without, several times, and gives a verdict that the differences support. You will see how to call
+# it, how to read its intervals and its plot, why it needs a control, a class bias, a ceiling and
+# baselines, and the result for a small model on made-up scenes: a gain, a loss, or no difference
+# shown.
 #
 # **How long it takes.** About three minutes on two CPU cores. Nothing is downloaded.
 #
-# **Install.** `pip install .` in a clone of the repository (Python 3.11 or newer); `pip install ".[notebooks]"` brings Jupyter
-# along.
+# **Install.** `pip install .` in a clone of the repository (Python 3.11 or newer);
+# `pip install ".[notebooks]"` adds Jupyter.
 
 # %%
 import os
@@ -27,10 +28,11 @@ torch.manual_seed(0)
 size, batch_size = (64, 96), 8
 
 # %% [markdown]
-# ## What one needs: a trained model and a generator
+# ## What you need: a trained model and a generator
 #
-# Both are made as in [01_quick_start](01_quick_start.ipynb), briefly. In earnest they are yours: a model that has been trained
-# until it gains no more, and a generator whose recognition score and diversity you have looked at.
+# Both are made briefly here, as in [01_quick_start](01_quick_start.ipynb). In a real project use
+# your own: a model that has been trained until it gains no more, and a generator whose recognition
+# score and diversity you have checked.
 
 # %%
 train_set = Scenes(16 if QUICK else 128, size, seed=0, transforms=train_transforms(size, scale=(0.75, 1.5)))
@@ -72,26 +74,31 @@ print(f"recognition: mIoU {score['real']['miou']:.1f} % on real features, {score
 # %% [markdown]
 # ## What feataug has to beat
 #
-# A model that is trained further changes by itself. Comparing "before" with "after" would credit us with that. So there is always
-# the **control**: from the same weights, as many steps, the same real batches in the same order, no synthetic sample.
+# A model that is trained further changes by itself. Comparing "before" with "after" would credit us
+# with that. So there is always the **control**: it starts from the same weights and takes as many
+# steps on the same real batches in the same order, without synthetic samples.
 #
-# The control is not enough if the recipe has a part that anybody can have without generating anything. Here `recommended` is asked
-# for class weights, `power=1.5`: classes are weighted up that the model predicts too rarely. That alone moves class accuracy a lot.
-# So wherever there are class weights `compare` trains an arm with the **class weights** and no synthetic features: whatever feataug
-# gains over *that* is due to these.
+# The control is not enough if a part of the recipe works without generating anything. Here
+# `power=1.5` asks `recommended` for class weights: classes that the model predicts too rarely get
+# more weight. That alone changes class accuracy a lot. So whenever there are class weights,
+# `compare` also trains an arm with the **class weights** and no synthetic features: only a gain
+# over *that* arm is due to the features.
 #
-# The weights in turn do little that a **class bias** does not: one number for each class, added to the logits, fitted on training
-# images after training. It costs nothing, so `compare` fits one to the base and to every arm, and compares after it. The figures
-# before it are kept.
+# A **class bias** does most of what the weights do: one number for each class, added to the logits,
+# fitted on training images after training. It costs nothing, so `compare` fits one to the base and
+# to every arm, and compares after it. The figures before it are kept.
 #
-# Is there a gain to be had at all? The **ceiling** trains as feataug does, with the encoder's features of *real* images in the place
-# of synthetic ones: labelled images that the other arms do not see. Where these gain nothing, no generator can be shown to gain.
+# Is any gain possible at all? The **ceiling** trains like feataug, with the encoder's features of
+# *real* images in place of synthetic ones: labelled images that the other arms do not see. If these
+# gain nothing, no generator can be shown to gain.
 #
-# And there are **baselines**, arms of your own: any function of `(model, loader, config, folder)` that returns the trained model.
-# Here one smooths the labels of real images.
+# Finally there are **baselines**, arms of your own: any function of
+# `(model, loader, config, folder)` that returns the trained model. Here one smooths the labels of
+# real images.
 #
-# `recommended` warns here: a model as weak as this one predicts hardly a pixel of four of the ten classes, and their weights
-# stand at the limit. Its advice is to train longer first. This page goes on all the same, to show what such weights cost.
+# `recommended` warns here: a model as weak as this one predicts hardly a pixel of four of the ten
+# classes, and their weights stand at the limit. Its advice is to train longer first. This page
+# continues anyway, to show what such weights cost.
 
 # %%
 settings = feataug.recommended(cut, train_set, plain_loader, len(classes), power=1.5)
@@ -112,10 +119,11 @@ def smoothed_labels(student, real_loader, arm_config, folder):
 # %% [markdown]
 # ## Ask
 #
-# `loader` is a function of the seed, so that both arms of a pair see the same batches, and pairs differ. With
-# `output="runs/compare"` a run that was stopped goes on where it was, and arms that are done are not run again. BatchNorm is
-# measured anew on real images in the end, in every arm. `plain_loader` holds whole training images: the class biases are fitted on
-# them, and validation images stay untouched. That no image is in both is checked before anything is trained.
+# `loader` is a function of the seed, so that both arms of a pair see the same batches, and pairs
+# differ. With `output="runs/compare"` a run that was stopped continues where it was, and finished
+# arms are not repeated. At the end BatchNorm is measured again on real images, in every arm.
+# `plain_loader` holds whole training images: the class biases are fitted on them, not on validation
+# images. `compare` checks that no image is in both before it trains anything.
 
 # %%
 further_set = Scenes(16 if QUICK else 128, size, seed=2, transforms=train_transforms(size, scale=(0.75, 1.5)))
@@ -150,17 +158,19 @@ for name, figures in {"base": result["base"]["before_bias"], **result["arms_befo
     print(f"{name:15}" + "".join(f"{figures[measure]:10.2f}" for measure in measures))
 
 # %% [markdown]
-# They are not the answer. The answer is in the **differences of pairs**: each seed gives one difference between an arm and its
-# own control, and what the data order does to both drops out. From these differences comes a 95 % interval (Student's t):
+# The means are not the answer. The answer is in the **differences of pairs**: each seed gives one
+# difference between an arm and its own control, so that effects of the data order on both cancel.
+# These differences give a 95 % interval (Student's t):
 #
 # - The interval lies **above zero**: the arm is ahead in that measure.
 # - It lies **below zero**: the arm is behind.
-# - It **holds zero**: nothing is shown. That is not "no effect": it is "not told apart from none by so many seeds". A wide
-#   interval around zero asks for more seeds; a narrow one says that, if there is an effect, it is no larger than that.
+# - It **holds zero**: nothing is shown. That does not mean "no effect"; it means that these seeds
+#   cannot show one. A wide interval around zero calls for more seeds. A narrow one says that the
+#   effect, if there is one, is no larger than the interval.
 
 
 # %%
-def told(gap: dict) -> str:
+def describe(gap: dict) -> str:
     where = "ahead" if gap["low"] > 0 else "behind" if gap["high"] < 0 else "nothing is shown"
     return f"{gap['mean']:+6.2f}  [{gap['low']:+6.2f}, {gap['high']:+6.2f}]  {where}"
 
@@ -168,39 +178,41 @@ def told(gap: dict) -> str:
 for arm, gaps in result["differences"].items():
     print(f"{arm} minus control, in points")
     for measure, title in measures.items():
-        print(f"  {title:10}{told(gaps[measure])}")
+        print(f"  {title:10}{describe(gaps[measure])}")
 
 # %%
 print(result["verdict"])
 
 # %% [markdown]
-# Three cautions. An interval of 95 % excludes zero wrongly once in twenty times, and there are four measures and as many classes
-# as you have: decide *before* which of them counts. The seeds vary the training, not the base model, not the generator and not
-# the images that one measures on: what is said is said about those. And settings that were chosen by looking at a validation set
-# have to be confirmed on another.
+# Three cautions. A 95 % interval wrongly excludes zero once in twenty times, and there are four
+# measures and all your classes: decide *before* which of them counts. The seeds vary the training,
+# but not the base model, the generator or the validation images: the verdict holds for those. And
+# if you chose settings by looking at a validation set, confirm them on another.
 #
-# The beginning of the verdict compares with the control, after the bias. If a gain was shown before the bias and is not shown after
-# it, the verdict says "nothing beyond the bias". If the ceiling gains nothing that is shown in a measure, it says "no room": then
-# nothing can be said about any arm there. Whether the *synthetic features* are to be thanked is told by the part that compares with
-# the class weights alone, pair by pair:
+# The verdict begins with the comparison with the control, after the bias. If a gain was shown
+# before the bias but not after it, the verdict says "nothing beyond the bias". If no gain of the
+# ceiling is shown in a measure, it says "no room": then nothing can be said about any arm there. To
+# see whether the *synthetic features* caused a gain, read the part that compares with the class
+# weights alone, pair by pair:
 
 # %%
 print("feataug minus the class weights alone, in points")
 for measure, title in measures.items():
-    print(f"  {title:10}{told(result['beyond_weights'][measure])}")
+    print(f"  {title:10}{describe(result['beyond_weights'][measure])}")
 
 # %% [markdown]
-# If nothing is shown here, the weights did what was done, and you can have it without us.
+# If nothing is shown here, the gain came from the weights, and you can have it without us.
 #
-# The picture shows the same, with a row for each measure and for each class. A line that crosses the grey one shows nothing; hollow
-# circles are the differences before the class bias:
+# The plot shows the same, with a row for each measure and each class. An interval that crosses the
+# grey line shows nothing; hollow circles are the differences before the class bias:
 
 # %% alt="Differences to the control with their 95 % intervals, for the measures on the left and for the IoU of each class on the right"
 draw_comparison(result)
 
 # %% [markdown]
-# Class accuracy can be bought: who predicts rare classes more often hits more of their pixels, and takes pixels from common
-# classes, which PixelAcc and mIoU show. So look at all four measures, not at the one that went up.
+# Class accuracy has a price: a model that predicts rare classes more often hits more of their
+# pixels and takes pixels from common classes, which PixelAcc and mIoU show. So look at all four
+# measures, not only at the one that went up.
 
 # %%
 up = [title for measure, title in measures.items() if result["difference"][measure]["low"] > 0]
@@ -208,12 +220,13 @@ down = [title for measure, title in measures.items() if result["difference"][mea
 print(f"measures of feataug: {len(up)} ahead, {len(down)} behind, {len(measures) - len(up) - len(down)} of which nothing is shown")
 
 # %% [markdown]
-# This was a weak model of a few thousand weights on scenes that a program drew. It says how to ask, and nothing about your data.
+# This was a weak model of a few thousand weights on scenes that a program drew. It shows how to
+# compare, and says nothing about your data.
 #
 # ## Where to go next
 #
 # - The same question on CamVid, and where we are behind: [results](../docs/results.md).
-# - From the command line, for saved models, with a table and a plot: `feataug compare --model runs/base --generator
-#   runs/generator ...`.
-# - What was found of the paper's claims: [the paper, claim by claim](../docs/paper.md).
-# - Questions, such as "why is pixel accuracy lower than before?": [questions](../docs/faq.md).
+# - From the command line, for saved models, with a table and a plot:
+#   `feataug compare --model runs/base --generator runs/generator ...`.
+# - What we found about the paper's claims: [the paper, claim by claim](../docs/paper.md).
+# - Questions, such as "why is pixel accuracy lower than before?": [FAQ](../docs/faq.md).

@@ -10,7 +10,7 @@ from feataug._version import __version__ as __version__
 if TYPE_CHECKING:
     from feataug.core.specs import FeatureSpec, LevelSpec
     from feataug.cutting.cut import Cut, split
-    from feataug.cutting.cut_points import CutPoint, cuts
+    from feataug.cutting.cut_points import CutPoint, Place, cuts
     from feataug.evaluation.class_bias import fit_class_bias
     from feataug.evaluation.comparison.compare import compare
     from feataug.evaluation.inference_fitting import fit_inference
@@ -41,6 +41,7 @@ _HOME = {
     "LayoutComposer": "masks",
     "PixelFilter": "mixing.pixel_filter",
     "Cut": "cutting.cut",
+    "CutPoint": "cutting.cut_points",
     "DatasetMasks": "masks",
     "FeatureBank": "training.feature_bank",
     "FeatureGenerator": "generation.generator",
@@ -55,7 +56,7 @@ _HOME = {
     "LevelSpec": "core.specs",
     "MaskMixture": "masks",
     "MixedBatch": "mixing.batch",
-    "CutPoint": "cutting.cut_points",
+    "Place": "cutting.cut_points",
     "SegmentationMetrics": "metrics",
     "compare": "evaluation",
     "cuts": "cutting.cut_points",
@@ -88,6 +89,7 @@ _MODULES = {
 __all__ = [
     "ClassBalancedMasks",
     "Cut",
+    "CutPoint",
     "DatasetMasks",
     "FeatureBank",
     "FeatureGenerator",
@@ -104,7 +106,7 @@ __all__ = [
     "MaskMixture",
     "MixedBatch",
     "PixelFilter",
-    "CutPoint",
+    "Place",
     "SegmentationMetrics",
     "compare",
     "cuts",

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-from feataug.metrics import TITLES
+from feataug.core.measures import TITLES
 from feataug.reporting.plots import draw_comparison
 
 HERE = Path(__file__).parents[1]

@@ -30,7 +30,7 @@ from docs.drawing.paper_tables import (
     together,
     within,
 )
-from feataug.metrics import TITLES
+from feataug.core.measures import TITLES
 
 HERE = Path(__file__).parents[1]
 NOT_YET = "not run at its full setting yet"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from docs.drawing.words import seeds, titled
+from feataug.core.measures import TITLES
 from feataug.evaluation.paired_differences import interval
-from feataug.metrics import TITLES
 from feataug.reporting.tables import MEASURES
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results"

@@ -62,7 +62,7 @@ def page() -> str:
         "",
         "<!-- Drawn by docs/drawing/performance.py from benchmarks/results/*.json; do not edit. -->",
         "",
-        "`make bench` runs these on a CPU in some minutes; `python benchmarks/NAME.py --device cuda` on a GPU. Both sides of a line run in turn "
+        "`make bench` runs these on a CPU in some minutes; `python -m benchmarks.NAME --device cuda` on a GPU. Both sides of a line run in turn "
         "in one process (memory: in one process each); figures are medians, the ratio is the median over rounds. Compare ratios, not times: "
         "these depend on the machine.",
     ]
@@ -121,7 +121,7 @@ def paper_scale(line: dict) -> list[str]:
         "",
         f"## At the paper's size, {line['device']}",
         "",
-        f'`python benchmarks/paper_scale.py`: one training step of the generator `preset="paper"` with `GeneratorConfig.paper()`, '
+        f'`python -m benchmarks.paper_scale`: one training step of the generator `preset="paper"` with `GeneratorConfig.paper()`, '
         f"{channels:,} channels of {cells[0]} x {cells[1]} cells, {crops} crops of {height} x {width}, {classes} classes, PSPNet-ResNet50 "
         "at stride 8.",
         "",

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from docs.drawing.words import seeds, titled
+from feataug.core.measures import TITLES
 from feataug.evaluation import difference
 from feataug.evaluation.paired_differences import interval
-from feataug.metrics import TITLES
 
 HEADS = "| " + " | ".join(TITLES.values()) + " |"
 RULE = "|---" * len(TITLES) + "|"

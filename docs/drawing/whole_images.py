@@ -12,9 +12,9 @@ from pathlib import Path
 
 from docs.drawing.generator_tables import generators, table4
 from docs.drawing.whole_images_arms import RESULTS, comparison, fractions, screened, settings, studies
+from feataug.core.measures import TITLES
 from feataug.evaluation import verdict
 from feataug.evaluation.paired_differences import interval
-from feataug.metrics import TITLES
 
 HERE = Path(__file__).parents[1]
 

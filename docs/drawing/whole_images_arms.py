@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from docs.drawing.words import seeds, titled
+from feataug.core.measures import TITLES
 from feataug.evaluation import differences
 from feataug.evaluation.paired_differences import interval
-from feataug.metrics import TITLES
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results" / "whole-images"
 

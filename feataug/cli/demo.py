@@ -1,4 +1,4 @@
-"""The whole method on the embedded scenes, in a few minutes on a CPU."""
+"""Run the whole method on the embedded scenes, in a few minutes on a CPU."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from feataug.core.measures import MEASURES, TITLES
 from feataug.core.rng import derive_seed, seeded
 from feataug.cutting.cut import split
 from feataug.data.loader import seeded_loader
@@ -21,7 +22,6 @@ from feataug.inference.evaluate import evaluate
 from feataug.io.results import by_class, recognition_summary, write_result
 from feataug.io.samples import SAMPLES, Samples, keep_samples
 from feataug.masks import DatasetMasks, HardNegativeSampler
-from feataug.metrics import MEASURES, TITLES
 from feataug.models import PSPNet
 from feataug.reporting.plots import color_masks, save_grid
 from feataug.reporting.tables import table
@@ -32,7 +32,7 @@ from feataug.training.generator_trainer import GeneratorTrainer
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Sizes of the demo; the defaults take about three minutes on two cores."""
+    """The sizes of the demo. The defaults take about three minutes on two cores."""
 
     size: tuple[int, int] = (96, 128)
     train_images: int = 256
@@ -47,22 +47,25 @@ class DemoConfig:
 def run_demo(
     output: str | Path, *, seed: int = 0, device: str | None = "auto", config: DemoConfig | None = None, progress: bool = True
 ) -> dict[str, Any]:
-    """Train a small model and a generator, then the model further with and without synthetic features.
+    """Train a small model and a generator; then train the model further with and without synthetic features.
 
     Args:
-        output: Folder for ``result.json``, ``demo.png``, and what ``feataug report`` shows of each stage.
-        seed: Of data, weights and noise.
+        output: The folder for ``result.json``, ``demo.png``, and the files of each stage that ``feataug report`` shows.
+        seed: Seeds the scenes, the weights and the noise.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-        config: Sizes.
-        progress: Show progress bars.
+        config: The sizes.
+        progress: Shows progress bars.
 
     Returns:
-        The content of ``result.json``: ``base``, ``control``, ``feataug`` with the four measures in percent and ``per_class``;
-        ``recognition``; ``seconds`` per stage.
+        The content of ``result.json``: ``base``, ``control`` and ``feataug`` hold the four measures in percent and ``per_class``;
+        ``recognition`` is the generator's score; ``seconds`` holds the duration of each stage.
     """
     config = config or DemoConfig()
     output = Path(output)
-    folders = {name: _fresh(output / name) for name in ("base", "generator", "control", "feataug")}
+    folders = {name: output / name for name in ("base", "generator", "control", "feataug")}
+    for folder in folders.values():
+        _remove_checkpoints(folder)
+        (folder / "stats.jsonl").unlink(missing_ok=True)
     clock = _Clock()
     train = Scenes(config.train_images, config.size, seed=2 * seed, transforms=train_transforms(config.size, scale=(0.75, 1.5)))
     val = Scenes(config.val_images, config.size, seed=2 * seed + 1, transforms=eval_transforms())
@@ -123,7 +126,7 @@ def run_demo(
     )  # fmt: skip
     clock.lap("feataug")
     for folder in folders.values():
-        _fresh(folder, stats=True)
+        _remove_checkpoints(folder)
     samples = keep_samples(
         output / SAMPLES,
         val_loader,
@@ -145,14 +148,14 @@ def run_demo(
         "seconds": clock.laps | {"total": round(sum(clock.laps.values()), 1)},
         "seed": seed,
         "device": str(on),
-        "settings": {"data": "scenes, drawn on the spot", "model": "PSPNet on resnet10t"} | asdict(config),
+        "settings": {"data": "embedded scenes", "model": "PSPNet on resnet10t"} | asdict(config),
     }
     write_result(output, result)
     return result
 
 
 def summary(result: dict[str, Any]) -> str:
-    """The table that the demo prints, and what it says in words."""
+    """The text that the demo prints: a table of the measures, and the differences in words."""
     score = result["recognition"]
     gains = ", ".join(f"{TITLES[name]} {result['feataug'][name] - result['control'][name]:+.2f}" for name in MEASURES)
     return "\n".join(
@@ -161,14 +164,14 @@ def summary(result: dict[str, Any]) -> str:
             "",
             f"recognition score (mIoU of the frozen decoder): real {score['real']:.2f}, synthetic {score['synthetic']:.2f}, "
             f"ratio {score['ratio']:.2f}; diversity {score['diversity']:.2f}",
-            f"feataug minus control: {gains}   (one seed: differences of about a point are noise)",
+            f"feataug minus control: {gains}   (one seed: differences of about one point are noise)",
             f"{result['seconds']['total']:.0f} s on {result['device']}",
         ]
     )
 
 
 class _Clock:
-    """Seconds since the lap before, by name."""
+    """A stopwatch: the seconds of each lap, by name."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
@@ -180,15 +183,14 @@ class _Clock:
         self._last = now
 
 
-def _fresh(folder: Path, stats: bool = False) -> Path:
-    """A stage's folder without checkpoints, and without ``stats.jsonl`` unless it is to stay: every demo starts anew."""
-    for left in (*folder.glob("checkpoint-*.safetensors"), *([] if stats else [folder / "stats.jsonl"])):
-        left.unlink(missing_ok=True)
-    return folder
+def _remove_checkpoints(folder: Path) -> None:
+    """Remove a stage's checkpoints, because a demo always starts from the beginning."""
+    for checkpoint in folder.glob("checkpoint-*.safetensors"):
+        checkpoint.unlink()
 
 
 def _picture(path: Path, samples: Samples, palette: Any) -> None:
-    """Some images, masks, real and synthetic features, and predictions."""
+    """Write a grid of images, masks, real and synthetic features, and predictions."""
     columns = {"image": samples.images, "mask": color_masks(samples.masks, palette)}
     columns |= {name if name.startswith("synthetic") else f"{name} features": x for name, x in samples.colors.items()}
     titles = {"real features": "base on real", "synthetic features": "base on synthetic"}

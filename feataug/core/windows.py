@@ -1,4 +1,4 @@
-"""Windows of images and masks, in which every pixel counts once."""
+"""Cut images and masks into windows, so that every pixel counts once."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ def tiles(
     Args:
         images: ``(B, C, H, W)``.
         masks: ``(B, H, W)``.
-        window: Rows and columns of a window. A side of the images that is shorter is taken as it is. ``None`` for one window that is everything.
+        window: Rows and columns of a window, at most those of the images. ``None`` for a single window with everything.
         ignore_index: Label of void.
 
     Yields:
-        ``(B, C, h, w)`` images, ``(B, h, w)`` masks, and the same masks with void where an earlier window has counted the pixel. Images
-        keep their memory format.
+        ``(B, C, h, w)`` images, ``(B, h, w)`` masks, and the same masks with void where an earlier window has counted the pixel.
+        Images keep their memory format.
     """
     rows, columns = int(images.shape[-2]), int(images.shape[-1])
     if window is None or tuple(masks.shape[-2:]) != (rows, columns) or (rows <= window[0] and columns <= window[1]):
-        # Masks at another size than the images are left to those who check that.
+        # The caller checks masks whose size differs from that of the images.
         yield images, masks, masks
         return
     height, width = min(window[0], rows), min(window[1], columns)

@@ -1,4 +1,4 @@
-"""Watch one forward pass: which module is called when, inside which other, and what it returns."""
+"""Record one forward pass: which module is called when, inside which other module, and what it returns."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from feataug.cutting.containers import Leaf, leaves_of, map_tensors
 
 
-class Stopped(BaseException):
-    """Leaves a forward pass at the cut. No ``Exception``, so that a user's ``except Exception`` lets it by."""
+class ForwardStopped(BaseException):
+    """Ends a forward pass at the cut. It is a ``BaseException`` so that ``except Exception`` in the model does not catch it."""
 
 
 @dataclass(frozen=True)
-class Seen(Leaf):
-    """What is remembered of a tensor: its shape and where its numbers lay, but not the numbers, so that a trace takes no memory.
+class TensorInfo(Leaf):
+    """A tensor's shape, dtype and storage, without its values, so that a trace takes no memory.
 
     Args:
-        shape, dtype: The tensor's.
-        key: Number of its storage in a ``Dataflow``; ``None`` if nobody asked.
+        shape, dtype: As the tensor's.
+        key: Number of the storage in a ``Dataflow``; ``None`` outside of one.
     """
 
     shape: tuple[int, ...]
@@ -32,8 +32,8 @@ class Seen(Leaf):
     key: int | None = None
 
     @classmethod
-    def of(cls, tensor: Tensor) -> Seen:
-        """Look at a tensor."""
+    def of(cls, tensor: Tensor) -> TensorInfo:
+        """Describe a tensor, without its storage."""
         return cls(shape_of(tensor), tensor.dtype)
 
     def __len__(self) -> int:
@@ -45,20 +45,25 @@ class Seen(Leaf):
         return len(self.shape)
 
     def is_floating_point(self) -> bool:
-        """Whether the numbers are floating point numbers."""
+        """Whether the dtype is a floating point one."""
         return self.dtype.is_floating_point
 
 
 def shape_of(tensor: Tensor) -> tuple[int, ...]:
-    """The shape of a tensor; nothing for nested ones, which have none."""
+    """The shape of a tensor; empty for a nested tensor, which has none."""
     return () if tensor.is_nested else tuple(tensor.shape)
 
 
 @dataclass(eq=False)
 class Call:
-    """One call of a module; ``end`` stays ``None`` if the pass was left before it returned.
+    """One call of a module.
 
-    ``output`` is what the module returned, with a ``Seen`` for each tensor.
+    Args:
+        name, module: The module.
+        parent: The call that made this one.
+        index: How many calls of the module came before it.
+        start, end: When it began and returned, by the trace's clock. ``end`` stays ``None`` if the pass ended before it returned.
+        output: What the module returned, with a ``TensorInfo`` for each tensor.
     """
 
     name: str
@@ -70,31 +75,40 @@ class Call:
     output: Any = None
 
     def within(self, other: Call) -> bool:
-        """Is this call made inside ``other``?"""
-        above = self.parent
-        while above is not None and above is not other:
-            above = above.parent
-        return above is not None
+        """Whether this call was made inside ``other``."""
+        ancestor = self.parent
+        while ancestor is not None and ancestor is not other:
+            ancestor = ancestor.parent
+        return ancestor is not None
 
-    def seen(self) -> list[Seen]:
+    def tensors(self) -> list[TensorInfo]:
         """The tensors that the module returned."""
-        return [leaf for leaf in leaves_of(self.output) if isinstance(leaf, Seen)]
+        return [leaf for leaf in leaves_of(self.output) if isinstance(leaf, TensorInfo)]
 
 
 def uncompiled(model: nn.Module) -> Callable[..., Any]:
-    """The model for calling as it is: hooks are not for what torch.compile made of it in place (``model.compile()``)."""
+    """The model as a function that runs its hooks, which the code that ``model.compile()`` made does not."""
     return model._call_impl if model._compiled_call_impl is not None else model
 
 
-def watch(
+def record_calls(
     model: nn.Module,
     run: Callable[[], Any],
     clock: Iterator[int] | None = None,
-    look: Callable[[Tensor], Seen] = Seen.of,
+    describe: Callable[[Tensor], TensorInfo] = TensorInfo.of,
 ) -> tuple[list[Call], Any]:
-    """``run()`` the model and list its calls in the order of their beginnings, with the output (``None`` if stopped).
+    """Call ``run``, and record the calls of the model's modules.
 
-    Parts in TorchScript take no hooks: they are run as if their operations stood in the module around them.
+    Modules in TorchScript take no hooks: their operations count as those of the module around them.
+
+    Args:
+        model: The model.
+        run: Calls it.
+        clock: Gives the times of the calls.
+        describe: Describes the tensors that the modules return.
+
+    Returns:
+        The calls in the order in which they began, and what ``run`` returned (``None`` if the pass was stopped).
     """
     calls: list[Call] = []
     stack: list[Call] = []
@@ -113,7 +127,7 @@ def watch(
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         call = stack.pop()
-        call.end, call.output = next(clock), map_tensors(look, output)
+        call.end, call.output = next(clock), map_tensors(describe, output)
 
     handles = []
     for name, module in model.named_modules():
@@ -123,7 +137,7 @@ def watch(
     output = None
     try:
         output = run()
-    except Stopped:
+    except ForwardStopped:
         pass
     finally:
         for handle in handles:
@@ -132,8 +146,8 @@ def watch(
 
 
 @contextmanager
-def patched(forwards: dict[nn.Module, Any]) -> Iterator[None]:
-    """Give modules another ``forward`` for a while; one that somebody else had put there comes back."""
+def replaced_forwards(forwards: dict[nn.Module, Any]) -> Iterator[None]:
+    """Give modules another ``forward``, and restore the former one, also where somebody else had replaced it."""
     absent = object()
     saved = {module: module.__dict__.get("forward", absent) for module in forwards}
     try:

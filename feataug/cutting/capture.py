@@ -1,4 +1,4 @@
-"""Keep what passes the layers of a cut while a model runs to its end."""
+"""Capture the values that pass the layers of a cut while a model runs to its end."""
 
 from __future__ import annotations
 
@@ -10,54 +10,54 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug.cutting.call_trace import Seen
+from feataug.cutting.call_trace import TensorInfo
 from feataug.cutting.containers import leaves_of, map_tensors
 from feataug.cutting.cut_sites import CutSite
 from feataug.cutting.dataflow import Dataflow
 
 
 @dataclass(eq=False)
-class Taken:
-    """What passed one call of a layer.
+class Captured:
+    """The value that passed one call of a layer.
 
     Attributes:
-        time: When, by the trace's clock.
-        value: It, in tensors of its own.
-        seen: It, with a ``Seen`` for each tensor.
+        time: When it passed, by the trace's clock.
+        value: The value, with copies of its tensors.
+        info: The value, with a ``TensorInfo`` for each tensor.
     """
 
     time: int
     value: Any
-    seen: Any
+    info: Any
 
     @property
     def keys(self) -> set[int | None]:
         """The storages of its tensors."""
-        return {leaf.key for leaf in leaves_of(self.seen) if isinstance(leaf, Seen)}
+        return {leaf.key for leaf in leaves_of(self.info) if isinstance(leaf, TensorInfo)}
 
 
 class Capture:
-    """What passes some layers in a trace: their outputs, as the hooks of others have not yet seen them, or their inputs.
+    """Captures the outputs of layers, before the hooks of others have seen them, or their inputs.
 
     Args:
         model: The model.
-        at: Names of layers, as ``split`` takes them; unknown ones are passed over.
+        at: Names of layers, as ``split`` takes them; unknown ones are ignored.
     """
 
     def __init__(self, model: nn.Module, at: Sequence[str]) -> None:
         self.model, self.at = model, at
         # By layer, number of its call, and whether it is the input.
-        self._taken: dict[tuple[nn.Module, int, bool], Taken] = {}
+        self._captured: dict[tuple[nn.Module, int, bool], Captured] = {}
         self._counts: dict[tuple[nn.Module, bool], int] = {}
 
-    def at_sites(self, sites: Sequence[CutSite]) -> list[Taken] | None:
-        """What passed at each site; ``None`` if one of them was not reached."""
-        found = [self._taken.get((site.module, site.port.index, site.port.before)) for site in sites]
+    def at_sites(self, sites: Sequence[CutSite]) -> list[Captured] | None:
+        """The values that passed the sites; ``None`` if a site was not reached."""
+        found = [self._captured.get((site.module, site.hook.index, site.hook.before)) for site in sites]
         return None if None in found else [item for item in found if item is not None]
 
     @contextmanager
     def during(self, flow: Dataflow) -> Iterator[None]:
-        """Keep what passes within."""
+        """Capture while this context is active."""
         handles = []
         modules = dict(self.model.named_modules())
         for name in self.at:
@@ -67,10 +67,10 @@ class Capture:
                 continue
             if side == "":
                 handles.append(module.register_forward_hook(self._after(flow), prepend=True))
-            # Which activation makes a block's output is known only when the block has ended.
+            # Which activation makes a block's output is known only when the block has ended, so the inputs of all are captured.
             inputs = [module] if side == "input" else filter(is_activation, module.modules()) if side == "pre_act" else ()
             handles += [
-                layer.register_forward_pre_hook(self._before(flow, one=side == "input"), prepend=True, with_kwargs=True)
+                layer.register_forward_pre_hook(self._before(flow, last_only=side == "input"), prepend=True, with_kwargs=True)
                 for layer in inputs
             ]
         try:
@@ -81,25 +81,25 @@ class Capture:
 
     def _after(self, flow: Dataflow) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self._keep(flow, module, False, output, one=True)
+            self._store(flow, module, False, output, last_only=True)
 
         return hook
 
-    def _before(self, flow: Dataflow, one: bool) -> Callable[..., None]:
+    def _before(self, flow: Dataflow, last_only: bool) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self._keep(flow, module, True, (args, kwargs), one=one)
+            self._store(flow, module, True, (args, kwargs), last_only=last_only)
 
         return hook
 
-    def _keep(self, flow: Dataflow, module: nn.Module, before: bool, value: Any, one: bool) -> None:
+    def _store(self, flow: Dataflow, module: nn.Module, before: bool, value: Any, last_only: bool) -> None:
         number = self._counts.get((module, before), -1) + 1
         self._counts[module, before] = number
-        if one:
+        if last_only:
             # A layer is cut at its last call.
-            self._taken.pop((module, number - 1, before), None)
+            self._captured.pop((module, number - 1, before), None)
         with flow.paused():
-            own = map_tensors(Tensor.clone, value)
-        self._taken[module, number, before] = Taken(next(flow.clock), own, map_tensors(flow.look, value))
+            copy = map_tensors(Tensor.clone, value)
+        self._captured[module, number, before] = Captured(next(flow.clock), copy, map_tensors(flow.describe, value))
 
 
 def is_activation(module: nn.Module) -> bool:

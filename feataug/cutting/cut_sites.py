@@ -1,81 +1,84 @@
-"""The layers of a cut, and what crosses there: run a model as far as the cut, and no further."""
+"""The layers of a cut: run a model as far as the cut, and collect what crosses there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from feataug.cutting.call_trace import Call, Stopped, watch
+from feataug.cutting.call_trace import Call, ForwardStopped
 from feataug.cutting.containers import map_tensors
-from feataug.cutting.hooks import CutHook, checkpointed
-from feataug.errors import SplitError, message
+from feataug.cutting.gradient_checkpoints import Checkpoint, reentrant_error, surrounding_checkpoint
+from feataug.cutting.hooks import CutHook
 
 
 @dataclass(eq=False)
 class CutSite:
-    """One layer of the cut: its ``index``-th call, at its input or its output.
+    """One layer of the cut, at the input or the output of one of its calls.
 
     Args:
-        name: As the user gave it.
+        name: The name that the user gave.
         module: The layer.
-        port: Its hook.
-        copies: Whether what passes is copied on its way out, since the model writes to it before the cut is complete.
+        hook: The hook on the layer.
+        copies: Whether the value is copied when it is collected, because the model writes to it before the cut is complete.
     """
 
     name: str
     module: nn.Module
-    port: CutHook
+    hook: CutHook
     copies: bool = False
 
     def is_at(self, call: Call) -> bool:
-        """Is this the call?"""
-        return call.module is self.module and call.index == self.port.index
+        """Whether this is the call at which the layer is cut."""
+        return call.module is self.module and call.index == self.hook.index
 
 
-def observe(model: nn.Module, sites: Sequence[CutSite], run: Callable[[], Any]) -> tuple[list[Call], list[Any]]:
-    """Run the model up to its last site; its calls until then, and what crosses at each site."""
-    with collecting(sites) as taken:
-        calls, _ = watch(model, run)
-    return calls, taken
+class CrossingCollector:
+    """Collects the values that pass the sites, and stops the model when the last one has arrived.
 
+    Args:
+        sites: The sites.
+    """
 
-@contextmanager
-def collecting(sites: Sequence[CutSite]) -> Iterator[list[Any]]:
-    """Take what passes the sites, and leave the model when all of it is there."""
-    taken: list[Any] = [None] * len(sites)
-    missing = set(range(len(sites)))
-    graded = torch.is_grad_enabled()
+    def __init__(self, sites: Sequence[CutSite]) -> None:
+        self.sites = sites
+        self.values: list[Any] = [None] * len(sites)
+        self._missing = set(range(len(sites)))
+        self._with_gradients = torch.is_grad_enabled()
 
-    def taker(number: int, copies: bool) -> Callable[[Any], None]:
-        def take(value: Any) -> None:
-            if graded and not torch.is_grad_enabled() and checkpointed(invoke.__code__) == "reentrant":
-                raise SplitError(
-                    message(
-                        "cut.encode: the cut lies inside a reentrant gradient checkpoint.",
-                        given="torch.utils.checkpoint(..., use_reentrant=True) around a layer of the cut: gradients would be lost",
-                        needed="use_reentrant=False, or a cut where a checkpointed segment ends",
-                    )
-                )
-            missing.discard(number)
-            if not missing:
-                taken[number] = value
-                raise Stopped
-            # The decoder will do again what is done in place from here to the end of the cut.
-            taken[number] = map_tensors(Tensor.clone, value) if copies else value
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Collect during a call of the model.
 
-        return take
+        Raises:
+            ForwardStopped: every site has been passed.
+            SplitError: a site lies inside a reentrant checkpoint, and gradients are wanted.
+        """
+        with ExitStack() as stack:
+            for number, site in enumerate(self.sites):
+                stack.enter_context(site.hook.applying(partial(self._collect, number)))
+            yield
 
-    with ExitStack() as stack:
-        for number, site in enumerate(sites):
-            stack.enter_context(site.port.doing(taker(number, site.copies)))
-        yield taken
+    def run(self, forward: Callable[[], Any]) -> bool:
+        """Call ``forward``; whether the model passed every site."""
+        with self.active():
+            try:
+                forward()
+            except ForwardStopped:
+                return True
+        return False
 
-
-def invoke(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call the model. A frame of its own, so that a checkpoint further in is told from one further out."""
-    return call(*args, **kwargs)
+    def _collect(self, number: int, value: Any) -> None:
+        if self._with_gradients and not torch.is_grad_enabled() and surrounding_checkpoint(at_output=True) is Checkpoint.REENTRANT:
+            raise reentrant_error("cut.encode")
+        self._missing.discard(number)
+        if not self._missing:
+            self.values[number] = value
+            raise ForwardStopped
+        # Decoding repeats in-place operations between this site and the end of the cut, so it needs the value from before them.
+        self.values[number] = map_tensors(Tensor.clone, value) if self.sites[number].copies else value

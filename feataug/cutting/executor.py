@@ -1,4 +1,4 @@
-"""The mechanics of a cut: run what comes before it, what comes after it, or both over a mixed batch."""
+"""Run what comes before a cut, what comes after it, or both over a mixed batch."""
 
 from __future__ import annotations
 
@@ -15,119 +15,137 @@ from torch import Tensor, nn
 
 from feataug.core.checks import describe
 from feataug.core.modes import eval_mode
-from feataug.core.rng import kept
-from feataug.core.specs import FeatureSpec
-from feataug.cutting.call_trace import Stopped, patched, uncompiled
+from feataug.core.rng import preserved_rng
+from feataug.cutting.call_trace import replaced_forwards, uncompiled
 from feataug.cutting.containers import flatten, leaves_of
-from feataug.cutting.cut_sites import CutSite, collecting, invoke
-from feataug.cutting.decode_plan import DecodePlan, Passage, Planner, ShapeTemplate
+from feataug.cutting.cut_sites import CrossingCollector, CutSite
+from feataug.cutting.decode_plan import DecodePlan, DecodePlanner, ShapeTemplate
+from feataug.cutting.encoder_pass import EncoderPass
 from feataug.cutting.example import Example
-from feataug.cutting.hooks import CutHook, join, put_on, take_off
-from feataug.cutting.output_comparison import same
-from feataug.cutting.partial_forward import replaying
+from feataug.cutting.gradient_checkpoints import call_model
+from feataug.cutting.hooks import CutHook, attach_hook, detach_hooks, in_use_error, join
+from feataug.cutting.output_comparison import same_outputs
+from feataug.cutting.partial_forward import PartialForward
 from feataug.cutting.tensor_layout import Layout
-from feataug.errors import ShapeError, SplitError, message
+from feataug.errors import ShapeError, SplitError
 
 
 class SplitExecutor:
-    """A model, the sites where it is cut, and what is known of the tensors that cross there.
+    """Runs the two halves of a model.
 
     Args:
         model: The whole model.
-        sites: Where it is cut; their hooks are put on here.
-        example: How it is called.
-        traced: How the example passed the sites.
-        constants: Names and numbers of calls that no image has a part in, such as position embeddings: the decoder may make them again.
+        sites: The sites of the cut. Their hooks are attached to the model here, and removed when the executor is deleted.
+        example: An example of the model's arguments.
+        traced: The model's pass of the example.
+        constants: Names and numbers of calls that do not depend on the images, such as position embeddings: decoding repeats them.
+
+    Attributes:
+        layouts: How each tensor that crosses and is read holds its levels, by the numbers of its site and of its leaf there.
+        read_arguments: Names of required arguments that the decoder reads, so that no placeholder can replace them.
     """
 
-    spec: FeatureSpec
-
     def __init__(
-        self, model: nn.Module, sites: list[CutSite], example: Example, traced: Passage, constants: set[tuple[str, int]]
+        self, model: nn.Module, sites: list[CutSite], example: Example, traced: EncoderPass, constants: set[tuple[str, int]]
     ) -> None:
         self.model, self.sites, self.example = model, sites, example
         self.layouts: dict[tuple[int, int], Layout] = {}
-        # Names of required arguments that the decoder reads, so that nothing can stand in for them.
         self.read_arguments: set[str] = set()
-        self._mixed = self._removed = False
-        # Whether the decoder works in place on what crosses, by the modes of all modules.
+        self._mixing = self._removed = False
+        # Whether the decoder works in place on the features, by the modes of all modules.
         self._in_place: dict[tuple[bool, ...], bool] = {}
         self._modules = tuple(model.modules())
-        self._hooks = [(site.module, site.port) for site in sites]
-        for site in sites:
-            site.port.cut = weakref.ref(self)
-            put_on(site.module, site.port)
+        self._hooks = [(site.module, site.hook) for site in sites]
+        for module, hook in self._hooks:
+            attach_hook(module, hook)
         weakref.finalize(self, _remove, self._hooks)
-        self.planner = Planner(model, sites, example, traced, constants)
+        self.planner = DecodePlanner(model, sites, example, traced, constants)
 
     @property
     def label(self) -> str:
-        """Where the model is cut, for messages."""
+        """The names of the sites, for messages."""
         return ", ".join(f'"{site.name}"' for site in self.sites)
 
+    def level_name(self, site: int, leaf: int) -> str:
+        """The name of a tensor that crosses, for the spec and for messages."""
+        name = self.sites[site].name
+        return name if sum(s == site for s, _ in self.layouts) == 1 else f"{name}[{leaf}]"
+
     def remove(self) -> None:
-        """Take the hooks off the model; the cut cannot be used afterwards. Happens by itself when the cut is deleted."""
+        """Remove the hooks from the model."""
         self._removed = True
         _remove(self._hooks)
 
-    def plan(self, image_size: tuple[int, int], device: torch.device) -> DecodePlan:
-        """What decoding meets before the cut."""
-        return self.planner.plan(image_size, device)
+    def check_usable(self) -> None:
+        """Attach the hooks again if something removed them (``torch.jit.script`` does).
 
-    def replay(self, crossing: list[Any], stand_ins: list[Any], images: Tensor, tensors: dict[str, Any]) -> Any:
-        """Decode with anything in place of what the encoder made."""
-        plan = self.plan(self.example.size, images.device)
-        with replaying(plan, self.sites, crossing, stand_ins):
-            return self.call_with(images, tensors)
+        Raises:
+            SplitError: the cut was removed; or it is in use, inside ``with cut.mixing(...)``.
+        """
+        if self._removed:
+            raise SplitError(
+                "feataug: the cut was removed.",
+                given="encode, decode or mixing after cut.remove()",
+                needed="a cut: split again",
+            )
+        for module, hook in self._hooks:
+            attach_hook(module, hook)
+        if self._mixing:
+            raise in_use_error()
 
     def callee(self) -> Callable[..., Any]:
-        """The model, for calling."""
+        """The model as a function, without what ``model.compile()`` made of it."""
         return uncompiled(self.model)
 
     def call_with(self, images: Tensor, tensors: Mapping[str, Any]) -> Any:
-        """Call the model with other images, and further arguments."""
-        args, kwargs = self.example.arguments(images, (), tensors)
-        return invoke(self.callee(), args, kwargs)
+        """Call the model with these images and further tensors."""
+        return call_model(self.callee(), *self.example.arguments(images, (), tensors))
 
-    def _take(self, run: Callable[[], Any]) -> list[Any]:
-        with collecting(self.sites) as taken:
-            try:
-                run()
-            except Stopped:
-                return taken
-        missing = [site.name for site, value in zip(self.sites, taken, strict=True) if value is None]
-        raise SplitError(
-            message("cut.encode: the model did not pass the cut.", given=", ".join(missing), needed="a call of that layer")
-        )
+    def decode_values(self, crossing: list[Any], placeholders: list[Any], images: Tensor, tensors: dict[str, Any]) -> Any:
+        """Decode any values, with any placeholders, for images of the example's size."""
+        plan = self.planner.plan(self.example.size, images.device)
+        with PartialForward(plan, self.sites, crossing, placeholders).active():
+            return self.call_with(images, tensors)
 
     def run_encoder(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, ...]:
-        """Levels from a call of the model (or of its ``forward``) that is left at the cut."""
-        size = self.example.images_of(args, kwargs).shape[-2:]
-        leaves = [leaves_of(value) for value in self._take(lambda: invoke(call, args, kwargs))]
+        """The levels from a call of the model (or of its ``forward``) that stops at the cut."""
+        rows, columns = self.example.images_of(args, kwargs).shape[-2:]
+        collector = CrossingCollector(self.sites)
+        if not collector.run(lambda: call_model(call, args, kwargs)):
+            missed = [site.name for site, value in zip(self.sites, collector.values, strict=True) if value is None]
+            raise SplitError("cut.encode: the model did not pass the cut.", given=", ".join(missed), needed="a call of that layer")
+        leaves = [leaves_of(value) for value in collector.values]
         return tuple(
             level
             for (site, leaf), layout in self.layouts.items()
-            for level in layout.to_levels(leaves[site][leaf], (int(size[0]), int(size[1])))
+            for level in layout.to_levels(leaves[site][leaf], (int(rows), int(columns)))
         )
 
     def run_decoder(
-        self, call: Callable[..., Any], features: Any, size: tuple[int, int], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, call: Callable[..., Any], features: Sequence[Tensor], size: tuple[int, int], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """``args`` and ``kwargs`` are the model's, with blank images."""
+        """The output of a call of the model (or of its ``forward``) that starts at the cut.
+
+        Args:
+            call: The model, or its ``forward``.
+            features: One tensor for each level.
+            size: Rows and columns of the images.
+            args, kwargs: The model's arguments, with blank images.
+        """
         device, batch = features[0].device, len(features[0])
-        plan = self.plan(size, device)
+        plan = self.planner.plan(size, device)
         modes = tuple(module.training for module in self._modules)
-        # An in-place activation after the cut must not eat the caller's tensors: the first time they are copied, to see whether it does.
+        # The decoder must not write to the caller's tensors in place. The first call decodes copies, to see whether it does.
         copied = self._in_place.get(modes, True)
         given = tuple(feature.clone() for feature in features) if copied else features
         crossing = self._crossing(plan, given, size)
-        with replaying(plan, self.sites, crossing, plan.stand_ins(batch, device)):
-            out = invoke(call, args, kwargs)
+        with PartialForward(plan, self.sites, crossing, plan.placeholders(batch, device)).active():
+            out = call_model(call, args, kwargs)
         if copied and not given[0].is_inference():
             self._in_place[modes] = any(copy._version for copy in given)
         return out
 
-    def blank(self, batch: int, size: tuple[int, int], device: torch.device) -> Tensor:
+    def blank_images(self, batch: int, size: tuple[int, int], device: torch.device) -> Tensor:
         """Images of the right shape that take no memory."""
         like = self.example.images
         return torch.zeros((), device=device, dtype=like.dtype).expand(batch, like.shape[1], *size)
@@ -135,66 +153,64 @@ class SplitExecutor:
     def blank_arguments(
         self, features: Sequence[Tensor], size: tuple[int, int], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The model's arguments for decoding: blank images, those that are given, and stand-ins for required ones that are not."""
+        """The model's arguments for decoding: blank images, the given arguments, and placeholders for missing ones."""
         batch, device = len(features[0]), features[0].device
-        others = self.example.stand_ins(self.example.missing(args, kwargs), batch, size, device)
-        return self.example.arguments(self.blank(batch, size, device), args, {**kwargs, **others})
+        others = self.example.placeholders(self.example.missing(args, kwargs), batch, size, device)
+        return self.example.arguments(self.blank_images(batch, size, device), args, {**kwargs, **others})
 
     def _crossing(self, plan: DecodePlan, features: Sequence[Tensor], size: tuple[int, int]) -> list[Any]:
-        """Features in the structures in which the model passes them on."""
+        """The features in the structures in which the model passes them on."""
         crossing = []
-        rest = list(features)
+        remaining = list(features)
         for site, tree in enumerate(plan.crossing):
             leaves, rebuild = flatten(tree)
             for number, leaf in enumerate(leaves):
                 layout = self.layouts.get((site, number))
                 if layout is None:
-                    # Zeros for what is passed on and not read: a norm on the way there must not see nonsense.
+                    # Tensors that are passed on and not read are zeros: a norm on the way must not compute with NaN.
                     leaves[number] = leaf.zeros(len(features[0]), features[0].device) if isinstance(leaf, ShapeTemplate) else leaf
                     continue
-                own, rest = rest[: layout.count], rest[layout.count :]
+                levels, remaining = remaining[: layout.count], remaining[layout.count :]
                 expected = layout.size(leaf.base, size) if isinstance(leaf, ShapeTemplate) else ()
-                if tuple(own[0].shape[2:]) != expected:
+                if tuple(levels[0].shape[2:]) != expected:
                     raise ShapeError(
-                        message(
-                            "cut.decode: the features do not fit the image size.",
-                            given=f'{describe(own[0])}   at level "{self.level_name(site, number)}"',
-                            needed=f"[B, {layout.channels}, {', '.join(map(str, expected))}]   for images of {size[0]} x {size[1]}",
-                        )
+                        "cut.decode: the features do not fit the image size.",
+                        given=f'{describe(levels[0])}   at level "{self.level_name(site, number)}"',
+                        needed=f"[B, {layout.channels}, {', '.join(map(str, expected))}]   for images of {size[0]} x {size[1]}",
                     )
-                leaves[number] = layout.to_tensor(own)
+                leaves[number] = layout.to_tensor(levels)
             crossing.append(rebuild(leaves))
         return crossing
 
     @contextmanager
     def in_one_pass(self, synthetic: Sequence[Tensor], arrived: list[bool], ready: Callable[[], None]) -> Iterator[None]:
-        """Append ``synthetic`` while the user's code calls the model; ``arrived`` is filled when that happens."""
+        """Append ``synthetic`` while the user's code calls the model; ``arrived`` gets an item when that happens."""
 
         def append(value: Any) -> Any:
             ready()
             arrived.append(True)
-            return self.appended(value, synthetic)
+            return self._appended(value, synthetic)
 
-        with self.sites[0].port.doing(append, again=True):
+        with self.sites[0].hook.applying(append, recomputed=True):
             yield
 
-    def appended(self, value: Any, synthetic: Sequence[Tensor]) -> Any:
-        """What crosses at a single site, and ``synthetic`` samples after it."""
+    def _appended(self, value: Any, synthetic: Sequence[Tensor]) -> Any:
+        """The value that crosses at a single site, followed by the synthetic samples."""
         leaves, rebuild = flatten(value)
-        rest = list(synthetic)
+        remaining = list(synthetic)
         for number, leaf in enumerate(leaves):
             layout = self.layouts.get((0, number))
             if layout is not None:
-                own, rest = rest[: layout.count], rest[layout.count :]
-                leaves[number] = join(leaf, layout.to_tensor(own))
+                levels, remaining = remaining[: layout.count], remaining[layout.count :]
+                leaves[number] = join(leaf, layout.to_tensor(levels))
             elif isinstance(leaf, Tensor) and leaf.ndim:
-                # Passed on and not read; some code may still want all samples of it.
+                # Passed on and not read, but code after the cut may need the same number of samples.
                 leaves[number] = leaf[torch.arange(len(leaf) + len(synthetic[0]), device=leaf.device) % len(leaf)]
         return rebuild(leaves)
 
     @cached_property
     def one_pass(self) -> bool:
-        """Whether ``mixing`` can append features while the model runs once: not if it reads ``len(images)`` after the cut."""
+        """Whether features can be appended while the model runs once: not if code after the cut reads ``len(images)``."""
         if len(self.sites) > 1:
             return False
         example, twin = self.example, self.planner.twin
@@ -202,89 +218,61 @@ class SplitExecutor:
             if twin is not None:
                 levels = [level for layout in self.layouts.values() for level in layout.specs("")]
                 synthetic = [twin.like(example.images, (1, level.channels, *level.size(example.size))) for level in levels]
-                return twin.mixes(lambda value: self.appended(value, synthetic))
-            return self._mixes_truly()
-        except Exception:  # that it cannot
+                return twin.can_mix(lambda value: self._appended(value, synthetic))
+            return self._try_one_pass()
+        except Exception:  # a model may fail in any way on a batch that grows halfway
             return False
 
     @torch.no_grad()
-    def _mixes_truly(self) -> bool:
-        """The same, by what the model itself does."""
+    def _try_one_pass(self) -> bool:
+        """Whether the model itself returns the same from one pass as from its two halves."""
         example = self.example
-        with eval_mode(self.model), kept(example.images.device):
+        with eval_mode(self.model), preserved_rng(example.images.device):
             args, kwargs = example.arguments(example.images, (), {name: example.tensors[name] for name in example.required})
             real = self.run_encoder(self.callee(), args, kwargs)
             synthetic = tuple(level[:1] for level in real)
             with self.in_one_pass(synthetic, [], lambda: None):
-                mixed = invoke(self.callee(), args, kwargs)
+                mixed = call_model(self.callee(), args, kwargs)
             joined = tuple(join(a, b) for a, b in zip(real, synthetic, strict=True))
             read = {name: example.tensors[name] for name in self.read_arguments}
-            apart = self.run_decoder(self.callee(), joined, example.size, *self.blank_arguments(joined, example.size, (), read))
-        return same(mixed, apart, exact=False)
+            decoded = self.run_decoder(self.callee(), joined, example.size, *self.blank_arguments(joined, example.size, (), read))
+        return same_outputs(mixed, decoded, exact=False)
 
     @contextmanager
     def in_two_steps(self, synthetic: Sequence[Tensor], arrived: list[bool], ready: Callable[[], None]) -> Iterator[None]:
-        """The same by the two halves in turn, in place of the model's ``forward``."""
+        """As ``in_one_pass``, by running the two halves in turn instead of the model's ``forward``."""
         original = self.model.forward
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             images = self.example.images_of(args, kwargs)
             size = (int(images.shape[-2]), int(images.shape[-1]))
-            with patched({self.model: original}):
-                # Images of a new size are measured by calling the model, which must not end up here.
-                self.plan(size, images.device)
+            with replaced_forwards({self.model: original}):
+                # Planning for a new image size may call the model, and must not call this function.
+                self.planner.plan(size, images.device)
             real = self.run_encoder(original, args, kwargs)
             ready()
             joined = tuple(join(a, b) for a, b in zip(real, synthetic, strict=True))
-            blank = self.blank(len(joined[0]), size, images.device)
-            # Of further images, too, there are none for synthetic samples, and nobody reads them.
+            blank = self.blank_images(len(joined[0]), size, images.device)
+            # Synthetic samples have no further images (a depth map, say) either, and the decoder does not read them.
             unread = [name for name in self.example.required if name not in self.read_arguments]
-            others = self.example.stand_ins(unread, len(joined[0]), size, images.device)
+            others = self.example.placeholders(unread, len(joined[0]), size, images.device)
             args, kwargs = self.example.replaced(args, kwargs, {id(images): blank}, others)
             out = self.run_decoder(original, joined, size, args, kwargs)
             arrived.append(True)
             return out
 
         if "torch._dynamo" in sys.modules:
-            # Leaving a model half-way is nothing to compile; the layers that were compiled on their own stay so.
+            # A forward pass that stops halfway cannot be compiled. Layers that were compiled on their own stay compiled.
             forward = torch.compiler.disable(forward)
         self.check_usable()
-        self._mixed = True
+        self._mixing = True
         try:
-            with patched({self.model: forward}):
+            with replaced_forwards({self.model: forward}):
                 yield
         finally:
-            self._mixed = False
-
-    def check_usable(self) -> None:
-        """Put the hooks on again where something took them off (``torch.jit.script`` does).
-
-        Raises:
-            SplitError: the cut was removed; or it is in use, inside ``with cut.mixing(...)``.
-        """
-        if self._removed:
-            raise SplitError(
-                message(
-                    "feataug: the cut was removed.",
-                    given="encode, decode or mixing after cut.remove()",
-                    needed="a cut: split again",
-                )
-            )
-        for module, port in self._hooks:
-            put_on(module, port)
-        if self._mixed:
-            raise SplitError(
-                message(
-                    "feataug: the cut is in use.", given="encode, decode or mixing inside `with cut.mixing`", needed="one at a time"
-                )
-            )
-
-    def level_name(self, site: int, leaf: int) -> str:
-        """The name of a tensor that crosses, for the spec and for messages."""
-        name = self.sites[site].name
-        return name if sum(s == site for s, _ in self.layouts) == 1 else f"{name}[{leaf}]"
+            self._mixing = False
 
 
 def _remove(hooks: list[tuple[nn.Module, CutHook]]) -> None:
-    for module, port in hooks:
-        take_off(module, partial(operator.is_, port))
+    for module, hook in hooks:
+        detach_hooks(module, partial(operator.is_, hook))

@@ -1,78 +1,86 @@
-"""Run a model from the cut on: what came before it is not called, but stood in for."""
+"""Run only the layers after the cut; earlier layers return placeholders."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from feataug.cutting.call_trace import patched
-from feataug.cutting.cut_sites import CutSite, invoke
+from feataug.cutting.call_trace import replaced_forwards
+from feataug.cutting.cut_sites import CutSite
 from feataug.cutting.decode_plan import DecodePlan
-from feataug.cutting.hooks import checkpointed
-from feataug.errors import SplitError, message
+from feataug.cutting.encoder_pass import CallRole
+from feataug.cutting.gradient_checkpoints import Checkpoint, reentrant_error, surrounding_checkpoint
+from feataug.errors import SplitError
+
+# For each call of a module, in order: what decoding does with it, and the value that it returns instead of running.
+Results = deque[tuple[CallRole, Any]]
 
 
-@contextmanager
-def replaying(plan: DecodePlan, sites: Sequence[CutSite], crossing: Sequence[Any], stand_ins: Sequence[Any]) -> Iterator[None]:
-    """Within, a call of the model starts at the cut: ``crossing`` comes out of the sites, ``stand_ins`` out of the plan's stubs."""
-    queues: dict[nn.Module, deque[tuple[str, Any]]] = {}
-    left = iter(stand_ins)
-    for step in plan.steps:
-        value = next(left) if step.kind == "stub" else crossing[step.site] if step.kind == "site" else None
-        queues.setdefault(step.module, deque()).append((step.kind, value))
+class PartialForward:
+    """A forward pass that starts at the cut.
 
-    def stub(module: nn.Module, queue: deque[tuple[str, Any]]) -> Callable[..., Any]:
-        original = module.forward
+    Args:
+        plan: The calls before the cut.
+        sites: The sites of the cut.
+        crossing: The value that crosses at each site.
+        placeholders: The values that the calls of the encoder return, in their order.
+    """
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            kind, value = queue.popleft() if queue else ("run", None)
-            if kind == "run":
-                return original(*args, **kwargs)
-            if kind == "site":
-                mind_checkpoints()
-            return value
+    def __init__(self, plan: DecodePlan, sites: Sequence[CutSite], crossing: Sequence[Any], placeholders: Sequence[Any]) -> None:
+        self._plan, self._sites, self._crossing = plan, sites, crossing
+        self._with_gradients = torch.is_grad_enabled()
+        self._results: dict[nn.Module, Results] = {}
+        remaining = iter(placeholders)
+        for call in plan.calls:
+            value = None
+            if call.role is CallRole.PLACEHOLDER:
+                value = next(remaining)
+            elif call.role is CallRole.FEATURES:
+                value = crossing[call.site]
+            self._results.setdefault(call.module, deque()).append((call.role, value))
 
-        return forward
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """A call of the model inside this context runs the decoder alone."""
+        replaced = {
+            module: partial(self._forward, module.forward, results)
+            for module, results in self._results.items()
+            if any(role is not CallRole.EXECUTE for role, _ in results)
+        }
+        with ExitStack() as stack:
+            stack.enter_context(replaced_forwards(replaced))
+            for number, site in enumerate(self._sites):
+                if site.hook.before:
+                    stack.enter_context(site.hook.applying(partial(self._replace_input, number), self._plan.skipped[number]))
+            yield
 
-    def putter(value: Any) -> Callable[[Any], Any]:
-        def put(_: Any) -> Any:
-            mind_checkpoints()
-            return value
+    def _forward(self, original: Callable[..., Any], results: Results, /, *args: Any, **kwargs: Any) -> Any:
+        role, value = results.popleft() if results else (CallRole.EXECUTE, None)
+        if role is CallRole.EXECUTE:
+            return original(*args, **kwargs)
+        if role is CallRole.FEATURES:
+            self._check_checkpoints(at_output=True)
+        return value
 
-        return put
+    def _replace_input(self, number: int, _: Any) -> Any:
+        self._check_checkpoints(at_output=False)
+        return self._crossing[number]
 
-    graded = torch.is_grad_enabled()
-
-    def mind_checkpoints() -> None:
-        kind = checkpointed(invoke.__code__) if graded else None
-        if kind == "reentrant":
+    def _check_checkpoints(self, *, at_output: bool) -> None:
+        kind = surrounding_checkpoint(at_output=at_output) if self._with_gradients else None
+        if kind is Checkpoint.REENTRANT:
+            raise reentrant_error("cut.decode")
+        if kind is not None:
             raise SplitError(
-                message(
-                    "cut.decode: the cut lies inside a reentrant gradient checkpoint.",
-                    given="torch.utils.checkpoint(..., use_reentrant=True) around a layer of the cut: gradients would be lost",
-                    needed="use_reentrant=False, or a cut where a checkpointed segment ends",
-                )
+                "cut.decode: the cut lies inside a gradient checkpoint.",
+                given="a layer of the cut, called by torch.utils.checkpoint",
+                needed="a segment that is recomputed from its own inputs, which decode does not have",
+                advice="Cut where a checkpointed segment ends, switch checkpointing off, or mix by `with cut.mixing(...)` in the model's\n"
+                "own pass.",
             )
-        if kind:
-            raise SplitError(
-                message(
-                    "cut.decode: the cut lies inside a gradient checkpoint.",
-                    given="a layer of the cut, called by torch.utils.checkpoint",
-                    needed="a segment that is recomputed from its own inputs, which decode does not have",
-                    advice="Cut where a checkpointed segment ends, switch checkpointing off, or mix by `with cut.mixing(...)` in the model's\n"
-                    "own pass.",
-                )
-            )
-
-    stubs = {module: stub(module, queue) for module, queue in queues.items() if any(kind != "run" for kind, _ in queue)}
-    with ExitStack() as stack:
-        stack.enter_context(patched(stubs))
-        for number, site in enumerate(sites):
-            if site.port.before:
-                stack.enter_context(site.port.doing(putter(crossing[number]), plan.skipped[number]))
-        yield

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from feataug.data.lossy import lossy_format
+from feataug.data.lossy_formats import lossy_format
 from feataug.errors import DataError, message
 
 _ORIENTATION = 0x0112

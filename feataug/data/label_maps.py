@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from feataug.core.checks import check_number, check_void
-from feataug.data.colors import ColorTable, Palettes
-from feataug.data.counts import LabelCounts, count_labels
 from feataug.data.decoding import decode_labels
+from feataug.data.label_colors import ColorTable, Palettes
+from feataug.data.label_counts import LabelCounts, count_labels
 from feataug.errors import ConfigError, DataError, message
 
 # PNG has no more than 16 bits a pixel.
@@ -35,7 +35,7 @@ class LabelFiles(Dataset):
         ids: Class of each label in the files, as a sequence or a dict; ``ignore_index`` where a label means void. Any other label but
             ``void`` is an error. If absent, the labels are the classes.
         colors: For colour-coded masks: a colour for each class, in their order, or a dict of classes (numbers or names) to one colour or
-            several, with ``ignore_index`` for void. Any other colour is an error. See ``colors.ColorTable``.
+            several, with ``ignore_index`` for void. Any other colour is an error. See ``label_colors.ColorTable``.
         void: Label that the files use for void; it becomes ``ignore_index``. With ``colors`` it may be a colour.
         transforms: Kept for the reader's items.
         ignore_index: Label of void in the masks that come out.

@@ -17,41 +17,48 @@ from feataug.errors import ConfigError, DataError, FeatAugWarning, ShapeError, m
 
 
 class SeededBatches(Sampler):
-    """Batches of ``(epoch, index)`` keys: order and transforms follow from the seed and the epoch alone."""
+    """Batches of ``(epoch, index)`` keys. The seed and the epoch alone decide the order and, by the keys, the transforms."""
 
     def __init__(self, num_items: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool) -> None:
         self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
-        self.epoch = 0
-        # Batches to leave out at the beginning of the next pass: how a trainer starts in the middle of an epoch.
-        self.first = 0
-        # This process's number and how many there are, for the next pass: a trainer says so, as others may read the whole set in one process.
-        self.share = (0, 1)
+        self.start(epoch=0)
+
+    def start(self, epoch: int, skip: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        """Set up the next pass. Passes after it read the whole epoch again, since others may read all batches in one process.
+
+        Args:
+            epoch: Selects the order and the transforms, also for later passes.
+            skip: The pass leaves out this many batches, as a trainer needs that resumes in the middle of an epoch.
+            rank: The process that reads the pass.
+            world_size: Number of processes that share the pass.
+        """
+        self.epoch, self._skip, self._rank, self._world_size = epoch, skip, rank, world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the order that the next iteration takes; trainers call it before every epoch."""
+        """Select the order of the next pass, as with torch's ``DistributedSampler``."""
         self.epoch = epoch
 
     def __len__(self) -> int:
         return self.count()
 
-    def count(self, processes: int = 1) -> int:
-        """Batches in a pass, of ``batch_size`` in each of the processes."""
-        whole = self.batch_size * processes
-        return self.num_items // whole if self.drop_last else -(-self.num_items // whole)
+    def count(self, world_size: int = 1) -> int:
+        """Batches in a pass if each of ``world_size`` processes reads ``batch_size`` samples at a time."""
+        samples = self.batch_size * world_size
+        return self.num_items // samples if self.drop_last else -(-self.num_items // samples)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch, skip, rank, world_size = self.epoch, self._skip, self._rank, self._world_size
+        self.start(epoch)
         order = torch.arange(self.num_items)
         if self.shuffle:
-            order = torch.randperm(self.num_items, generator=generator_for(self.seed, "order", self.epoch))
-        first, self.first = self.first, 0
-        (number, processes), self.share = self.share, (0, 1)
-        whole = self.batch_size * processes
-        for batch in range(first, self.count(processes)):
-            # Every so many-th, as processes.local_slice has it.
-            chosen = order[batch * whole : (batch + 1) * whole][number::processes]
+            order = torch.randperm(self.num_items, generator=generator_for(self.seed, "order", epoch))
+        samples = self.batch_size * world_size
+        for batch in range(skip, self.count(world_size)):
+            # Strided, as in distributed.local_slice.
+            chosen = order[batch * samples : (batch + 1) * samples][rank::world_size]
             if len(chosen):
-                yield [(self.epoch, int(index)) for index in chosen]
+                yield [(epoch, int(index)) for index in chosen]
 
 
 class _SeededItems(Dataset):

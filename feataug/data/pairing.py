@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from feataug.data.dataset_root import IMAGE_SUFFIXES, MASK_SUFFIXES, Found, find_files
-from feataug.data.names import choose, read_names
+from feataug.data.name_lists import choose, read_names
 from feataug.errors import ConfigError, DataError, MissingDataError, message
 
 _JPEG = (".jpg", ".jpeg")
@@ -28,7 +28,7 @@ def pair_files(
         images, masks: Folders; one may be the other, or lie in it.
         endings: Of the stems of images and of masks.
         suffixes: Of images and of masks.
-        names: See ``names.read_names``; all images if ``None``.
+        names: See ``name_lists.read_names``; all images if ``None``.
 
     Raises:
         ConfigError, MissingDataError, DataError: as ``MaskedImages``.

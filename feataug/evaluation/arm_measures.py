@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from feataug.core.checks import check_batch, check_loader, check_size
 from feataug.core.devices import device_of
 from feataug.core.identity import describe_data
+from feataug.core.measures import MEASURES
 from feataug.core.modes import eval_mode
 from feataug.errors import ConfigError, message
 from feataug.evaluation.class_bias import fit_class_bias
@@ -23,7 +24,7 @@ from feataug.inference.evaluate import evaluate
 from feataug.inference.inference import Inference
 from feataug.io.results import by_class
 from feataug.losses import split_outputs
-from feataug.metrics import MEASURES, SegmentationMetrics
+from feataug.metrics import SegmentationMetrics
 from feataug.training.batches import part_of
 from feataug.training.state_io import broadcast_from_main
 

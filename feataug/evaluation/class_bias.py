@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from feataug.core.checks import check_batch, check_loader, check_masks, check_number, check_void, describe, is_plain
 from feataug.core.devices import device_of
+from feataug.core.measures import MEASURES
 from feataug.core.modes import eval_mode
 from feataug.core.rng import generator_for
 from feataug.errors import ConfigError, DataError, ShapeError, message
 from feataug.losses import resize_logits, split_outputs
-from feataug.metrics import MEASURES, scores
+from feataug.metrics import scores
 
 # The changes of one class's number to try, in units of the step, and the steps from coarse to fine.
 _REACH = torch.arange(-8.0, 9.0)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feataug.core.checks import check_number
-from feataug.metrics import MEASURES, TITLES
+from feataug.core.measures import MEASURES, TITLES
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, float | None]:

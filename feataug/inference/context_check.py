@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from feataug.core.checks import check_size, is_plain
 from feataug.core.crop_sizes import larger, noted_size
 from feataug.core.distributed import is_main
-from feataug.core.rng import kept
+from feataug.core.rng import preserved_rng
 from feataug.errors import FeatAugWarning
 from feataug.inference.inference import Inference
 
@@ -77,7 +77,7 @@ class ContextCheck:
         if not is_plain(logits) or logits.ndim != 4 or not logits.is_floating_point() or logits.shape[1] < 2:
             return
         count = min(self.per_batch, IMAGES - self.images, len(images))
-        with kept(images.device):
+        with preserved_rng(images.device):
             found = self.predict(images[:count])
         self.whole.update(logits[:count], masks[:count])
         self.windows.update(found, masks[:count])

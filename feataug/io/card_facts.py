@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from feataug.core.measures import TITLES
 from feataug.errors import ConfigError, message
-from feataug.metrics import TITLES
 
 QUALITIES = {"frechet": "Fréchet distance", "precision": "precision", "recall": "recall"}
 

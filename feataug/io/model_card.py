@@ -11,8 +11,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from feataug._version import __version__
+from feataug.core.measures import TITLES
 from feataug.io.card_facts import QUALITIES
-from feataug.metrics import TITLES
 
 # The last line of a card, by which we recognise our own. Cards of earlier versions end with it: do not change it.
 MARK = "<!-- Written by feataug, and written anew when the model is saved again, unless this line is taken out. -->"

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from feataug.core.measures import MEASURES
 from feataug.io.atomic import write_json
-from feataug.metrics import MEASURES
 
 
 def by_class(result: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:

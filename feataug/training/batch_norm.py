@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parameter import is_lazy
 
 from feataug.core.checks import check_loader, describe
-from feataug.core.randomness import all_kept
+from feataug.core.randomness import preserved_global_rng
 from feataug.errors import ConfigError, DataError, message
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -68,7 +68,7 @@ def measure(
         return
     others = [module for module in model.modules() if isinstance(module, _NormBase) and module not in chosen]
     where = torch.device(device) if device is not None else _device_of(model)
-    with modes(model, trained), all_kept(_device_of(model) or "cpu"), _averaging(chosen, others):
+    with modes(model, trained), preserved_global_rng(_device_of(model) or "cpu"), _averaging(chosen, others):
         empty = True
         for batch in check_loader(who, loader):
             images, empty = _images(who, batch), False

@@ -13,9 +13,10 @@ from torch import nn
 import feataug
 from feataug.core.specs import FeatureSpec, LevelSpec
 from feataug.cutting import cut as splitting
+from feataug.cutting import verification
 from feataug.cutting.cut import split
-from feataug.cutting.cut_points import SHOWN, CutPoint, chosen
-from feataug.cutting.decode_plan import Planner
+from feataug.cutting.cut_points import SHOWN, CutPoint, shortlist
+from feataug.cutting.decode_plan import DecodePlanner
 from feataug.errors import SplitError
 
 
@@ -58,7 +59,7 @@ class Chain(nn.Module):
 @pytest.mark.parametrize("at", [0, 4, 8])
 def test_a_cut_costs_less_than_two_forward_passes(at, monkeypatch):
     # However long a twin takes: here the model itself takes no time.
-    monkeypatch.setattr(splitting, "_GAIN", float("inf"))
+    monkeypatch.setattr(verification, "_TWIN_SHARE", float("inf"))
     model = Chain()
     cut = split(model, f"layers.{at}", example=torch.rand(1, 3, 64, 64))
     # A trace; and what comes after the cut is run once more, to verify it. In training nothing else is done.
@@ -71,7 +72,7 @@ def test_a_cut_costs_less_than_two_forward_passes(at, monkeypatch):
 
 @pytest.mark.parametrize("at", [0, 4, 8])
 def test_it_costs_less_than_four_where_a_twin_is_slow(at, monkeypatch):
-    monkeypatch.setattr(splitting, "_GAIN", 0.0)
+    monkeypatch.setattr(verification, "_TWIN_SHARE", 0.0)
     model = Chain()
     split(model, f"layers.{at}", example=torch.rand(1, 3, 64, 64))
     assert model.forwards() == pytest.approx(2 + 2 * (9 - at) / 10)
@@ -85,7 +86,7 @@ def test_what_training_does_otherwise_is_traced(twin, monkeypatch):
             return (out, out.mean()) if self.training else out
 
     if not twin:
-        monkeypatch.setattr(Planner, "_trusted_twin", lambda self: None)
+        monkeypatch.setattr(DecodePlanner, "_verified_twin", lambda self: None)
     model = Auxiliary()
     split(model, "layers.4", example=torch.rand(1, 3, 64, 64))
     if twin:
@@ -99,7 +100,7 @@ def test_advice_costs_at_most_twelve_and_says_so(monkeypatch, capsys):
         split(model, "layers.5", example=torch.rand(1, 3, 64, 64))
     assert model.forwards() <= 12
     assert capsys.readouterr().err == ""  # it took no time
-    monkeypatch.setattr(splitting, "_PATIENCE", 0.0)
+    monkeypatch.setattr(splitting, "_SLOW_SECONDS", 0.0)
     with pytest.raises(SplitError, match="leaks"):
         split(model, "layers.5", example=torch.rand(1, 3, 64, 64))
     assert capsys.readouterr().err == 'split: the cut at "layers.5" leaks; looking for complete ones near it ...\n'
@@ -144,9 +145,9 @@ def place(share, levels, at=None):
 
 def test_of_many_places_those_are_shown_that_one_would_take():
     few = [place(share, 3) for share in range(0, 1000, 100)]
-    assert chosen(few) == few
+    assert shortlist(few) == few
     many = [place(share, 1 + share % 7) for share in range(5, 1000, 5)] + [place(998, 7, at="decoder")]
-    shown = chosen(many)
+    shown = shortlist(many)
     assert SHOWN / 2 <= len(shown) <= SHOWN + 1
     # The model's own parts are there; all others are those of their stretch with the fewest tensors.
     assert shown[-1].at == "decoder"

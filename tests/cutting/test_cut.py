@@ -1,4 +1,4 @@
-"""What the cut must live with: keyword arguments, checkpointing, autocast, channels_last, compiling, several processes."""
+"""What the cut must live with: keyword arguments, autocast, channels_last, compiling, several processes."""
 
 from __future__ import annotations
 
@@ -8,102 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from feataug.cutting.cut import split
 from feataug.errors import ShapeError, SplitError
 from tests.support import model_zoo
 from tests.support.forks import Fork
-
-
-class Segmented(nn.Module):
-    """Two blocks, either of them under a gradient checkpoint, and a head."""
-
-    def __init__(self, reentrant: bool = False, within: bool = True):
-        super().__init__()
-        self.reentrant, self.within, self.enabled = reentrant, within, True
-        self.first = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.ReLU(), nn.Conv2d(6, 6, 3, 1, 1), nn.Tanh())
-        self.second = nn.Sequential(nn.Conv2d(6, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 1, 1), nn.Tanh())
-        self.head = nn.Conv2d(8, 5, 1)
-
-    def forward(self, images):
-        if not self.enabled:
-            return self.head(self.second(self.first(images)))
-        hidden = checkpoint(self.first, images.requires_grad_(self.reentrant), use_reentrant=self.reentrant)
-        return self.head(checkpoint(self.second, hidden, use_reentrant=self.reentrant))
-
-
-def gradients(model):
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
-def run_mixed(model, cut, images, synthetic):
-    model.zero_grad()
-    with cut.mixing(synthetic):
-        out = model(images.clone())
-    out.square().mean().backward()
-    return out.detach(), gradients(model)
-
-
-@pytest.mark.parametrize("reentrant", [False, True])
-@pytest.mark.parametrize("at", ["second.1", "second", "first.1"])
-def test_mixing_goes_through_gradient_checkpoints(at, reentrant):
-    torch.manual_seed(0)
-    model = Segmented(reentrant)
-    cut = split(model, at, example=torch.rand(1, 3, 32, 32))
-    images = torch.rand(3, 3, 32, 32)
-    with torch.no_grad():
-        synthetic = [torch.randn_like(f[:2]) for f in cut.encode(images)]
-    model.enabled = False
-    expected, wanted = run_mixed(model, cut, images, synthetic)
-    model.enabled = True
-    out, found = run_mixed(model, cut, images, synthetic)
-    assert torch.equal(out, expected)
-    assert found.keys() == wanted.keys()
-    for name in wanted:
-        torch.testing.assert_close(found[name], wanted[name], msg=name)
-    # A plain step afterwards is a plain step.
-    model.zero_grad()
-    model(images.clone()).sum().backward()
-    assert len(gradients(model)) == len(list(model.parameters()))
-
-
-def test_halves_and_checkpoints():
-    images = torch.rand(2, 3, 32, 32)
-    # At the end of a segment all is well.
-    model = Segmented()
-    cut = split(model, "second", example=images)
-    cut.decode(cut.encode(images), (32, 32)).square().mean().backward()
-    found = gradients(model)
-    model.zero_grad(), model(images).square().mean().backward()
-    assert all(torch.equal(found[name], value) for name, value in gradients(model).items())
-    # Within one the decoder could not be recomputed.
-    cut = split(model, "second.1", example=images)
-    features = cut.encode(images)
-    with pytest.raises(SplitError) as error:
-        cut.decode(features, (32, 32))
-    assert str(error.value) == (
-        "cut.decode: the cut lies inside a gradient checkpoint.\n"
-        "  given:   a layer of the cut, called by torch.utils.checkpoint\n"
-        "  needed:  a segment that is recomputed from its own inputs, which decode does not have\n"
-        "Cut where a checkpointed segment ends, switch checkpointing off, or mix by `with cut.mixing(...)` in the model's\nown pass."
-    )
-    # Older torch leaves a checkpoint's hooks on for as long as an error that was raised inside is kept.
-    del error
-    # Leaving a reentrant one half-way would lose the gradient.
-    cut = split(Segmented(reentrant=True), "second.1", example=images)
-    with pytest.raises(SplitError, match=r"^cut\.encode: the cut lies inside a reentrant gradient checkpoint\."):
-        cut.encode(images)
-    with torch.no_grad():
-        features = cut.encode(images)
-    with pytest.raises(SplitError, match=r"^cut\.decode: the cut lies inside a reentrant gradient checkpoint\."):
-        cut.decode(features, (32, 32))
-    # A checkpoint of the user's own around the whole decoder is no obstacle.
-    model.enabled = False
-    cut = split(model, "first", example=images)
-    features = cut.encode(images)
-    checkpoint(cut.decode, features, (32, 32), use_reentrant=False).sum().backward()
-    assert len(gradients(model)) == len(list(model.parameters()))
 
 
 def test_what_is_read_depends_on_the_call():
@@ -297,7 +206,7 @@ import os, torch, torch.nn.functional as F
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from tests.support import model_zoo
-from feataug.splitting import split
+from feataug.cutting.cut import split
 torch.set_num_threads(1)
 rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
 dist.init_process_group("gloo")

@@ -12,7 +12,7 @@ from torch import nn
 import feataug
 from feataug.core.specs import FeatureSpec, LevelSpec
 from feataug.cutting.cut import split
-from feataug.cutting.decode_plan import Planner
+from feataug.cutting.decode_plan import DecodePlanner
 from feataug.cutting.tensor_layout import Layout
 from feataug.errors import ConfigError, SplitError
 
@@ -257,11 +257,11 @@ def test_a_generator_leaves_out_what_the_encoder_leaves_out():
 @pytest.mark.parametrize("name", ["pooling", "patches of 14", "padded convolutions"])
 def test_without_a_twin_the_model_itself_is_measured(name, monkeypatch):
     with_twin = split(Segmenter(ENCODERS[name][0]()), "encoder")
-    assert with_twin.planner.twin is not None
-    monkeypatch.setattr(Planner, "_trusted_twin", lambda self: None)
+    assert with_twin._executor.planner.twin is not None
+    monkeypatch.setattr(DecodePlanner, "_verified_twin", lambda self: None)
     model = Segmenter(ENCODERS[name][0]()).eval()
     cut = split(model, "encoder")
-    assert cut.planner.twin is None
+    assert cut._executor.planner.twin is None
     assert cut.spec == with_twin.spec
     assert cut.one_pass == with_twin.one_pass
     images = torch.rand(3, 3, 77, 91)
@@ -284,10 +284,10 @@ def test_a_twin_that_goes_another_way_is_not_trusted():
             # Says another thing of itself where there are no numbers.
             return self.conv(images)[..., ::2] if images.device.type == "meta" else self.act(self.conv(images))
 
-    assert split(Suspicious(conv(3, 8)), "encoder").planner.twin is not None  # after the cut nobody asks it
+    assert split(Suspicious(conv(3, 8)), "encoder")._executor.planner.twin is not None  # after the cut nobody asks it
     model = Segmenter(Other()).eval()
     cut = split(model, "encoder")
-    assert cut.planner.twin is None
+    assert cut._executor.planner.twin is None
     images = torch.rand(2, 3, 40, 48)
     with torch.no_grad():
         assert torch.equal(cut.decode(cut.encode(images), (40, 48)), model(images))

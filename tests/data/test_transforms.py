@@ -1,11 +1,11 @@
+"""Images and masks are transformed together, and come out in the units that models take."""
+
 import pytest
 import torch
-from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from feataug.data import Scenes, eval_transforms, seeded_loader, train_transforms
+from feataug.data import eval_transforms, train_transforms
 from feataug.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from feataug.errors import ConfigError
 
 LABELS = 5
 
@@ -123,109 +123,6 @@ def test_eval_transforms():
     assert (tuple(smaller.shape), tuple(smaller_mask.shape)) == ((3, 20, 30), (20, 30))
     assert torch.equal(smaller_mask, mask.as_subclass(torch.Tensor)[::2, ::2])  # nearest neighbour
     assert (smaller.dtype, smaller_mask.dtype, type(smaller)) == (torch.float32, torch.int64, torch.Tensor)
-
-
-def scenes(count=7):
-    return Scenes(count, (16, 24), transforms=train_transforms((16, 24)))
-
-
-def batches(loader, epoch=0, first=0):
-    loader.batch_sampler.set_epoch(epoch)
-    loader.batch_sampler.first = first
-    return list(loader)
-
-
-def equal(first, second):
-    return len(first) == len(second) and all(
-        torch.equal(a, b) for x, y in zip(first, second, strict=True) for a, b in zip(x, y, strict=True)
-    )
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_batches_follow_from_seed_and_epoch(num_workers):
-    expected = [batches(seeded_loader(scenes(), 2, seed=3), epoch) for epoch in range(2)]
-    assert len(expected[0]) == 3
-    assert not equal(*expected)
-    torch.manual_seed(12345)
-    loader = seeded_loader(scenes(), 2, seed=3, num_workers=num_workers)
-    assert equal(batches(loader, 1), expected[1])  # in another order, and after other draws
-    torch.rand(100)
-    assert equal(batches(loader, 0), expected[0])
-    assert equal(batches(loader, 1, first=2), expected[1][2:])
-    assert equal(batches(loader, 1), expected[1])  # `first` holds for one pass
-
-
-def test_another_seed_gives_others():
-    assert not equal(batches(seeded_loader(scenes(), 2, seed=3)), batches(seeded_loader(scenes(), 2, seed=4)))
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_the_global_generator_is_not_disturbed(num_workers):
-    loader = seeded_loader(scenes(), 2, num_workers=num_workers)
-    before = torch.get_rng_state()
-    batches(loader)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_no_gpu_is_seeded(monkeypatch):
-    # A GPU's generator is the training loop's, for dropout: seeding it here would make arms differ.
-    seeds = []
-    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeds.append)
-    torch.manual_seed(3)
-    assert seeds == [3]  # the spy works
-    batches(seeded_loader(scenes(), 2))
-    assert seeds == [3]
-
-
-class Numbered(Dataset):
-    def __init__(self, count):
-        self.count = count
-
-    def __len__(self):
-        return self.count
-
-    def __getitem__(self, index):
-        return torch.tensor(index), torch.rand(())
-
-
-@pytest.mark.parametrize(
-    ("count", "batch_size", "shuffle", "sizes"),
-    [
-        (7, 2, True, [2, 2, 2]),
-        (7, 2, False, [2, 2, 2, 1]),
-        (6, 2, False, [2, 2, 2]),
-        (3, 8, True, [3]),
-        (3, 8, False, [3]),
-    ],
-)
-def test_sizes_of_batches(count, batch_size, shuffle, sizes):
-    loader = seeded_loader(Numbered(count), batch_size, shuffle=shuffle)
-    found = batches(loader)
-    assert [len(numbers) for numbers, _ in found] == sizes
-    assert len(loader) == len(sizes)
-    order = torch.cat([numbers for numbers, _ in found]).tolist()
-    assert len(set(order)) == len(order)
-    if not shuffle:
-        assert order == list(range(count))
-
-
-def test_noise_belongs_to_epoch_and_item():
-    loader = seeded_loader(Numbered(6), 2)
-    draws = [
-        {int(n): float(x) for numbers, noise in batches(loader, epoch) for n, x in zip(numbers, noise, strict=True)}
-        for epoch in (0, 1, 0)
-    ]
-    assert draws[0] == draws[2]
-    assert len({x for draw in draws[:2] for x in draw.values()}) == 12
-    # Whatever the batches: the noise of an item stays.
-    ((numbers, noise),) = batches(seeded_loader(Numbered(6), 6))
-    assert {int(n): float(x) for n, x in zip(numbers, noise, strict=True)} == draws[0]
-
-
-def test_refuses_batch_size():
-    with pytest.raises(ConfigError) as error:
-        seeded_loader(Numbered(3), 0)
-    assert str(error.value) == "seeded_loader: batch_size is out of range.\n  given:   0\n  needed:  an integer in [1, inf)"
 
 
 @pytest.mark.parametrize("make", [lambda: train_transforms((8, 12), flip=0), lambda: eval_transforms((8, 12)), eval_transforms])

@@ -7,9 +7,10 @@ import torch
 
 import feataug
 from feataug import Inference, evaluate, fit_class_bias, fit_inference
+from feataug.core.measures import MEASURES
 from feataug.errors import ConfigError, DataError, ShapeError
 from feataug.evaluation.class_bias import _confusions, _measure_all, _PixelSample, _TopTwo
-from feataug.metrics import MEASURES, scores
+from feataug.metrics import scores
 
 
 def _as_is(images):

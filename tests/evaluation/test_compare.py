@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from feataug import DatasetMasks, FeatureGenerator, FinetuneConfig, evaluate, split
+from feataug.core.measures import MEASURES
 from feataug.data import Scenes, seeded_loader, train_transforms
 from feataug.errors import ConfigError
 from feataug.evaluation import difference, differences, train_arm
-from feataug.metrics import MEASURES
 
 SIZE = (32, 48)
 CLASSES = Scenes.num_classes

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 import feataug
+from feataug.core.measures import MEASURES
 from feataug.errors import CheckpointError, ConfigError, ShapeError
-from feataug.metrics import MEASURES
 from feataug.reporting.page import write_page
 from feataug.reporting.plots import save_comparison
 from feataug.reporting.tables import comparison_table

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import nn
 
+from feataug.core.measures import MEASURES
 from feataug.data import Scenes, seeded_loader
 from feataug.errors import ConfigError
 from feataug.evaluation import verdict
-from feataug.metrics import MEASURES
 from feataug.reporting.plots import save_comparison
 from feataug.reporting.tables import comparison_table, table
 from tests.support.comparison_runs import CLASSES, SIZE, WEIGHTS, TinyModel, compare

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import feataug
+from feataug.core.measures import MEASURES
 from feataug.data import Scenes, eval_transforms, seeded_loader, train_transforms
 from feataug.errors import CheckpointError
-from feataug.metrics import MEASURES
 from tests.support.comparison_runs import CLASSES, SIZE, WEIGHTS, compare, old_fingerprint
 
 pytestmark = pytest.mark.xdist_group("comparison")

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import feataug
+from feataug.core.measures import MEASURES
 from feataug.errors import ConfigError
 from feataug.evaluation import ClassGaussians
 from feataug.io.results import teaching_summary
-from feataug.metrics import MEASURES
 from feataug.reporting.tables import teaching_table
 from tests.support.teaching_runs import (
     CLASSES,

@@ -9,10 +9,11 @@ import feataug
 from tests.support import forks
 
 NAMES = [
-    "ClassBalancedMasks", "Cut", "DatasetMasks", "FeatureBank", "FeatureGenerator", "FeatureMixer", "FeatureSpec", "FinetuneConfig", "Finetuner",
-    "GeneratorConfig", "GeneratorTrainer", "HardNegativeSampler", "Inference", "LayoutComposer", "LevelSpec", "MaskMixture", "MixedBatch",
-    "PixelFilter", "CutPoint", "SegmentationMetrics", "compare", "cuts", "deficit_weights", "evaluate", "feature_quality", "fit_class_bias",
-    "fit_inference", "pseudo_masks", "recognition", "recommended", "split", "stages", "synthetic_loss", "teaching_score", "update_bn",
+    "ClassBalancedMasks", "Cut", "CutPoint", "DatasetMasks", "FeatureBank", "FeatureGenerator", "FeatureMixer", "FeatureSpec",
+    "FinetuneConfig", "Finetuner", "GeneratorConfig", "GeneratorTrainer", "HardNegativeSampler", "Inference", "LayoutComposer",
+    "LevelSpec", "MaskMixture", "MixedBatch", "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "deficit_weights",
+    "evaluate", "feature_quality", "fit_class_bias", "fit_inference", "pseudo_masks", "recognition", "recommended", "split",
+    "stages", "synthetic_loss", "teaching_score", "update_bn",
 ]  # fmt: skip
 
 
@@ -21,6 +22,10 @@ def test_the_public_names_are_these():
     assert all(getattr(feataug, name).__doc__ for name in NAMES)
     with pytest.raises(AttributeError, match="module 'feataug' has no attribute 'nothing'"):
         _ = feataug.nothing
+
+
+def test_the_old_name_of_a_cut_point_still_works():
+    assert feataug.Place is feataug.CutPoint
 
 
 def test_split_stays_a_function_after_every_module_was_imported():

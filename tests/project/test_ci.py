@@ -76,7 +76,7 @@ def test_an_installation_that_brings_no_browser(tmp_path):
     assert run(tmp_path, apt_get="")[:3] == (
         1,
         "",
-        "apt-get installed chromium, yet no browser was found: see NAMES in tests/page/browser.py.\n",
+        "apt-get installed chromium, yet no browser was found: see NAMES in tests/support/browser.py.\n",
     )
 
 

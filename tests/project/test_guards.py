@@ -51,22 +51,24 @@ def closing(done: forks.Fork) -> str:
 
 def planted(folder: Path, test: str, *options: str, **variables: str) -> forks.Fork:
     """Runs pytest on a repository that holds our guards and one file of tests."""
-    (folder / "tests").mkdir(parents=True)
-    for name in ("conftest.py", "guards.py"):
+    (folder / "tests" / "support").mkdir(parents=True)
+    for name in ("conftest.py", "support/__init__.py", "support/guards.py"):
         shutil.copy(TESTS / name, folder / "tests" / name)
     (folder / "pyproject.toml").write_text(
-        '[tool.pytest.ini_options]\naddopts = "-ra --import-mode=importlib -p no:cacheprovider"\npythonpath = ["tests"]\n'
+        '[tool.pytest.ini_options]\naddopts = "-ra --import-mode=importlib -p no:cacheprovider"\npythonpath = ["."]\n'
     )
     (folder / "runs" / "demo").mkdir(parents=True)
     (folder / "tests" / "test_planted.py").write_text(test)
     # Not -n of the run that this is part of.
     unset = {"PYTEST_XDIST_WORKER": "", "PYTEST_ADDOPTS": "", "FEATAUG_NO_SKIPS": "", "COLUMNS": "200"}
-    code = f"import sys, pytest; sys.exit(pytest.main({list(options)!r}))"
+    # The fork has imported our own `tests`, which would hide the planted package.
+    forget = "for name in [n for n in sys.modules if n.split('.')[0] == 'tests']: del sys.modules[name]"
+    code = f"import sys, pytest\n{forget}\nsys.exit(pytest.main({list(options)!r}))"
     return forks.run(code, env=unset | variables, folder=folder)
 
 
 WRITES = {
-    "the repository": "from pathlib import Path\ndef test_it():\n    (Path(__file__).parents[2] / 'runs/demo/command.json').write_text('x')\n",
+    "the repository": "from pathlib import Path\ndef test_it():\n    (Path(__file__).parents[1] / 'runs/demo/command.json').write_text('x')\n",
     # As a command without --output, which notes that it was stopped only where the folder is there.
     "the current folder": "import os\ndef test_it():\n    if os.path.isdir('runs/demo'):\n        open('runs/demo/command.json', 'w').close()\n",
 }

@@ -19,7 +19,7 @@ from feataug.data import Scenes, eval_transforms, seeded_loader, train_transform
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 # Pages whose blocks are run as they stand by tests of their own.
-ELSEWHERE = {"README.md": "test_readme.py", "cut.md": "split/test_recipes.py", "loops.md": "test_loops.py"}
+ELSEWHERE = {"README.md": "project/test_readme.py", "cut.md": "cutting/test_recipes.py", "loops.md": "project/test_loops.py"}
 SIZE = (32, 48)
 
 
@@ -143,18 +143,29 @@ def test_every_command_on_the_pages_parses(tmp_path, monkeypatch):
     assert tried >= 12
 
 
+def scripts(line):
+    """The scripts that a command runs, by file name or as modules of the repository: ``python -m studies.own.compare``."""
+    for script, module in re.findall(r"python (?:(?!-)([\w/.]+\.py)|-m ((?:studies|docs|benchmarks|tests)[\w.]+))", line):
+        yield script or f"{module.replace('.', '/')}.py"
+
+
 def test_every_script_on_the_pages_exists():
-    tried = 0
+    found = {"files": 0, "modules": 0}
     for page, line in lines_of_shell():
-        for script in re.findall(r"python (?!-)([\w/.]+\.py)", line):
+        for script in scripts(line):
             if Path(script).stem.isupper():
                 continue  # a form to fill in
             assert (ROOT / script).exists(), (page, line)
-            options = set(re.findall(r"(?<= )--[\w-]+", line.partition("#")[0]))
+            options = set(re.findall(r"(?<= )--[\w-]+", line.partition("#")[0])) - {"--help"}
             source = (ROOT / script).read_text()
             if script.startswith("studies/"):
-                source += (ROOT / "studies" / "setups.py").read_text()
-            if script.startswith(("tests/faults/", "studies/", "examples/")):
+                source += (ROOT / "studies" / "lib" / "setups.py").read_text()
+            if script.startswith(("tests/", "studies/", "docs/", "examples/")):
                 assert not {option for option in options if f'"{option}"' not in source}, (page, line)
-            tried += 1
-    assert tried >= 5
+            found["modules" if "python -m" in line else "files"] += 1
+    assert found["files"] >= 1
+    assert found["modules"] >= 10
+    assert list(scripts("python -m studies.own.compare --data DIR; python examples/build.py NAME")) == [
+        "studies/own/compare.py",
+        "examples/build.py",
+    ]

@@ -1,4 +1,4 @@
-"""Damage files of a run folder at random, run again: ``python tests/faults/damage.py --damages 200``.
+"""Damage files of a run folder at random, run again: ``python -m tests.support.damage --damages 200``.
 
 A file of a finished training, of a finished comparison or of a feature bank is cut short, loses or gains bits, is emptied, deleted or replaced by
 noise. Then the same call is made again. It must give what the undisturbed one gave, or raise an error of ours; never another result, another

@@ -1,4 +1,4 @@
-"""Call the public API with bad input: ``python tests/faults/fuzz.py --cases 10000``.
+"""Call the public API with bad input: ``python -m tests.support.fuzz --cases 10000``.
 
 A case makes good arguments for one of ``TARGETS``, spoils one or two of them, and calls. What comes back must agree with a slow oracle, or an error
 of ours that names the argument must be raised; the arguments stay as they were, and nothing hangs. A case follows from its number:

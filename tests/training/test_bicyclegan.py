@@ -1,20 +1,14 @@
 """The training step against the same objective written plainly (benchmarks/plain_objective.py)."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
+from benchmarks.plain_objective import OneHotConv, OneHotShares, PlainObjective
 from feataug import FeatureGenerator, GeneratorConfig, split
 from feataug.errors import TrainingError
 from feataug.training.bicyclegan import Objective
 from feataug.training.device import make_accelerator
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-
-from plain_objective import OneHotConv, OneHotShares, PlainObjective
 
 CLASSES, SIZE = 5, (32, 48)
 

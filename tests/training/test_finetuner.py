@@ -257,7 +257,7 @@ def test_a_loader_that_yields_nothing(empty, given):
         "feataug: the loader yields no batch.\n"
         f"  given:   {given}\n"
         "  needed:  an iterable of (images, masks) that can be read again and again\n"
-        "Is the data set empty, or smaller than a batch while drop_last is set? Pass a DataLoader, no iterator."
+        "Is the data set empty, or smaller than a batch while drop_last is set? Pass a DataLoader, not an iterator."
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from feataug.core.measures import MEASURES, TITLES
 from feataug.evaluation.paired_differences import differences, interval, mean_figures, verdict
-from feataug.metrics import MEASURES, TITLES
 
 # The arm with class weights and no synthetic features, and the arm with real features instead of synthetic ones.
 WEIGHTS, CEILING = "class weights", "ceiling"

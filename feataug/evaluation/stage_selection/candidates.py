@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from feataug.core.modes import eval_mode
-from feataug.cutting.call_trace import uncompiled, watch
+from feataug.cutting.call_trace import record_calls, uncompiled
 from feataug.cutting.cut import Cut
 from feataug.cutting.cut_points import CutPoint, cuts
 from feataug.cutting.example import Example
@@ -76,7 +76,7 @@ def _before_all(model: nn.Module, example: Any) -> str | None:
     case = Example.of(example, model)
     args, kwargs = case.arguments(case.images, (), case.tensors)
     with torch.no_grad(), eval_mode(model):
-        calls, _ = watch(model, lambda: uncompiled(model)(*args, **kwargs))
+        calls, _ = record_calls(model, lambda: uncompiled(model)(*args, **kwargs))
     # The layer may be nested in others. Only the first calls are tried, in case the model prepares images in layers of its own.
     for call in islice(calls, 1, 6):
         try:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from feataug.core.checks import check_features, check_loader, check_mask_form, check_masks, check_pair, check_pairs
 from feataug.core.modes import eval_mode
-from feataug.core.rng import derive_seed, kept, seeded
+from feataug.core.rng import derive_seed, preserved_rng, seeded
 from feataug.cutting.cut import Cut
 from feataug.errors import TrainingError, message
 from feataug.evaluation.teaching.fresh_decoder import encoder_of
@@ -58,7 +58,7 @@ class SourceToDecoder(nn.Module):
             with eval_mode(self.model):
                 real = self._cut.encode(images)
             rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-            with kept(images.device):
+            with preserved_rng(images.device):
                 found = self._source[0](masks, real, rng)
             found = check_features(self._who, found, self._cut.spec, size)
             check_pairs(self._who, found, masks)
@@ -192,5 +192,5 @@ def _like(features: Tensor, real: Tensor) -> Tensor:
 @torch.no_grad()
 def _encoded(cut: Cut, images: Tensor, device: torch.device) -> tuple[Tensor, ...]:
     cut.model.to(device)
-    with eval_mode(cut.model), kept(device):
+    with eval_mode(cut.model), preserved_rng(device):
         return cut.encode(images.to(device, memory_format=torch.channels_last))
