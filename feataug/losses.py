@@ -134,14 +134,14 @@ def segmentation_loss(
         synthetic_weight: Factor of the synthetic pixels' terms in the mean over all valid pixels; or ``"sum"``, which adds the
             mean over the synthetic pixels to the mean over the real ones, as Eq. (1) is written. (For a weight ``w`` equal to
             real over synthetic pixels, the first is ``real / (real + synthetic)`` times the second.)
-        class_weights: ``(K,)`` factors of the pixels' terms by their label, in all samples. The sum is still divided by the number of
-            pixels, not by the sum of the weights. See ``deficit_weights``.
+        class_weights: ``(K,)`` factors of the pixels' terms by their label, in all samples. The sum is still divided by the number
+            of pixels, not by the sum of the weights. See ``deficit_weights``.
         aux_weight: Factor of each auxiliary head's loss, 0.4 in PSPNet.
         ignore_index: Label of void.
         observe: A function that gets the mean loss of each synthetic sample over its valid pixels, ``(synthetic,)``, unweighted and
             detached.
-        across_processes: Whether to divide by the mean number of valid pixels over the processes. As DDP averages gradients, they then
-            equal those of one process with all samples, even if void differs between processes. All processes have to call it.
+        across_processes: Whether to divide by the mean number of valid pixels over the processes. As DDP averages gradients, they
+            then equal those of one process with all samples, even if void differs between processes. All processes have to call it.
 
     Returns:
         A scalar; 0 (with a gradient of 0) if no pixel is valid.
@@ -199,7 +199,7 @@ def segmentation_loss(
 
 
 def _real_and_synthetic(head: Tensor, num_real: int) -> tuple[Tensor, Tensor]:
-    """The logits of real and of synthetic samples. ``split`` is used because the gradient of a slice fills a tensor of the full size."""
+    """The logits of real and of synthetic samples, by ``split``: the gradient of a slice would fill a tensor of full size."""
     if num_real == len(head):
         return head, head.detach()[:0]
     if num_real == 0:

@@ -30,8 +30,8 @@ def scores(confusion: Tensor) -> dict[str, Any]:
     Returns:
         ``pixel_acc``, ``class_acc``, ``miou``, ``fw_iou``, and ``per_class`` with the lists ``acc`` and ``iou`` (``None`` for a
         class where the measure is not defined). ``class_acc`` averages over the classes that occur in the masks, ``miou`` over
-        those that occur in masks or predictions. All are NaN if no pixel was counted. ``absent`` lists the classes without a pixel in
-        the masks; their IoU is 0 if they are predicted.
+        those that occur in masks or predictions. All are NaN if no pixel was counted. ``absent`` lists the classes without a pixel
+        in the masks; their IoU is 0 if they are predicted.
 
     Source:
         Sec. 4.1; Long, Shelhamer, Darrell (2015), Sec. 5.

@@ -83,7 +83,7 @@ def check_images(who: str, images: Any, model: Any = None) -> Tensor:
     """Return ``images`` if they are a floating point ``(B, C, H, W)`` that ``model`` can take.
 
     Raises:
-        DtypeError: ``images`` is no floating point tensor, or (outside of autocast) has another dtype than all weights of the model.
+        DtypeError: ``images`` is no floating point tensor, or (outside of autocast) no weight of the model has its dtype.
         ShapeError: ``images`` has not four dimensions, or one of them is zero.
     """
     if not is_plain(images) or not images.is_floating_point():

@@ -23,8 +23,8 @@ def copy_model(model: Module) -> Module:
     """Copy a model as ``copy.deepcopy`` does, even if it keeps tensors that belong to a computation graph.
 
     ``deepcopy`` refuses a tensor that is no leaf of the graph. Models keep such tensors as attributes: the weight that
-    ``torch.nn.utils.weight_norm`` and ``spectral_norm`` compute in each forward pass, hidden states, features for a loss. The copy has the
-    same values without the graph.
+    ``torch.nn.utils.weight_norm`` and ``spectral_norm`` compute in each forward pass, hidden states, features for a loss. The copy
+    has the same values without the graph.
 
     Args:
         model: Any module; it is not changed.

@@ -14,8 +14,8 @@ _NAME = "_feataug_trained_size"
 def note_size(model: nn.Module, size: tuple[int, int] | None) -> None:
     """Note the rows and columns of the images that ``model`` was trained on; ``None`` removes the note.
 
-    Weights, ``state_dict`` and fingerprints do not change. Copies and pickles of the model keep the note, a tuple of two integers, which
-    loads without this library.
+    Weights, ``state_dict`` and fingerprints do not change. Copies and pickles of the model keep the note, a tuple of two integers,
+    which loads without this library.
     """
     own = _unwrapped(model).__dict__
     if size is None:

@@ -8,7 +8,7 @@ import torch
 
 
 def device_of(predict: Any) -> torch.device:
-    """The device of a module's weights, or of its buffers if it has no weights; a method counts as its module. The CPU for anything else."""
+    """The device of a module's weights, or else of its buffers. A method counts as its module, anything else as on the CPU."""
     predict = getattr(predict, "__self__", predict)
     if isinstance(predict, torch.nn.Module):
         for tensor in (*predict.parameters(), *predict.buffers()):

@@ -19,7 +19,7 @@ _VALUES, _SIZES, _CONTENTS, _BYTES = 2**16, 64, 8, 2**18
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Sixteen digits that depend on the values, names, shapes and dtypes of weights and buffers, but not on device or memory format."""
+    """Sixteen digits for the values, names, shapes and dtypes of weights and buffers, on any device and in any memory format."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name}\n".encode())

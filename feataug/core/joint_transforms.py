@@ -23,13 +23,13 @@ def transform_pair(who: str, transforms: Callable[..., Any], image: Tensor, mask
 
     Args:
         who: Name of the reader, for error messages.
-        transforms: Takes ``(image, mask)`` and returns the same, as torchvision v2's joint transforms; or takes ``image=`` and ``mask=``
-            as numpy arrays (``(H, W, 3)`` and ``(H, W)``) and returns a dictionary, as ``albumentations.Compose``.
+        transforms: Takes ``(image, mask)`` and returns the same, as torchvision v2's joint transforms; or takes ``image=`` and
+            ``mask=`` as numpy arrays (``(H, W, 3)`` and ``(H, W)``) and returns a dictionary, as ``albumentations.Compose``.
         image: ``(3, H, W)``.
         mask: ``(H, W)`` int64.
 
     Returns:
-        The image and the mask that the transforms return. A dictionary's become a tensor ``(3, H, W)`` and an int64 tensor ``(H, W)``.
+        The image and the mask that the transforms return; from a dictionary, a tensor ``(3, H, W)`` and an int64 one ``(H, W)``.
 
     Raises:
         DataError: the transforms return something else.
@@ -113,7 +113,7 @@ def _takes_two(transforms: Any) -> bool:
 
 
 def _rejected_call(transforms: Any, error: BaseException) -> bool:
-    """Whether a callable of ``*args, **named`` itself rejected the arguments. Errors of code that it calls are the user's to see."""
+    """Whether a callable of ``*args, **named`` itself rejected the arguments, so that no error of the user's code is hidden."""
     found = _parameters(transforms)
     if found is None or {p.kind for p in found} != {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} | (
         {p.kind for p in found} & {inspect.Parameter.KEYWORD_ONLY}

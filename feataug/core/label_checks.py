@@ -100,8 +100,8 @@ def refuse_one_class(
         f"{who}: the masks hold one class and void only, {effect}.",
         given=f"{classes[held]} pixels of class {held}, {void} of void ({ignore_index}), none of the other {len(classes) - 1}",
         needed="pixels of two classes or more",
-        advice=f"If {ignore_index} is a class in the files, say so: the readers take ids={{0: 0, 255: 1}}. A set that is so all the same "
-        "is measured by feataug.SegmentationMetrics.",
+        advice=f"If {ignore_index} is a class in the files, say so: the readers take ids={{0: 0, 255: 1}}. To measure "
+        "such a set all the same, use feataug.SegmentationMetrics.",
     )
 
 

@@ -25,7 +25,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-        # Inside the user's autocast, torch (2.6) would reuse weights that were cast without gradients, and training would lose theirs.
+        # Inside the user's autocast, torch (2.6) would reuse weights that were cast here without gradients, in training too.
         torch.clear_autocast_cache()
 
 

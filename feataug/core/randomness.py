@@ -33,8 +33,8 @@ _OF_MODULES = frozenset(torch.nn.Module().__dict__) - {"_modules"}
 def generators_in(*roots: Any) -> list[Any]:
     """The generators that objects keep for themselves, such as those of albumentations' transforms, in a fixed order.
 
-    The search covers attributes, short lists and dictionaries, and what functions refer to: closures, defaults, names of their module. The
-    global generators of torch, numpy and ``random`` are left out, because ``seeded`` always covers them.
+    The search covers attributes, short lists and dictionaries, and what functions refer to: closures, defaults, names of their
+    module. The global generators of torch, numpy and ``random`` are left out, because ``seeded`` always covers them.
 
     Args:
         roots: Data sets and transforms to search.

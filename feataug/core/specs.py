@@ -17,10 +17,10 @@ class LevelSpec:
         name: Name of the layer that makes the tensor, for messages.
         channels: Size of dimension 1.
         reduction: The stride (timm's ``FeatureInfo`` term): an image of ``H`` rows gives ``ceil(H / reduction)`` rows.
-        tokens: Number of class and register tokens, if the level consists of these, ``(B, channels, 1, tokens)``, and is no map. Then
-            ``reduction`` is 0.
-        offset: Rounding of sizes: an image of ``H`` rows gives ``(H + offset) // reduction`` rows. 0 rounds down, as pooling and patches
-            without padding do; ``None`` rounds up.
+        tokens: Number of class and register tokens, if the level consists of these, ``(B, channels, 1, tokens)``, and is no map.
+            Then ``reduction`` is 0.
+        offset: Rounding of sizes: an image of ``H`` rows gives ``(H + offset) // reduction`` rows. 0 rounds down, as pooling and
+            patches without padding do; ``None`` rounds up.
 
     Raises:
         ConfigError: a number is out of range.
@@ -144,7 +144,7 @@ class FeatureSpec:
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
         """Channels, stride and tokens of every level, which must be equal in two specs that fit each other. Layers' names may differ.
 
-        Offsets may differ too. They matter only for images whose sides the stride does not divide, where a wrong size raises an error.
+        Offsets may differ too: they matter only if the stride does not divide the image, and a wrong size raises an error.
         """
         return tuple((level.channels, level.reduction, level.tokens) for level in self.levels)
 

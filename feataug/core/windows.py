@@ -20,8 +20,8 @@ def tiles(
         ignore_index: Label of void.
 
     Yields:
-        ``(B, C, h, w)`` images, ``(B, h, w)`` masks, and the same masks with void where an earlier window has counted the pixel. Images
-        keep their memory format.
+        ``(B, C, h, w)`` images, ``(B, h, w)`` masks, and the same masks with void where an earlier window has counted the pixel.
+        Images keep their memory format.
     """
     rows, columns = int(images.shape[-2]), int(images.shape[-1])
     if window is None or tuple(masks.shape[-2:]) != (rows, columns) or (rows <= window[0] and columns <= window[1]):

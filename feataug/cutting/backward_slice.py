@@ -36,8 +36,8 @@ class Needs:
 def decoder_needs(flow: Dataflow, replaced: Sequence[tuple[Call, float]], captured: Sequence[Captured]) -> Needs:
     """The storages that decoding would read.
 
-    A tensor and the result of an operation in place on it share a storage, so they look alike here. Decoding with other placeholders tells
-    them apart.
+    A tensor and the result of an operation in place on it share a storage, so they look alike here. Decoding with other
+    placeholders tells them apart.
 
     Args:
         flow: The dataflow of a whole pass.

@@ -36,8 +36,9 @@ Rebuild = Callable[[list[Any]], Any]
 def flatten(value: Any) -> tuple[list[Any], Rebuild]:
     """The leaves of a value, and a function that puts other leaves into the same structure.
 
-    Besides pytree's containers this opens subclasses of mappings and sequences, dataclasses, and objects that keep tensors as attributes.
-    ``rebuild`` makes shallow copies of these and never writes to the value itself. An object that contains itself is opened once.
+    Besides pytree's containers this opens subclasses of mappings and sequences, dataclasses, and objects that keep tensors as
+    attributes. ``rebuild`` makes shallow copies of these and never writes to the value itself. An object that contains itself is
+    opened once.
 
     Source:
         Ours; pytree treats every type that it does not know as a leaf (pytorch #124666).

@@ -43,13 +43,13 @@ def split(
 
     Args:
         model: Any module that takes images. It is not changed, except for a forward hook that is idle until the cut is used.
-        at: Name of a layer, as ``named_modules()`` gives it: everything up to its output becomes the encoder. A layer called several
-            times is cut at its last call. ``"name:input"`` cuts before the layer, ``"name:pre_act"`` before the activation that
-            makes its output (where the paper cuts). Several names where no single layer holds all that the decoder reads.
+        at: Name of a layer, as ``named_modules()`` gives it: everything up to its output becomes the encoder. A layer called
+            several times is cut at its last call. ``"name:input"`` cuts before the layer, ``"name:pre_act"`` before the activation
+            that makes its output (where the paper cuts). Several names where no single layer holds all that the decoder reads.
             ``feataug.cuts(model, images)`` lists the places where a model can be cut.
-        example: Images ``(B, C, H, W)`` that the model takes, on its device, to measure the features; zeros of ``(1, 3, 128, 128)`` by
-            default. Or a dictionary of the model's arguments, as in training: tensors that this call does not read after the cut are
-            left out. Its arguments that are no tensors are passed in every call.
+        example: Images ``(B, C, H, W)`` that the model takes, on its device, to measure the features; zeros of ``(1, 3, 128, 128)``
+            by default. Or a dictionary of the model's arguments, as in training: tensors that this call does not read after the cut
+            are left out. Its arguments that are no tensors are passed in every call.
         encoder, decoder: The two halves, instead of ``model`` and ``at``. ``decoder`` is called as ``decoder(features)``, or as
             ``decoder(features, image_size)`` if its ``forward`` takes two positional arguments. ``features`` is the output of
             ``encoder``, in the same structure.
@@ -59,8 +59,8 @@ def split(
 
     Raises:
         SplitError: there is no such layer; the model does not call it; the tensor that crosses is no feature map; or a tensor from
-            before the cut is read after it without crossing, so that the features do not determine the output. The message then names
-            a complete cut.
+            before the cut is read after it without crossing, so that the features do not determine the output. The message then
+            names a complete cut.
 
     Source:
         Sec. 3 (E and D), Sec. 4.4 (before ReLU). Ours: cutting by hooks.
@@ -98,8 +98,8 @@ class Cut:
         at: The names of the layers where it is cut.
         example: How the model is called; see ``split``.
         spec: A ``FeatureSpec``: name, channels and reduction of each tensor that crosses the cut and is read after it.
-        one_pass: Whether ``mixing`` can append features while the model runs once. Otherwise it runs the two halves in turn, with the
-            same result.
+        one_pass: Whether ``mixing`` can append features while the model runs once. Otherwise it runs the two halves in turn, with
+            the same result.
 
     Source:
         Sec. 3: the model as decoder after encoder. Ours: any model, any layer, several at once, in one pass.
@@ -145,7 +145,7 @@ class Cut:
                 and not any(v.trace.flow.key(parameter) in v.needs.given for v in verifiers)
             }
             if self._executor.planner.twin is None:
-                # Finding this out runs the model with hooks of others, so it is done now. With a twin it can wait until somebody mixes.
+                # Without a twin this runs the model, with hooks of others, so it is done now and not while somebody mixes.
                 _ = self.one_pass
         except BaseException:
             self.remove()

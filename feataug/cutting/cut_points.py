@@ -78,13 +78,13 @@ def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8, everythi
         model: Any module that takes images.
         example: As for ``split``.
         max_levels: Leave out places where more tensors cross.
-        everything: List all places. Otherwise a long list is reduced to about twenty: the model's own parts, and places spread over the
-            model where few tensors cross.
+        everything: List all places. Otherwise a long list is reduced to about twenty: the model's own parts, and places spread over
+            the model where few tensors cross.
 
     Returns:
-        Places in the order of the forward pass. Training-only branches are checked as well. Where several layers end at one place, the
-        outermost is named; of a convolution, its norm and its activation, the last. The list comes from a trace; ``split`` verifies the
-        place that you choose by decoding, and may find that class tokens listed here are not read.
+        Places in the order of the forward pass. Training-only branches are checked as well. Where several layers end at one place,
+        the outermost is named; of a convolution, its norm and its activation, the last. The list comes from a trace; ``split``
+        verifies the place that you choose by decoding, and may find that class tokens listed here are not read.
 
     Raises:
         SplitError: the example holds no images, or the model does not take it.
@@ -126,8 +126,8 @@ def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8, everythi
 def shortlist(places: list[CutPoint]) -> list[CutPoint]:
     """A shorter list: the model's own parts (``"encoder"``), and one place from each stretch of the model.
 
-    There are ``SHOWN`` stretches with equal shares of the multiply-adds. The place where the fewest tensors cross is taken from each; of
-    several, the last.
+    There are ``SHOWN`` stretches with equal shares of the multiply-adds. The place where the fewest tensors cross is taken from
+    each; of several, the last.
     """
     if len(places) <= SHOWN:
         return places

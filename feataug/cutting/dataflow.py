@@ -46,8 +46,8 @@ class Operation:
 class Dataflow(TorchDispatchMode):
     """Records every operation on tensors; the model needs no change.
 
-    Tensors are identified by their storages, which get numbers as they appear. No tensor is kept alive, not even by a weak reference: its
-    remains would fragment memory.
+    Tensors are identified by their storages, which get numbers as they appear. No tensor is kept alive, not even by a weak
+    reference: its remains would fragment memory.
 
     Args:
         inputs: The images, and other tensors to follow.
@@ -147,7 +147,7 @@ class Dataflow(TorchDispatchMode):
         return out
 
     def _keys(self, values: Iterable[Any]) -> frozenset[int | None]:
-        """Storages of the tensors among the values. Empty tensors (features of no channels) do not count: they hold nothing to read."""
+        """Storages of the tensors among the values, except empty tensors, which hold nothing to read."""
         return frozenset(self.key(value) for value in values if isinstance(value, Tensor) and value.numel())
 
     def finish(self, output: Any) -> None:

@@ -23,7 +23,7 @@ from feataug.errors import SplitError
 
 @dataclass(frozen=True)
 class ShapeTemplate(Leaf):
-    """A tensor's shape as a function of the batch size: ``base + step * (batch - 1)``. The leading dimension need not be the batch."""
+    """A tensor's shape for any batch size: ``base + step * (batch - 1)``. The first dimension need not be the batch."""
 
     base: tuple[int, ...]
     step: tuple[int, ...]
@@ -34,7 +34,7 @@ class ShapeTemplate(Leaf):
         return [base + step * (batch - 1) for base, step in zip(self.base, self.step, strict=True)]
 
     def placeholder(self, batch: int, device: torch.device) -> Tensor:
-        """What the encoder's calls return while decoding: NaN (zeros for integers), so that a value that is read shows in the output."""
+        """A placeholder: NaN (zeros for integers), so that the output shows whether it was read."""
         value = math.nan if self.dtype.is_floating_point or self.dtype.is_complex else 0
         return torch.full(self.shape(batch), value, dtype=self.dtype, device=device)
 
@@ -83,8 +83,8 @@ class DecodePlan:
 class DecodePlanner:
     """Plans decoding for any image size.
 
-    It measures the model's ``CutTwin``, which takes no memory and hardly any time, if the twin returns the same shapes for the example as
-    the model does. Otherwise it runs the model's encoder, on one image and on two.
+    It measures the model's ``CutTwin``, which takes no memory and hardly any time, if the twin returns the same shapes for the
+    example as the model does. Otherwise it runs the model's encoder, on one image and on two.
 
     Args:
         model: The whole model.

@@ -135,7 +135,7 @@ class SplitExecutor:
         device, batch = features[0].device, len(features[0])
         plan = self.planner.plan(size, device)
         modes = tuple(module.training for module in self._modules)
-        # An in-place activation after the cut must not write to the caller's tensors. The first call decodes copies, to see whether it does.
+        # The decoder must not write to the caller's tensors in place. The first call decodes copies, to see whether it does.
         copied = self._in_place.get(modes, True)
         given = tuple(feature.clone() for feature in features) if copied else features
         crossing = self._crossing(plan, given, size)
@@ -153,7 +153,7 @@ class SplitExecutor:
     def blank_arguments(
         self, features: Sequence[Tensor], size: tuple[int, int], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The model's arguments for decoding: blank images, the given arguments, and placeholders for required ones that are missing."""
+        """The model's arguments for decoding: blank images, the given arguments, and placeholders for missing ones."""
         batch, device = len(features[0]), features[0].device
         others = self.example.placeholders(self.example.missing(args, kwargs), batch, size, device)
         return self.example.arguments(self.blank_images(batch, size, device), args, {**kwargs, **others})

@@ -34,14 +34,15 @@ def call_model(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 def surrounding_checkpoint(*, at_output: bool) -> Checkpoint | None:
     """The gradient checkpoint inside the model whose segment the running code belongs to, if there is one.
 
-    torch has no function that tells this. Hooks for saved tensors do not show where a segment begins, and a reentrant checkpoint leaves no
-    trace but the gradient mode. So this reads Python's call stack, and relies on two facts about torch: that ``CheckpointFunction.forward``
-    runs the segment of a reentrant checkpoint, and that a function in the file of ``torch.utils.checkpoint`` runs that of the other kind.
-    ``tests/cutting/test_gradient_checkpoints.py`` runs real checkpoints, and fails if a version of torch changes either.
+    torch has no function that tells this. Hooks for saved tensors do not show where a segment begins, and a reentrant checkpoint
+    leaves no trace but the gradient mode. So this reads Python's call stack, and relies on two facts about torch: that
+    ``CheckpointFunction.forward`` runs the segment of a reentrant checkpoint, and that a function in the file of
+    ``torch.utils.checkpoint`` runs that of the other kind. ``tests/cutting/test_gradient_checkpoints.py`` runs real checkpoints,
+    and fails if a version of torch changes either.
 
     Args:
-        at_output: The caller returns a module's output in place of the module. A non-reentrant segment that consists of this module alone
-            is then no obstacle: nothing of it is left to recompute.
+        at_output: The caller returns a module's output in place of the module. A non-reentrant segment that consists of this module
+            alone is then no obstacle: nothing of it is left to recompute.
     """
     frame = sys._getframe(1)
     found, inside_segment = None, not at_output

@@ -24,7 +24,8 @@ class CutHook:
     Args:
         index: Number of the layer's call, within a forward pass, at which the model is cut.
         before: Whether the cut is at the input of that call, not at its output.
-        cut: A reference to the ``Cut``, by which a mixer that is given the model finds the cut. It is weak, because the cut owns the hook.
+        cut: A reference to the ``Cut``, by which a mixer that is given the model finds the cut. It is weak, because the cut owns
+            the hook.
     """
 
     def __init__(self, index: int, before: bool, cut: weakref.ref[Any] | None = None) -> None:

@@ -77,7 +77,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def _shares_state(module: nn.Module) -> bool:
-    """Whether a copy of the module might write to the model's state: copies share plain functions, and everything that these refer to."""
+    """Whether a copy of the module might write to the model's state, because copies share plain functions."""
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     foreign = [hook for hook in hooks if isinstance(hook, FunctionType) and hook.__module__.partition(".")[0] not in _TRUSTED_HOOKS]
     return bool(foreign) or isinstance(module.__dict__.get("forward"), FunctionType)

@@ -16,9 +16,9 @@ Size = tuple[int, int]
 def other_sizes(size: Size) -> tuple[list[Size], list[Size]]:
     """Image sizes to measure besides ``size`` where a measurement is nearly free: odd ones, and multiples of usual strides.
 
-    The odd sizes show how the model rounds. One pixel more than a multiple of every usual stride begins a new cell only if the model rounds
-    up; one pixel less drops the last cell only if it rounds down. The multiples are for models that take no odd sizes. One size of each kind
-    is much wider than ``size``, so that every map is wider too.
+    The odd sizes show how the model rounds. One pixel more than a multiple of every usual stride begins a new cell only if the
+    model rounds up; one pixel less drops the last cell only if it rounds down. The multiples are for models that take no odd sizes.
+    One size of each kind is much wider than ``size``, so that every map is wider too.
     """
     rows, columns = size
     odd = [(rows - 1, columns + 1), (_COMMON * -(-rows // _COMMON) + 1, _COMMON * (-(-columns // _COMMON) + 3) - 1)]
@@ -52,8 +52,8 @@ def stride_of_sides(
         single: Whether all pairs are of one image size. Then only offsets that round up or down are considered.
 
     Returns:
-        Stride, offset (``None`` for rounding up), and the least and greatest possible offset if there are several. ``None`` if no stride
-        explains the pairs.
+        Stride, offset (``None`` for rounding up), and the least and greatest possible offset if there are several. ``None`` if no
+        stride explains the pairs.
     """
     sides = sorted(set(sides))
     longest, number = max(sides)
@@ -67,7 +67,7 @@ def stride_of_sides(
 
 
 def stride_of_tokens(counts: Mapping[Size, int], image_size: Size, downwards: bool) -> int | None:
-    """The stride that explains the number of tokens for each image size, rounding up or ``downwards``; ``None`` if there is none."""
+    """The stride that explains the number of tokens for each image size, rounding up or ``downwards``, if any."""
     if min(counts.values()) < 1:
         return None
 

@@ -22,7 +22,7 @@ class Layout:
     """How one tensor that crosses holds its levels.
 
     Args:
-        kind: ``"nchw"``; ``"nhwc"`` (Swin); ``"nlc"``, tokens ``(B, prefix + h w, C)``; ``"tokens"``, class or register tokens alone.
+        kind: ``"nchw"``; ``"nhwc"`` (Swin); ``"nlc"``, tokens ``(B, prefix + h w, C)``; ``"tokens"``, prefix tokens alone.
         channels, reduction: Channels and stride of the map.
         prefix: Number of class and register tokens at the front.
         live: Whether the prefix tokens are read after the cut. Then they are a level of their own, ``(B, channels, 1, prefix)``.
@@ -80,7 +80,7 @@ class Layout:
             return None
         count = counts[image_size]
         if count == 1 or stays(found, (1,)):
-            # Tokens without a position. Queries, such as Mask2Former's, have none either, but there are more of them than class tokens.
+            # Tokens without a position. Mask2Former's queries have none either, but outnumber class tokens.
             return cls("tokens", channels, 0, count) if count <= MAX_PREFIX else None
         # Rounding up is the rule. With a single size, rounding down would explain nearly any number of tokens.
         for downwards in (False, True)[: len(found)]:

@@ -191,8 +191,8 @@ def verify(
         executor: The cut's executor.
         traced: The model's pass in eval mode.
         constants: As for the executor.
-        complete_cuts: Finds complete cuts for the error, given the layers that leak. ``None`` for a cut that is only suggested: it is not
-            verified by decoding in training, which happens when the user takes it.
+        complete_cuts: Finds complete cuts for the error, given the layers that leak. ``None`` for a cut that is only suggested: it
+            is not verified by decoding in training, which happens when the user takes it.
 
     Returns:
         A verifier for each trace.

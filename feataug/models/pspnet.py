@@ -24,7 +24,7 @@ def _conv_bn(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequen
 
 
 class PyramidPooling(nn.Module):
-    """Averages over grids of ``bins`` x ``bins`` cells, each reduced to ``in_channels / len(bins)`` channels and appended to the input.
+    """Averages over grids of several sizes, each reduced to ``in_channels / len(bins)`` channels, appended to the input.
 
     Source:
         Zhao et al. (2017), Fig. 3.
