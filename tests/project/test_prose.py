@@ -1,4 +1,4 @@
-"""Lines of hand-written Markdown are short enough to be read and compared side by side."""
+"""Lines of Markdown are short enough to be read and compared side by side."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Written by the scripts in docs/drawing.
-DRAWN = {"results.md", "paper.md", "performance.md", "whole-images.md", "whole-images-paper.md"}
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in DRAWN)]
+PAGES = [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "studies/README.md")), *sorted((ROOT / "docs").glob("*.md"))]
 WIDTH = 100
 
 
@@ -19,7 +17,7 @@ def too_long(text: str) -> list[str]:
     return [line for line in prose if len(re.sub(r"\]\([^)]*\)", "]", line)) > WIDTH]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_prose_is_wrapped(page):
     assert too_long(page.read_text()) == []
 
