@@ -66,7 +66,7 @@ ARMS = """
 
 Encoder and decoder are trained further, as a user would do it. The control is the same model trained further on real images alone, which the paper
 does not report. *Class weights* are `deficit_weights` without synthetic features. The *ceiling* has, in place of synthetic features, real features
-of labelled images that no other arm sees: the gain of a perfect generator.
+of labelled images that no other arm sees: it shows what real data would gain.
 """
 
 WHEN_NOT = """

@@ -118,8 +118,8 @@ def fractions(results: list[tuple[str, dict]]) -> str:
 # The paper's tables and figures whose arms are feataug with one thing changed.
 STUDIES = {
     "table1": "Table 1: images against features, and additional masks",
-    "table3": "Table 3: masks encoded at the images' resolution, or made as small as the features first",
-    "table5": "Table 5: additional masks, one to three of the training set's",
+    "table3": "Table 3: encoded masks or small masks",
+    "table5": "Table 5: additional masks, 1 : 3",
     "fig7": "Fig. 7: the synthetic share",
     "fig8": "Fig. 8: hard negatives",
     "settings": "feataug's settings, and its features without class weights",

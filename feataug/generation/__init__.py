@@ -1,1 +1,1 @@
-"""The generator of features, and its critics."""
+"""The feature generator and its critics."""

@@ -1,4 +1,4 @@
-"""Who judges the generator while it trains: the discriminator and the latent encoder."""
+"""The networks that train the generator: the discriminator and the latent encoder."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class Discriminator(nn.Module):
 
     Args:
         num_classes: Number of classes in the masks.
-        spec: What crosses the cut.
+        spec: Shapes of the features at the cut.
         width: Channels of the first layer; the mask encoder's widths follow from it.
-        scales: Resolutions at each level of the spec: the features' own, half of it, and so on.
-        masks: How masks are encoded: ``"aspp"``, or ``"shares"``, the shares of the classes in each cell, which costs next to nothing.
+        scales: Number of resolutions per level of the spec: the features' own, half of it, and so on.
+        masks: How masks are encoded: ``"aspp"``, or ``"shares"``, the cheap shares of the classes in each cell.
 
     Source:
-        Sec. 3.1 (ASPP for the masks, encoded layout and feature concatenated). Ours: spectral norm.
+        Sec. 3.1 (ASPP for the masks, encoded layout and features concatenated). Ours: spectral norm.
     """
 
     def __init__(self, num_classes: int, spec: FeatureSpec, *, width: int = 64, scales: int = 2, masks: str = "aspp") -> None:
@@ -44,11 +44,11 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, masks: Tensor, features: Sequence[Tensor]) -> list[Tensor]:
-        """Score pairs.
+        """Score pairs of masks and features.
 
         Args:
             masks: ``(B, H, W)`` int64.
-            features: Standardised, one ``(k B, channels, h, w)`` tensor per level: ``k`` features for each mask, in the order of
+            features: Standardised features, one ``(k B, channels, h, w)`` tensor per level: ``k`` for each mask, in the order of
                 ``FeatureGenerator.forward``. The masks are encoded once.
 
         Returns:
@@ -58,7 +58,7 @@ class Discriminator(nn.Module):
         results = []
         critics: Any
         for critics, level in zip(self.patches, features, strict=True):
-            # A level coarser than the encoded mask is judged against the mask's average over each cell.
+            # For a level coarser than the encoded mask, the code is averaged over each cell.
             matched = (
                 code if code.shape[-2:] == level.shape[-2:] else F.adaptive_avg_pool2d(code, (level.shape[-2], level.shape[-1]))
             )
@@ -72,7 +72,7 @@ class Discriminator(nn.Module):
 
 
 class ShareEncoder(nn.Module):
-    """Label maps to maps at a feature's resolution by the shares of the classes in each cell: no work at the images' resolution."""
+    """Encodes label maps by the shares of the classes in each cell, with no convolution at image resolution."""
 
     def __init__(self, num_classes: int, out_channels: int, stride: int) -> None:
         super().__init__()
@@ -97,15 +97,15 @@ def _patch_critic(in_channels: int, width: int) -> nn.Sequential:
 
 
 class LatentEncoder(nn.Module):
-    """Finds the noise in features: mean and log variance of ``z``.
+    """Infers the noise from features: mean and log variance of ``z``.
 
     Args:
-        spec: What crosses the cut.
+        spec: Shapes of the features at the cut.
         latent_dim: Size of ``z``.
         width: Channels of the first layer.
 
     Source:
-        BicycleGAN's E, a small residual network; ours pools adaptively, so that any size will do.
+        BicycleGAN's E, a small residual network. Ours: adaptive pooling, so that any size fits.
     """
 
     def __init__(self, spec: FeatureSpec, latent_dim: int, *, width: int = 64) -> None:
@@ -113,8 +113,8 @@ class LatentEncoder(nn.Module):
         self.stems = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(level.channels, width, 3, padding=1),
-                _Halving(width, 2 * width),
-                _Halving(2 * width, 4 * width),
+                _DownsamplingBlock(width, 2 * width),
+                _DownsamplingBlock(2 * width, 4 * width),
                 nn.LeakyReLU(0.2),
                 nn.AdaptiveAvgPool2d(1),
                 nn.Flatten(),
@@ -127,11 +127,11 @@ class LatentEncoder(nn.Module):
         """Standardised features to mean and log variance, each ``(B, latent_dim)``."""
         pooled = torch.cat([stem(level) for stem, level in zip(self.stems, features, strict=True)], dim=1)
         mean, log_variance = self.head(pooled).float().chunk(2, dim=1)
-        # Bounded, since its exponential is taken: one wild batch must not end a run.
+        # Bounded, because its exponential is taken: one bad batch must not end a run.
         return mean, log_variance.clamp(-10, 10)
 
 
-class _Halving(nn.Module):
+class _DownsamplingBlock(nn.Module):
     """A residual block that halves rows and columns."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:

@@ -1,4 +1,4 @@
-"""Masks and noise to features."""
+"""The generator: masks and noise to features."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,23 +33,24 @@ class FeatureGenerator(
     library_name="feataug",
     tags=["semantic-segmentation", "feature-synthesis"],
 ):
-    """Generates what an encoder would have made of an image with a given label mask.
+    """Generates the features that an encoder would compute from an image with a given label mask.
 
     Args:
         num_classes: Number of classes in the masks.
-        spec: What crosses the cut: ``cut.spec``.
-        preset: ``"default"``, or ``"paper"``: mask encoder of 96, 192, 384 maps, ``z`` beside the encoded mask only, a deeper U-Net.
+        spec: Shapes of the features at the cut: ``cut.spec``.
+        preset: ``"default"``, or ``"paper"``: a mask encoder of 96, 192, 384 maps, ``z`` beside the encoded mask only, a deeper U-Net.
         latent_dim: Size of the noise ``z``.
-        mask_widths: Maps of the mask encoder's stages, instead of the preset's; the last is repeated as the reduction needs.
-        width: Maps of the U-Net at its finest scale; others in proportion. By default each scale has half of the channels to generate
-            there, at least 128, or 16 times the stride if that is less; scales below the coarsest output have twice as many as it.
+        mask_widths: Maps of the mask encoder's stages, instead of the preset's; the last is repeated if more stages are needed.
+        width: Maps of the U-Net at its finest scale; the other scales are in proportion. By default each scale has half of the channels
+            generated there, but at least the smaller of 128 and 16 times the stride. Scales below the coarsest output have twice as many
+            maps as it has.
         depth: Levels of the U-Net below the features' resolution, instead of the preset's.
         modulation: What the U-Net's norms depend on, instead of the preset's; see ``layers.unet.UNet``.
         ignore_index: Label of void.
 
     Raises:
-        ConfigError: a number is out of range, the preset or the modulation is unknown, ``ignore_index`` is a class, or only tokens
-            cross.
+        ConfigError: a number is out of range, the preset or the modulation is unknown, ``ignore_index`` is a class, or the spec has
+            tokens alone.
 
     Example:
         >>> from feataug.core.specs import LevelSpec
@@ -60,7 +61,7 @@ class FeatureGenerator(
         torch.Size([2, 32, 8, 12])
 
     Source:
-        Sec. 3.1, Fig. 2. Ours: linear output in standardised units, modulation by ``z``, several levels from one mask.
+        Sec. 3.1, Fig. 2. Ours: linear outputs in standardised units, modulation by ``z``, several levels from one mask.
     """
 
     def __init__(
@@ -82,10 +83,10 @@ class FeatureGenerator(
                 message("FeatureGenerator: no such preset.", given=repr(preset), needed=" or ".join(map(repr, PRESETS)))
             )
         if isinstance(spec, Mapping):
-            # What from_pretrained hands to a subclass whose annotations are strings.
+            # from_pretrained passes a dictionary to a subclass whose annotations are strings.
             spec = FeatureSpec.from_dict(spec)
         if not isinstance(spec, FeatureSpec):
-            raise ConfigError(message("FeatureGenerator: spec is no FeatureSpec.", given=describe(spec), needed="cut.spec"))
+            raise ConfigError(message("FeatureGenerator: spec is not a FeatureSpec.", given=describe(spec), needed="cut.spec"))
         chosen = PRESETS[preset]
         mask_widths = chosen["mask_widths"] if mask_widths is None else mask_widths
         check_sequence("FeatureGenerator", "mask_widths", mask_widths, "widths of the mask encoder's stages, such as (64, 128)")
@@ -110,7 +111,7 @@ class FeatureGenerator(
         self.num_classes, self.spec, self.ignore_index, self.latent_dim = num_classes, spec, ignore_index, latent_dim
         if all(level.tokens for level in spec):
             raise ConfigError(
-                message("FeatureGenerator: no map among the levels.", given=str(spec), needed="at least one level with a stride")
+                message("FeatureGenerator: the spec has no feature map, only tokens.", given=str(spec), needed="at least one level with a stride")
             )
         finest = spec.finest
         self.finest = finest
@@ -128,7 +129,7 @@ class FeatureGenerator(
             num_labels=num_classes + 1,
         )
         for number, level in enumerate(spec):
-            # Tokens differ more among themselves than the places of a map: each has its own statistics.
+            # Tokens differ from each other more than the cells of a map do, so each token has its own statistics.
             shape = (level.channels, level.tokens) if level.tokens else (level.channels,)
             self.register_buffer(f"mean_{number}", torch.zeros(shape))
             self.register_buffer(f"std_{number}", torch.ones(shape))
@@ -145,29 +146,29 @@ class FeatureGenerator(
         num_classes: int | None = None,
         **kwargs: Any,
     ) -> Self:
-        """Load what ``save_pretrained`` left in a folder, or a generator of the hub.
+        """Load a generator from a folder written by ``save_pretrained``, or from the hub.
 
         Args:
-            pretrained_model_name_or_path: The folder, or the hub's id, such as ``"user/name"``.
-            cut: The cut that the generator is meant for.
-            spec: The same, where there is no cut yet.
-            num_classes: The classes of the masks that it is meant for.
-            kwargs: As huggingface_hub's mixin takes them: ``revision``, ``token``, ``local_files_only`` and so on.
+            pretrained_model_name_or_path: The folder, or an id on the hub, such as ``"user/name"``.
+            cut: The cut that the generator must fit.
+            spec: The spec that it must fit, if there is no cut yet.
+            num_classes: The number of classes that it must have.
+            kwargs: Passed on to huggingface_hub's mixin: ``revision``, ``token``, ``local_files_only`` and so on.
 
         Raises:
-            CheckpointError: there is no such generator, or its weights are not those that its settings call for.
+            CheckpointError: there is no such generator, or its weights do not match its settings.
             ShapeError: it was made for another cut.
             ConfigError: it was made for another number of classes.
 
         Warns:
-            FeatAugWarning: all fits but the layers' names: features of another layer may have the same shapes.
+            FeatAugWarning: only the names of the layers differ. Another layer may have features of the same shapes.
         """
         generator = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         check_fits(cls.__name__, generator, cut.spec if cut is not None else spec, num_classes)
         return generator
 
     def card_text(self, name: str) -> str:
-        """What the generator is, how ``name`` is loaded and used, and for which cut it was made."""
+        """Text of the model card: what the generator is, how to load and use ``name``, and which cut it was made for."""
         return generator_text(name, self.spec, self.num_classes, self.latent_dim, self.ignore_index)
 
     def forward(
@@ -177,19 +178,19 @@ class FeatureGenerator(
 
         Args:
             masks: ``(B, H, W)`` int64 at image resolution, classes or ``ignore_index``; any size.
-            z: ``(samples * B, latent_dim)``; drawn from torch's global generator if ``None``. ``draw_z`` draws from one of yours.
-            samples: Features per mask: the mask is encoded once. The result holds the first sample of every mask, then the
+            z: ``(samples * B, latent_dim)``; drawn from torch's global generator if ``None``. ``draw_z`` uses a generator of yours.
+            samples: Number of features per mask; the mask is encoded once. The result holds the first sample of every mask, then the
                 second of every mask, and so on.
-            standardized: Return standardised units (each channel of the real features has mean 0 and variance 1) instead of the
-                encoder's.
-            checked: The labels are known to be classes or ``ignore_index``. On a GPU looking at them would wait for all work before.
+            standardized: Return standardised units, in which each channel of the real features has mean 0 and variance 1, instead of
+                the encoder's.
+            checked: Skip the check of the labels, because they were checked before. On a GPU the check waits for all earlier work.
 
         Returns:
-            One ``(samples * B, channels, ceil(H / reduction), ceil(W / reduction))`` tensor per level of the spec (``LevelSpec.size``,
-            where a level is rounded otherwise).
+            One ``(samples * B, channels, ceil(H / reduction), ceil(W / reduction))`` tensor per level of the spec (or of the size that
+            ``LevelSpec.size`` gives, for a level that rounds differently).
 
         Raises:
-            DtypeError, ShapeError: masks are no integer ``(B, H, W)``; ``z`` has another shape.
+            DtypeError, ShapeError: masks are not an integer tensor ``(B, H, W)``, or ``z`` has another shape.
             LabelError: a mask holds a value that is neither a class nor ``ignore_index``.
         """
         if checked:
@@ -212,7 +213,7 @@ class FeatureGenerator(
             raise ShapeError(
                 message("FeatureGenerator: z has the wrong shape.", given=describe(z), needed=f"[{batch}, {self.latent_dim}]")
             )
-        # What inference mode made cannot be saved for a backward pass.
+        # A tensor created in inference mode cannot be saved for a backward pass.
         z = z.clone() if z.is_inference() and torch.is_grad_enabled() else z
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
         code = self.mask_encoder(masks)
@@ -222,22 +223,22 @@ class FeatureGenerator(
         shares = None
         if self.modulation == "class":
             shares = class_shares(masks, self.num_classes, self.finest).repeat(samples, 1, 1, 1)
-        made = self.unet(code.repeat(samples, 1, 1, 1), z.to(code.dtype), shares)
-        maps, tokens = iter(made), iter(made[sum(not level.tokens for level in self.spec) :])
+        outputs = self.unet(code.repeat(samples, 1, 1, 1), z.to(code.dtype), shares)
+        # The U-Net returns all maps, followed by all tokens.
+        maps, tokens = iter(outputs), iter(outputs[sum(not level.tokens for level in self.spec) :])
         levels = [next(tokens if level.tokens else maps) for level in self.spec]
-        levels = [_fitted(x, level.size(size), level.offset is not None) for x, level in zip(levels, self.spec, strict=True)]
+        levels = [_resize_level(x, level.size(size), level.offset is not None) for x, level in zip(levels, self.spec, strict=True)]
         return tuple(levels) if standardized else self.destandardize(levels)
 
     def draw_z(self, count: int, rng: torch.Generator | None = None) -> Tensor:
-        """Noise ``(count, latent_dim)`` from a CPU generator, on the generator's device."""
+        """Noise ``(count, latent_dim)``, drawn from the CPU generator ``rng`` and moved to this module's device."""
         return torch.randn(count, self.latent_dim, generator=rng).to(self.fitted.device)
 
     def set_statistics(self, means: Sequence[Tensor], stds: Sequence[Tensor]) -> None:
-        """Keep the real features' mean and standard deviation per channel, one ``(channels,)`` pair per level.
+        """Store the mean and standard deviation of the real features per channel, one ``(channels,)`` pair per level.
 
-        For class and register tokens they are ``(channels, tokens)``.
-
-        A channel that is constant keeps its unit: dividing by zero would make noise of it.
+        For class and register tokens they are ``(channels, tokens)``. The standard deviation of a constant channel is replaced by 1, to
+        avoid a division by zero.
         """
         for number, (mean, std) in enumerate(zip(means, stds, strict=True)):
             getattr(self, f"mean_{number}").copy_(mean)
@@ -245,47 +246,41 @@ class FeatureGenerator(
         self.fitted.fill_(True)
 
     def standardize(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """From the encoder's units to mean 0 and variance 1 per channel.
+        """Convert from the encoder's units to mean 0 and variance 1 per channel.
 
         Raises:
             ShapeError: the features do not fit the spec.
         """
         features = check_features("FeatureGenerator", features, self.spec)
-        return tuple((x - self._mean(i)) / self._std(i) for i, x in enumerate(features))
+        return tuple((x - self._statistic("mean", i)) / self._statistic("std", i) for i, x in enumerate(features))
 
     def destandardize(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The inverse of ``standardize``."""
-        return tuple(x * self._std(i) + self._mean(i) for i, x in enumerate(features))
+        return tuple(x * self._statistic("std", i) + self._statistic("mean", i) for i, x in enumerate(features))
 
-    def _mean(self, level: int) -> Tensor:
-        return self._unit("mean", level)
-
-    def _std(self, level: int) -> Tensor:
-        return self._unit("std", level)
-
-    def _unit(self, name: str, level: int) -> Tensor:
+    def _statistic(self, name: str, level: int) -> Tensor:
         value: Tensor = getattr(self, f"{name}_{level}")
         return value[:, None, :] if value.ndim == 2 else value[:, None, None]
 
 
-def _fitted(maps: Tensor, size: tuple[int, int], cut: bool) -> Tensor:
-    """Maps in the size of a level: ``cut`` at the far edges where the encoder, too, leaves out what fills no cell."""
+def _resize_level(maps: Tensor, size: tuple[int, int], crop: bool) -> Tensor:
+    """Maps in the size of a level. With ``crop`` the encoder drops incomplete cells at the far edges, and so do the maps."""
     if tuple(maps.shape[-2:]) == size:
         return maps
-    if cut and all(0 <= have - want <= 1 for have, want in zip(maps.shape[-2:], size, strict=True)):
+    if crop and all(0 <= have - want <= 1 for have, want in zip(maps.shape[-2:], size, strict=True)):
         return maps[..., : size[0], : size[1]].contiguous(memory_format=torch.channels_last)
-    # Only where reductions are no powers of two of each other.
+    # Needed only if the ratio of two reductions is not a power of two.
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 def _widths(maps: Sequence[LevelSpec], finest: int, depth: int, first: int | None) -> list[int]:
-    """Maps of the U-Net at each scale. Fine scales have many pixels and, in pyramids, few channels: they are kept narrow."""
+    """Maps of the U-Net at each scale. Fine scales are narrow: they have many pixels and, in pyramids, few channels to generate."""
     widths = []
     for scale in range(1 + max(round(math.log2(level.reduction / finest)) for level in maps)):
         stride = finest * 2**scale
         channels = [level.channels for level in maps if round(math.log2(level.reduction / finest)) == scale]
         most = max(channels, default=0)
-        # Half of the channels, for wide features a quarter: a generator of 1,024 channels at stride 8 would else cost more than the encoder.
+        # Half of the channels, or a quarter of many: otherwise a generator of 1,024 channels at stride 8 would cost more than the encoder.
         widths.append(max(min(128, 16 * stride), min(most // 2, max(256, most // 4))))
     widths += [2 * widths[-1]] * depth
     factor = 1.0 if first is None else first / widths[0]

@@ -1,4 +1,4 @@
-"""Where the masks of synthetic samples come from: anything with ``draw(n, generator) -> (n, H, W)``."""
+"""Sources of the masks of synthetic samples: any object with ``draw(n, generator) -> (n, H, W)``."""
 
 from feataug.masks.class_balanced import ClassBalancedMasks
 from feataug.masks.copy_paste import LayoutComposer

@@ -1,4 +1,4 @@
-"""Masks by rarity of their classes, and new layouts: rare objects of one mask pasted into another."""
+"""Masks drawn evenly by class instead of evenly by image."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from feataug.masks.sources import DatasetMasks, check_count
 
 
 class ClassBalancedMasks:
-    """Masks drawn so that every class is as likely to be asked for: first a class, then a mask that holds it.
+    """Draws a class, each with the same probability, and then a mask that holds it.
 
     Args:
         dataset: As for ``DatasetMasks``. Every mask is read once, without transforms, to see which classes it holds.
-        num_classes: How many classes.
-        transforms: As for ``DatasetMasks``; a random crop is repeated, up to ``tries`` times, until the class is in it.
-        min_pixels: A mask holds a class from this many pixels on.
-        tries: See ``transforms``.
+        num_classes: Number of classes ``K``.
+        transforms: As for ``DatasetMasks``. A random crop that misses the class is drawn again, up to ``tries`` times in all.
+        min_pixels: A mask holds a class if at least this many pixels have it.
+        tries: Largest number of crops of one mask.
         ignore_index: Label of void.
 
     Raises:
@@ -48,7 +48,8 @@ class ClassBalancedMasks:
         check_number("ClassBalancedMasks", "tries", tries, low=1, high=1000, integer=True)
         self.masks = DatasetMasks(dataset, transforms)
         self.num_classes, self.min_pixels, self.tries = num_classes, min_pixels, tries
-        plain = DatasetMasks(dataset, torch.as_tensor)  # as they are stored: the data set's own transforms would crop at random
+        # As stored: the data set's own transforms would crop at random.
+        plain = DatasetMasks(dataset, torch.as_tensor)
         held: list[list[int]] = [[] for _ in range(num_classes)]
         for index in range(len(plain)):
             (mask,) = check_masks("ClassBalancedMasks", plain.item(index, 0)[None], num_classes, ignore_index)
@@ -66,7 +67,7 @@ class ClassBalancedMasks:
             )
 
     def settings(self) -> dict[str, Any]:
-        """What decides which masks are drawn, for checkpoints and result files."""
+        """Everything that decides which masks are drawn, for checkpoints and result files."""
         numbers = {"min_pixels": self.min_pixels, "tries": self.tries, "num_classes": self.num_classes}
         return numbers | {"masks": describe_masks(self.masks)}
 
@@ -81,12 +82,10 @@ class ClassBalancedMasks:
             for pick in torch.randint(len(classes), (n,), generator=generator).tolist():
                 indices = self.held[classes[pick]]
                 index = indices[int(torch.randint(len(indices), (), generator=generator))]
-                # All seeds are drawn, used or not, so that a draw takes the same numbers whatever the masks hold.
+                # All seeds are drawn, used or not, so that the masks do not change how many random numbers a draw takes.
                 for seed in torch.randint(2**62, (self.tries,), generator=generator).tolist():
                     mask = self.masks.item(index, seed)
                     if int((mask == classes[pick]).sum()) >= self.min_pixels:
                         break
                 masks.append(mask)
         return self.masks.stack(masks)
-
-

@@ -1,4 +1,4 @@
-"""How hard masks are for the decoder as it is now, and which mask sources want to know."""
+"""How hard masks are for the current decoder."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def synthetic_loss(
     """A score for ``HardNegativeSampler``: the current decoder's loss on features generated from the masks.
 
     Args:
-        generator: Of features, for the cut.
-        cut: Of the model that is being trained.
+        generator: The feature generator for the cut.
+        cut: The cut of the model that is being trained.
         ignore_index: Label of void.
-        batch_size: How many masks go through the decoder at once.
-        seed: Of the noise, which is the same in every call.
-        across_processes: Share the work; all processes have to ask at the same time, for the same masks.
+        batch_size: Number of masks that go through the decoder at once.
+        seed: Seeds the noise, which is the same in every call.
+        across_processes: Divide the work among the processes. All of them must then call the score at the same time, with the same masks.
 
     Returns:
         A function from masks ``(n, H, W)`` to losses ``(n,)``: mean cross entropy over each mask's valid pixels, with the model in
@@ -39,7 +39,7 @@ def synthetic_loss(
 
     Raises:
         ConfigError: a number is out of range.
-        ShapeError, DtypeError: what the function is given are no masks.
+        ShapeError, DtypeError: the function is called with a tensor that holds no masks.
 
     Source:
         Sec. 3.3.
@@ -51,7 +51,7 @@ def synthetic_loss(
     def score(masks: Tensor) -> Tensor:
         check_mask_form("synthetic_loss", masks)
         masks = masks.long()
-        # The same noise at every refresh: a resumed run needs nothing remembered.
+        # The same noise at every refresh, so that a resumed run has no state to restore.
         rng = torch.Generator().manual_seed(seed)
         device = next(cut.model.parameters()).device
         z = torch.randn(len(masks), generator.latent_dim, generator=rng)  # type: ignore[call-overload]
@@ -67,16 +67,3 @@ def synthetic_loss(
         return gather_strided(torch.cat(losses), len(masks)) if across_processes else torch.cat(losses)
 
     return score
-
-
-def bind_score(source: Any, score: Callable[[Tensor], Tensor]) -> None:
-    """Offer a score to a source: by its ``bind``, or in the place of its attribute ``score`` where that is ``None``."""
-    if callable(getattr(source, "bind", None)):
-        source.bind(score)
-    elif getattr(source, "score", score) is None and not learns(source):
-        source.score = score
-
-
-def learns(source: Any) -> bool:
-    """Whether a source wants to know the losses of the masks that it drew."""
-    return bool(getattr(source, "learn", False))

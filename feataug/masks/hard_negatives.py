@@ -17,18 +17,19 @@ from feataug.masks.sources import as_source, check_count
 
 
 class HardNegativeSampler(Nested):
-    """A mask source that keeps the masks with the highest loss for the next draws, then mines again.
+    """A mask source that keeps the masks with the highest loss in a pool, draws from it for a while, and mines again.
 
     Args:
         masks: Where candidates come from: a mask source, or whatever ``DatasetMasks`` takes.
-        candidates: Masks that are drawn at random and scored at each refresh.
-        keep: How many of them, those with the highest loss, serve the next draws.
+        candidates: Number of masks that each refresh draws at random and scores.
+        keep: Size of the pool: the candidates with the highest loss.
         refresh_every: Draws (that is, training steps) between refreshes.
-        score: Masks ``(n, H, W)`` to one loss each, ``(n,)``. Left out, a ``FeatureMixer`` that knows the cut puts in the loss of the
-            current decoder on features generated from the masks.
-        enabled: False draws evenly from ``masks``: the same run without mining.
-        learn: Take the losses that training computes anyway instead of scoring candidates: half of each draw are masks of the pool, half fresh
-            ones, and the ``keep`` hardest of both stay. It costs no forward; ``candidates``, ``refresh_every`` and ``score`` are not used.
+        score: A function from masks ``(n, H, W)`` to one loss each, ``(n,)``. By default a ``FeatureMixer`` that knows the cut binds the
+            loss of the current decoder on features generated from the masks.
+        enabled: Deprecated. Where no mining is wanted, use the plain mask source.
+        learn: Use the losses that training computes anyway instead of scoring candidates: half of each draw comes from the pool, the other
+            half is new, and the ``keep`` hardest of both stay. No extra forward pass is needed; ``candidates``, ``refresh_every`` and
+            ``score`` are ignored.
 
     Raises:
         ConfigError: a number is out of range, ``keep`` exceeds ``candidates``, or ``masks`` holds a sampler that learns.
@@ -57,6 +58,10 @@ class HardNegativeSampler(Nested):
             raise ConfigError(
                 message(f"{who}: keep exceeds candidates.", given=f"{keep} > {candidates}", needed="keep <= candidates")
             )
+        if not enabled:
+            warnings.warn(
+                f"{who}: enabled=False is deprecated. Use the mask source itself where no mining is wanted.", FeatAugWarning, stacklevel=2
+            )
         self.source = as_source(masks)
         check_inner(who, self.source)
         self.candidates, self.keep, self.refresh_every = candidates, keep, refresh_every
@@ -66,22 +71,22 @@ class HardNegativeSampler(Nested):
         self.pool_losses: Tensor | None = None
         self.candidate_losses: Tensor | None = None
         self._draws = 0
-        self._drawn: tuple[Tensor, Tensor] | None = None
+        self._last_draw: tuple[Tensor, Tensor] | None = None
         self._observed: tuple[Tensor, Tensor, Tensor] | None = None
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` masks of the pool, without repetition while it lasts; mines first when it is time. ``(n, H, W)`` int64."""
+        """Draw ``n`` masks, ``(n, H, W)`` int64, from the pool: each mask once before any repeats. Mines first when it is time."""
         check_count("HardNegativeSampler", n)
         if not self.enabled:
             return self.source.draw(n, generator)
         if self.learn:
-            return self._draw_half(n, generator)
+            return self._draw_and_explore(n, generator)
         if self.score is not None and self._draws % self.refresh_every == 0:
             self.refresh(self.score, generator)
         self._draws += 1
         if self.pool is None:
             warnings.warn(
-                "HardNegativeSampler: nothing to score masks with, so they are drawn at random. Pass cut= to FeatureMixer, score= here, "
+                "HardNegativeSampler: there is no score, so masks are drawn at random. Pass cut= to FeatureMixer or score= here, "
                 "or call refresh(score).",
                 FeatAugWarning,
                 stacklevel=2,
@@ -91,7 +96,7 @@ class HardNegativeSampler(Nested):
         return self.pool[torch.cat(rounds)[:n]] if rounds else self.pool[:0]
 
     def refresh(self, score: Callable[[Tensor], Tensor], generator: torch.Generator) -> None:
-        """Draw candidates, score them, keep the hardest.
+        """Draw candidates, score them, and keep the hardest as the new pool.
 
         Raises:
             ShapeError: ``score`` does not return one loss for each mask.
@@ -114,57 +119,57 @@ class HardNegativeSampler(Nested):
         return {"source": self.source}
 
     def bind(self, score: Callable[[Tensor], Tensor]) -> None:
-        """Take a score from a ``FeatureMixer``, in the place of an earlier mixer's; a score of the user stays."""
+        """Take a score from a ``FeatureMixer``. It replaces the score of an earlier mixer, but not one that the user gave."""
         super().bind(score)
         if not self.learn and (self.score is None or self.score is self._bound):
             self.score = self._bound = score
 
     def settings(self) -> dict[str, Any]:
-        """What decides which masks are drawn, for checkpoints and result files."""
+        """Everything that decides which masks are drawn, for checkpoints and result files."""
         names = ("candidates", "keep", "refresh_every", "enabled", "learn")
         own = None if self.score is self._bound else describe_callable(self.score)
         return {name: getattr(self, name) for name in names} | {"score": own, "source": describe_masks(self.source)}
 
     def observe(self, masks: Tensor, losses: Tensor) -> None:
-        """Take the losses that training found; a ``FeatureMixer`` calls it from ``loss``.
+        """Take the training losses of masks; a ``FeatureMixer`` calls it from ``loss``.
 
         Args:
-            masks: The tensor that was drawn last; another one's masks count as fresh.
-            losses: One for each mask, on any device; they are looked at when masks are drawn next, so that nothing waits for them.
+            masks: The tensor that the last ``draw`` returned; masks of any other tensor count as new ones.
+            losses: One for each mask, on any device. They are read at the next draw, so that training does not wait for them.
         """
         if not self.learn or not len(masks):
             return
-        self._absorb()
-        last, picks = self._drawn or (None, torch.zeros(0, dtype=torch.long))
-        self._observed = (masks, picks if masks is last else picks[:0], losses.detach())
-        self._drawn = None
+        self._update_pool()
+        last, from_pool = self._last_draw or (None, torch.zeros(0, dtype=torch.long))
+        self._observed = (masks, from_pool if masks is last else from_pool[:0], losses.detach())
+        self._last_draw = None
 
-    def _draw_half(self, n: int, generator: torch.Generator) -> Tensor:
-        """Half from the pool, half fresh."""
-        self._absorb()
-        kept = int(n / 2 + torch.rand((), generator=generator))
-        picks = torch.randperm(len(self.pool) if self.pool is not None else 0, generator=generator)[:kept]
-        fresh = self.source.draw(n - len(picks), generator)
-        masks = torch.cat([self.pool[picks], fresh]) if self.pool is not None else fresh
-        self._drawn = (masks, picks)
+    def _draw_and_explore(self, n: int, generator: torch.Generator) -> Tensor:
+        """Half from the pool, half new."""
+        self._update_pool()
+        share = int(n / 2 + torch.rand((), generator=generator))
+        from_pool = torch.randperm(len(self.pool) if self.pool is not None else 0, generator=generator)[:share]
+        new = self.source.draw(n - len(from_pool), generator)
+        masks = torch.cat([self.pool[from_pool], new]) if self.pool is not None else new
+        self._last_draw = (masks, from_pool)
         return masks
 
-    def _absorb(self) -> None:
-        """Let the losses that were observed decide who is in the pool."""
+    def _update_pool(self) -> None:
+        """Keep the hardest of the pool and of the new masks, by the losses observed last."""
         if self._observed is None:
             return
-        masks, picks, losses = self._observed
+        masks, from_pool, losses = self._observed
         losses = losses.float().cpu().nan_to_num(nan=-torch.inf)
-        pool, known = masks[len(picks) :].cpu(), losses[len(picks) :]
+        pool, pool_losses = masks[len(from_pool) :].cpu(), losses[len(from_pool) :]
         if self.pool is not None and self.pool_losses is not None:
-            self.pool_losses[picks] = losses[: len(picks)]
-            pool, known = torch.cat([self.pool, pool]), torch.cat([self.pool_losses, known])
-        hardest = known.topk(min(self.keep, len(known))).indices
-        self.pool, self.pool_losses, self._observed = pool[hardest], known[hardest], None
+            self.pool_losses[from_pool] = losses[: len(from_pool)]
+            pool, pool_losses = torch.cat([self.pool, pool]), torch.cat([self.pool_losses, pool_losses])
+        hardest = pool_losses.topk(min(self.keep, len(pool_losses))).indices
+        self.pool, self.pool_losses, self._observed = pool[hardest], pool_losses[hardest], None
 
     def state_dict(self) -> dict[str, Any]:
-        """The pool and where in its life it is, for checkpoints."""
-        self._absorb()
+        """The pool, its losses and the number of draws so far, for checkpoints."""
+        self._update_pool()
         return super().state_dict() | {"draws": self._draws, "pool": self.pool, "pool_losses": self.pool_losses}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -172,4 +177,4 @@ class HardNegativeSampler(Nested):
         super().load_state_dict(state)
         self._draws, self.pool, self.pool_losses = state["draws"], state["pool"], state["pool_losses"]
         # What was drawn and observed before belongs to another run.
-        self._drawn = self._observed = None
+        self._last_draw = self._observed = None

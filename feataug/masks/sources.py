@@ -1,8 +1,8 @@
-"""Plain mask sources: the masks of a data set, and several sources in fixed proportions."""
+"""The protocol of mask sources, the masks of a data set, and mixtures of sources in fixed proportions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -13,8 +13,7 @@ from feataug.core.identity import describe_callable, describe_dataset, describe_
 from feataug.core.joint_transforms import transform_mask
 from feataug.core.randomness import generators_in, seeded
 from feataug.errors import ConfigError, DataError, DtypeError, ShapeError, message
-from feataug.masks.decoder_score import learns
-from feataug.masks.nesting import Nested
+from feataug.masks.nesting import Nested, learns
 
 
 def check_count(who: str, n: Any) -> None:
@@ -22,12 +21,23 @@ def check_count(who: str, n: Any) -> None:
     check_number(f"{who}.draw", "n", n, low=0, high=2**31, integer=True)
 
 
+def check_source(who: str, masks: Any) -> None:
+    """Raise ``ConfigError`` unless ``masks`` is a mask source or can become one by ``as_source``."""
+    if isinstance(masks, Mapping) or not (callable(getattr(masks, "draw", None)) or is_sequence(masks)):
+        needed = "a mask source, an object with draw(n, generator) -> (n, H, W); or a data set, a sequence or a tensor of masks"
+        raise ConfigError(message(f"{who}: masks cannot draw.", given=type(masks).__name__, needed=needed))
+
+
 @runtime_checkable
 class MaskSource(Protocol):
-    """Anything that can draw masks."""
+    """Anything that can draw masks.
+
+    A source may also have ``bind(score)``: a ``FeatureMixer`` calls it with a function from masks ``(n, H, W)`` to the current decoder's
+    losses ``(n,)``. docs/extend.md lists the other optional methods.
+    """
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` masks, ``(n, H, W)`` int64, chosen by ``generator`` (on the CPU) and by nothing else that is random."""
+        """Draw ``n`` masks, ``(n, H, W)`` int64. ``generator`` (on the CPU) is the only source of randomness."""
         ...
 
 
@@ -35,12 +45,12 @@ class DatasetMasks:
     """Masks drawn evenly from a data set.
 
     Args:
-        dataset: A tensor ``(N, H, W)``; a sequence of masks ``(H, W)``; or a data set of ``(image, mask)``. Where the data set has
-            a method ``mask(index)``, as ours have, images are not read.
-        transforms: Applied to each mask, such as the random crop that training uses. By default the data set's own
-            ``transforms``, if it has them and ``mask(index)``, called with the mask alone; those that want ``(image, mask)``, or ``image=``
-            and ``mask=`` as albumentations, get a black image with it. The generators that they may draw from (``data.seeded_loader``)
-            are seeded for each mask and put back.
+        dataset: A tensor ``(N, H, W)``, a sequence of masks ``(H, W)``, or a data set of ``(image, mask)``. If the data set has a
+            method ``mask(index)``, as ours have, no image is read.
+        transforms: Applied to each mask, such as the random crop of training. The default is the data set's own ``transforms``, if it
+            has both these and ``mask(index)``. They are called with the mask alone; transforms that require ``(image, mask)``, or
+            ``image=`` and ``mask=`` as albumentations do, also get a black image. All generators that they may draw from (see
+            ``data.seeded_loader``) are seeded for each mask and restored afterwards.
 
     Raises:
         DataError: the data set is empty.
@@ -53,7 +63,7 @@ class DatasetMasks:
         if not is_sequence(dataset):
             raise DataError(
                 message(
-                    "DatasetMasks: this is no data set.",
+                    "DatasetMasks: this is not a data set.",
                     given=describe(dataset),
                     needed="a tensor (N, H, W), a sequence of masks, or a data set with a length and items",
                 )
@@ -62,7 +72,7 @@ class DatasetMasks:
             check_mask_form("DatasetMasks", dataset)
         if len(dataset) == 0:
             raise DataError(
-                message("DatasetMasks: the data set is empty.", given=type(dataset).__name__, needed="one mask or more")
+                message("DatasetMasks: the data set is empty.", given=type(dataset).__name__, needed="at least one mask")
             )
         self.dataset = dataset
         self.transforms = transforms
@@ -74,11 +84,11 @@ class DatasetMasks:
         return len(self.dataset)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` masks, with replacement; ``(n, H, W)`` int64.
+        """Draw ``n`` masks with replacement, ``(n, H, W)`` int64.
 
         Raises:
             ShapeError: the masks differ in size.
-            DtypeError: an item is no integer ``(H, W)`` mask.
+            DtypeError: an item is not an integer mask ``(H, W)``.
         """
         check_count("DatasetMasks", n)
         indices = torch.randint(len(self.dataset), (n,), generator=generator).tolist()
@@ -90,7 +100,7 @@ class DatasetMasks:
 
     @staticmethod
     def stack(masks: Sequence[Tensor]) -> Tensor:
-        """Masks of one size as ``(n, H, W)``.
+        """Stack masks of one size to ``(n, H, W)``.
 
         Raises:
             ShapeError: the masks differ in size.
@@ -102,16 +112,16 @@ class DatasetMasks:
                     "DatasetMasks: the masks differ in size.",
                     given=", ".join(map(str, sorted(sizes)[:4])),
                     needed="one size",
-                    advice="Pass transforms= that crop or resize to the size of the training images.",
+                    advice="Pass transforms= that crop or resize the masks to the size of the training images.",
                 )
             )
         return torch.stack(list(masks))
 
     def item(self, index: int, seed: int) -> Tensor:
-        """One mask ``(H, W)``, transformed; ``seed`` decides what random transforms draw.
+        """One mask ``(H, W)``, transformed; ``seed`` seeds the random transforms.
 
         Raises:
-            DtypeError, ShapeError: the data set holds something else there.
+            DtypeError, ShapeError: the item is not a mask.
         """
         with seeded(seed, generators_in(self.dataset, self.transforms)):
             mask = self._mask(index) if callable(self._mask) else self.dataset[index]
@@ -119,7 +129,7 @@ class DatasetMasks:
                 mask = mask[1]
             if self.transforms is not None:
                 if type(mask) is Tensor:
-                    # torchvision's transforms take a plain tensor for an image.
+                    # torchvision's transforms treat a plain tensor as an image.
                     from torchvision import tv_tensors  # not at the top: importing it costs a tenth of importing torch
 
                     mask = tv_tensors.Mask(mask)
@@ -128,29 +138,29 @@ class DatasetMasks:
             mask = torch.as_tensor(mask)
         except (TypeError, ValueError, RuntimeError) as error:
             raise DtypeError(
-                message("DatasetMasks: an item is no mask.", given=describe(mask), needed="(H, W) integers")
+                message("DatasetMasks: an item is not a mask.", given=describe(mask), needed="(H, W) integers")
             ) from error
         if mask.ndim == 2:
             check_mask_form("DatasetMasks", mask[None])
         else:
-            raise ShapeError(message("DatasetMasks: an item is no mask.", given=describe(mask), needed="(H, W) integers"))
+            raise ShapeError(message("DatasetMasks: an item is not a mask.", given=describe(mask), needed="(H, W) integers"))
         return mask.long()
 
     def settings(self) -> dict[str, Any]:
-        """What decides which masks are drawn, for checkpoints and result files."""
+        """Everything that decides which masks are drawn, for checkpoints and result files."""
         return {"dataset": describe_dataset(self.dataset), "transforms": describe_callable(self.transforms)}
 
 
 class MaskMixture(Nested):
-    """Several sources in fixed proportions in every draw.
+    """Draws from several sources in fixed proportions.
 
     Args:
         sources: Mask sources, or whatever ``DatasetMasks`` takes.
         weights: One for each source: ``(3, 1)`` for three masks of the first to one of the second.
 
-    A share that is not whole is rounded at random, so that its mean over draws is exact. Samplers among the sources, also within
-    mixtures, take part as they would alone: a ``FeatureMixer``'s score reaches them, each is told the losses of the masks that it drew, and
-    their states are saved.
+    A share that is not a whole number is rounded at random, so that its mean over draws is exact. Samplers work in a mixture, or in a
+    mixture of mixtures, as they do alone: they get the ``FeatureMixer``'s score and the losses of the masks that they drew, and their
+    states are saved.
 
     Raises:
         ConfigError: the numbers of sources and weights differ, or a weight is not positive.
@@ -167,7 +177,7 @@ class MaskMixture(Nested):
                 message(
                     "MaskMixture: one weight is needed for each source.",
                     given=f"{len(sources)} sources, {len(weights)} weights",
-                    needed="as many weights as sources, at least one",
+                    needed="one weight per source, at least one source",
                 )
             )
         for number, weight in enumerate(weights):
@@ -178,26 +188,26 @@ class MaskMixture(Nested):
 
     @property
     def learn(self) -> bool:
-        """Whether a source wants to know the losses of its masks."""
+        """Whether a source takes the losses of its masks."""
         return any(learns(source) for source in self.sources)
 
     def inner(self) -> dict[str, Any]:
-        """The sources, by their numbers."""
+        """The sources, by their positions."""
         return {str(number): source for number, source in enumerate(self.sources)}
 
     def settings(self) -> dict[str, Any]:
-        """What decides which masks are drawn, for checkpoints and result files."""
+        """Everything that decides which masks are drawn, for checkpoints and result files."""
         return {"weights": self.weights.tolist(), "sources": [describe_masks(source) for source in self.sources]}
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """``n`` masks in random order; ``(n, H, W)`` int64.
+        """Draw ``n`` masks in random order, ``(n, H, W)`` int64.
 
         Raises:
             ShapeError: the sources' masks differ in size.
         """
         check_count("MaskMixture", n)
         edges = (self.weights.cumsum(0) / self.weights.sum()) * n
-        # Systematic sampling: points one apart, shifted at random, fall into each share floor or ceil of its length times.
+        # Systematic sampling: of points one apart, shifted at random, each share gets its length, rounded down or up.
         points = torch.rand((), generator=generator, dtype=torch.float64) + torch.arange(n)
         chosen = torch.searchsorted(edges, points, right=True).clamp(max=len(self.sources) - 1)
         counts = torch.bincount(chosen, minlength=len(self.sources)).tolist()
@@ -212,7 +222,7 @@ class MaskMixture(Nested):
                     advice="Crop them alike: DatasetMasks(masks, transforms=train_transforms((512, 512))).",
                 )
             )
-        # Of no masks, the first source still knows the size.
+        # If no masks are drawn, the first source still knows the size.
         masks = torch.cat(drawn or [self.sources[0].draw(0, generator)])
         order = torch.randperm(n, generator=generator)
         masks = masks[order]
@@ -220,10 +230,10 @@ class MaskMixture(Nested):
         return masks
 
     def observe(self, masks: Tensor, losses: Tensor) -> None:
-        """Give each source that learns the losses of the masks that it drew; a ``FeatureMixer`` calls it from ``loss``.
+        """Pass the losses on to the sources that drew the masks and learn from them; a ``FeatureMixer`` calls it from ``loss``.
 
         Args:
-            masks: The tensor that was drawn last; losses of another one are passed over, since nothing tells who drew its masks.
+            masks: The tensor that the last ``draw`` returned. Any other tensor is ignored, since its masks cannot be traced to sources.
             losses: One for each mask, on any device.
         """
         if self._last is None or masks is not self._last[0]:
@@ -231,9 +241,9 @@ class MaskMixture(Nested):
         (_, order, pairs), self._last = self._last, None
         by_source = torch.empty_like(losses)
         by_source[order.to(losses.device)] = losses
-        for (source, drawn), part in zip(pairs, by_source.split([len(drawn) for _, drawn in pairs]), strict=True):
+        for (source, own_masks), own_losses in zip(pairs, by_source.split([len(own) for _, own in pairs]), strict=True):
             if learns(source):
-                source.observe(drawn, part)
+                source.observe(own_masks, own_losses)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of ``state_dict``."""
@@ -242,5 +252,5 @@ class MaskMixture(Nested):
 
 
 def as_source(masks: Any) -> MaskSource:
-    """``masks`` itself if it can ``draw``, else ``DatasetMasks(masks)``."""
+    """``masks`` itself if it has ``draw``, else ``DatasetMasks(masks)``."""
     return masks if isinstance(masks, MaskSource) else DatasetMasks(masks)

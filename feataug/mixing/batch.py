@@ -1,4 +1,4 @@
-"""A batch of real and synthetic samples, and the plan that it is made from."""
+"""The plan of a mixed batch, and the batch itself."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MixPlan:
-    """What is random about a mixed batch, drawn before anything is computed: it can be logged and replayed.
+    """The random choices for a mixed batch. They are drawn before anything is computed, so that a plan can be logged and replayed.
 
     Args:
-        masks: ``(synthetic, H, W)``.
-        z: ``(synthetic, latent_dim)``.
-        drawn: The masks of all processes; ``masks`` itself where there is one.
-        places: Where the samples lie in the mixer's bank, ``(synthetic,)``, if it has one.
+        masks: This process's masks, ``(synthetic, H, W)``.
+        z: Their noise, ``(synthetic, latent_dim)``.
+        global_masks: The masks of all processes; with one process, ``masks`` itself.
+        slots: Positions of the samples in the mixer's bank, ``(synthetic,)``, if it has one.
     """
 
     masks: Tensor
     z: Tensor
-    drawn: Tensor | None = None
-    places: Tensor | None = None
+    global_masks: Tensor | None = None
+    slots: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class MixedBatch:
-    """Real samples first, synthetic ones after them.
+    """Real samples, followed by synthetic ones.
 
     Args:
-        features: One ``(real + synthetic, channels, h, w)`` tensor per level. Empty where the user's own forward does the
-            joining (``mixer.on``): the features then never leave the model.
+        features: One ``(real + synthetic, channels, h, w)`` tensor per level. Empty with ``mixer.on``, where the model itself joins the
+            features.
         masks: ``(real + synthetic, H, W)`` int64.
         is_synthetic: ``(real + synthetic,)`` bool.
-        num_real: How many samples come from images; kept as a number, so that asking for it never waits for a GPU.
-        drawn: The masks as their source drew them, ``(synthetic, H, W)``, where it wants to know their losses.
+        num_real: Number of real samples. A plain number, so that reading it never waits for a GPU.
+        global_masks: The masks that the mask source drew for all processes, if it learns from their losses.
 
     Source:
         Sec. 3.2.
@@ -45,9 +45,9 @@ class MixedBatch:
     is_synthetic: Tensor
 
     num_real: int
-    drawn: Tensor | None = None
+    global_masks: Tensor | None = None
 
     @property
     def num_synthetic(self) -> int:
-        """How many samples were generated."""
+        """Number of synthetic samples."""
         return len(self.is_synthetic) - self.num_real

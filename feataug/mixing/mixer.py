@@ -1,16 +1,17 @@
-"""Append synthetic samples to a batch, and the loss on the mixture."""
+"""Append synthetic samples to a batch, and compute the loss on the mixture."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from feataug.core.checks import check_features, check_mask_form, check_number, check_pairs, check_void, describe, is_sequence
+from feataug.core.checks import check_features, check_mask_form, check_number, check_pairs, check_void, describe
 from feataug.core.compatibility import check_spec, labels_checked
 from feataug.core.distributed import gather_strided, local_slice, rank_and_world
 from feataug.core.fingerprints import fingerprint
@@ -18,11 +19,12 @@ from feataug.core.identity import architecture, describe_filter, describe_masks
 from feataug.cutting.hooks import cut_of, join
 from feataug.errors import ConfigError, ShapeError, message
 from feataug.losses import segmentation_loss
-from feataug.masks.decoder_score import bind_score, learns, synthetic_loss
-from feataug.masks.sources import as_source
+from feataug.masks.decoder_score import synthetic_loss
+from feataug.masks.nesting import bind_score, learns
+from feataug.masks.sources import as_source, check_source
 from feataug.mixing.batch import MixedBatch, MixPlan
 from feataug.mixing.side_stream import SideStream
-from feataug.mixing.synthetic_cache import SyntheticCache, at_random
+from feataug.mixing.synthetic_cache import SyntheticCache, stochastic_round
 
 
 class FeatureMixer(nn.Module):
@@ -30,35 +32,34 @@ class FeatureMixer(nn.Module):
 
     Args:
         generator: A trained ``FeatureGenerator``, or any module with ``spec``, ``latent_dim`` and ``(masks, z) -> features``. It is
-            used frozen: in eval mode, without gradients.
+            used frozen: in eval mode and without gradients.
         masks: A mask source: any object with ``draw(n, generator) -> (n, H, W)``; or whatever ``DatasetMasks`` takes, such as a reader of
             ``feataug.data``.
-        ratio: Synthetic share of the mixed batch: 11 real samples at 0.3 give 16, of which 5 are synthetic. A number that is
-            not whole is rounded at random, so that its mean over steps is exact.
-        label_smoothing: epsilon of Eq. (3), on synthetic samples only. (The paper: 1e-4 on Cityscapes, 0.1 on ADE20K.)
+        ratio: Synthetic share of the mixed batch: 11 real samples at 0.3 make 16, of which 5 are synthetic. A number that is not whole
+            is rounded at random, so that its mean over steps is exact.
+        label_smoothing: epsilon of Eq. (3), for synthetic samples only. (The paper: 1e-4 on Cityscapes, 0.1 on ADE20K.)
         synthetic_weight: Factor of the synthetic terms in the mean over all valid pixels; ``"sum"`` for Eq. (1) as written, the mean
             over real pixels plus the mean over synthetic ones. See ``losses.segmentation_loss``.
-        class_weights: ``(K,)`` factors of the pixels' losses by their label, in real and synthetic samples; see ``deficit_weights``.
-        aux_weight: Weight of auxiliary heads' losses.
+        class_weights: ``(K,)`` factors of the pixels' losses by label, in real and synthetic samples; see ``deficit_weights``.
+        aux_weight: Weight of the losses of auxiliary heads.
         ignore_index: Label of void.
-        cut: The cut that the mixer works at. Only hard negative mining needs it, to ask the current decoder for its loss;
-            ``mixer.on(cut, ...)`` finds it by itself.
-        pixel_filter: From synthetic features and their masks to masks in which badly generated pixels are void: a ``PixelFilter``.
-        bank: Synthetic samples that are kept, with their features, and drawn again, so that a step makes few new ones: 256, say. 0 makes
-            all anew in every step. The features lie where the masks do, and in checkpoints.
-        fresh: Share of a step's synthetic samples that are new where there is a bank, each in the place of the oldest.
-        overlap: On a GPU, let ``mixer.on`` generate on a stream of its own while the encoder runs; the batch it yields may be looked at once
-            the model was called. Nobody has measured yet what it saves.
-        seed: Of the counts, masks and noise.
+        cut: The cut whose decoder hard negative mining asks for its loss; not needed otherwise, or with ``mixer.on(cut, ...)``.
+        pixel_filter: Sets badly generated pixels to void: a ``PixelFilter``, or any function ``(features, masks) -> masks``.
+        bank: Number of synthetic samples that are cached with their features and reused, such as 256, so that a step generates few new
+            ones. 0 generates all samples in every step. The cached features are on the device of the masks, and part of checkpoints.
+        fresh: With a bank, the share of a step's synthetic samples that are new; each replaces the oldest one.
+        overlap: On a GPU, let ``mixer.on`` generate on its own CUDA stream while the encoder runs. Read the batch that it yields only
+            after the model was called. Not yet benchmarked.
+        seed: Seeds the counts, masks and noise.
 
     Raises:
-        ConfigError: a number is out of range, ``masks`` cannot draw, or a bank is to go with a sampler that learns from every draw.
-        ShapeError: the generator was made for another cut than ``cut``, or ``class_weights`` for other classes.
+        ConfigError: a number is out of range, ``masks`` cannot draw, or a bank is combined with a sampler that learns.
+        ShapeError: the generator was made for another cut than ``cut``, or ``class_weights`` for another number of classes.
 
     In ``eval()`` mode nothing is appended, as with dropout.
 
-    Under ``torch.distributed`` every process draws the same plan for all of them, and takes its share of it: masks and noise differ between
-    processes, and together they are those that one process with all real samples would draw. Every process has to have equally many real samples.
+    Under ``torch.distributed`` all processes draw the same plan for the whole batch, and each takes its share: together they use the
+    masks and noise that one process with all real samples would use. Every process must have the same number of real samples.
 
     Source:
         Sec. 3 and 4.6 (70 % real, 30 % synthetic), 3.2 (label smoothing). Ours: the random rounding, the bank.
@@ -91,44 +92,27 @@ class FeatureMixer(nn.Module):
         if synthetic_weight != "sum":
             check_number("FeatureMixer", "synthetic_weight", synthetic_weight, low=0)
         check_void("FeatureMixer", getattr(generator, "num_classes", 0), ignore_index)
-        if isinstance(masks, Mapping) or not (callable(getattr(masks, "draw", None)) or is_sequence(masks)):
-            raise ConfigError(
-                message(
-                    "FeatureMixer: masks cannot draw.",
-                    given=type(masks).__name__,
-                    needed="a mask source, an object with draw(n, generator) -> (n, H, W); or a data set, a sequence or a tensor of masks",
-                )
-            )
+        check_source("FeatureMixer", masks)
         masks = as_source(masks)
+        if class_weights is not None and tuple(class_weights.shape) != (generator.num_classes,):
+            given, needed = describe(class_weights), f"[{generator.num_classes}]"
+            raise ShapeError(message("FeatureMixer: class_weights do not fit the generator's classes.", given=given, needed=needed))
+        if bank and learns(masks):
+            given = f"bank={bank}, {type(masks).__name__}(learn=True)"
+            needed = "one of the two: a bank reuses its samples whatever their losses are"
+            raise ConfigError(message("FeatureMixer: a bank cannot be combined with a sampler that learns.", given=given, needed=needed))
         self.generator: Any = generator
         self.masks = masks
         self.ratio, self.label_smoothing, self.synthetic_weight = ratio, label_smoothing, synthetic_weight
-        if class_weights is not None and tuple(class_weights.shape) != (generator.num_classes,):
-            raise ShapeError(
-                message(
-                    "FeatureMixer: class_weights do not fit the generator's classes.",
-                    given=describe(class_weights),
-                    needed=f"[{generator.num_classes}]",
-                )
-            )
-        # Not persistent: a setting, no state.
+        # Not persistent: it is a setting, not a state.
         self.register_buffer("class_weights", class_weights, persistent=False)
         self.aux_weight, self.ignore_index, self.pixel_filter = aux_weight, ignore_index, pixel_filter
-        if bank and learns(masks):
-            raise ConfigError(
-                message(
-                    "FeatureMixer: a bank leaves the sampler nothing to learn.",
-                    given=f"bank={bank}, {type(masks).__name__}(learn=True)",
-                    needed="one of the two: a bank draws its samples again whatever their losses are",
-                )
-            )
         self.bank = SyntheticCache(bank, fresh) if bank else None
-        self.aside = SideStream() if overlap else None
-        self.seed = seed
-        self.rng = torch.Generator().manual_seed(seed)
+        self.side_stream = SideStream(overlap)
+        self.seed, self.rng = seed, torch.Generator().manual_seed(seed)
         self.generator.eval()
         if cut is not None:
-            self._mine_with(cut)
+            self._bind_score(cut)
 
     def train(self, mode: bool = True) -> FeatureMixer:
         """Switch appending on or off; the generator stays in eval mode."""
@@ -137,58 +121,53 @@ class FeatureMixer(nn.Module):
         return self
 
     def plan(self, num_real: int, size: tuple[int, int] | None = None) -> MixPlan:
-        """Draw the masks and the noise for a batch with ``num_real`` real samples (in each process).
+        """Draw the masks and the noise for a batch.
 
         Args:
-            num_real: Real samples of the batch, in each process.
-            size: Rows and columns of the batch's masks: a bank that holds masks of another size is then filled from the start.
+            num_real: Number of real samples in each process.
+            size: Rows and columns of the batch's masks. A bank that holds masks of another size is emptied and filled again.
         """
-        count = at_random(num_real * rank_and_world()[1] * self.ratio / (1 - self.ratio), self.rng)
+        count = stochastic_round(num_real * rank_and_world()[1] * self.ratio / (1 - self.ratio), self.rng)
+        own, latent_dim = local_slice(), self.generator.latent_dim
         if self.bank is not None:
-            masks, z, places = self.bank.draw(count, self._draw, self.generator.latent_dim, self.rng, size)
-            return MixPlan(masks[local_slice()], z[local_slice()], masks, places[local_slice()])
-        masks = self._draw(count, self.rng)
-        z = torch.randn(count, self.generator.latent_dim, generator=self.rng)
-        return MixPlan(masks[local_slice()], z[local_slice()], masks)
-
-    def _draw(self, count: int, rng: torch.Generator) -> Tensor:
-        masks = self.masks.draw(count, rng)
-        check_mask_form("FeatureMixer", masks) if count else None
-        return masks
+            masks, z, slots = self.bank.draw(count, self._draw_masks, latent_dim, self.rng, size)
+            return MixPlan(masks[own], z[own], masks, slots[own])
+        masks, z = self._draw_masks(count, self.rng), torch.randn(count, latent_dim, generator=self.rng)
+        return MixPlan(masks[own], z[own], masks)
 
     def forward(self, features: Sequence[Tensor] | Tensor, masks: Tensor, plan: MixPlan | None = None) -> MixedBatch:
         """Append synthetic samples to a batch of real features.
 
         Args:
             features: What ``cut.encode`` returned: one ``(real, channels, h, w)`` tensor per level, in the encoder's units.
-            masks: ``(real, H, W)`` integers: class of every pixel or ``ignore_index``, at image resolution.
-            plan: A plan to replay, also in eval mode; drawn if ``None``.
+            masks: ``(real, H, W)`` integers: the class of every pixel or ``ignore_index``, at image resolution.
+            plan: A plan to replay, also in eval mode; a new one is drawn if ``None``.
 
         Returns:
-            ``features`` with ``real + synthetic`` samples, the real ones first and untouched; their ``masks``; ``is_synthetic``. New
-            tensors: the inputs are not written to. Gradients reach the real features only.
+            ``features`` with ``real + synthetic`` samples, the real ones first and unchanged; their ``masks``; ``is_synthetic``. These
+            are new tensors: the inputs are not written to. Gradients reach the real features only.
 
         Raises:
             ShapeError: a feature does not fit the generator's spec, batch sizes differ, or drawn masks have another size.
-            LabelError: a drawn mask holds a value that is no class.
+            LabelError: a drawn mask holds a value that is not a class.
         """
         check_mask_form("FeatureMixer", masks)
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
         features = check_features("FeatureMixer", features, self.generator.spec, size)
         check_pairs("FeatureMixer", features, masks)
-        synthetic, joined = self._synthesize(masks, plan)
+        synthetic, batch = self._synthesize(masks, plan)
         if synthetic:
             features = tuple(join(real, new) for real, new in zip(features, synthetic, strict=True))
-        return MixedBatch(features, *joined)
+        return replace(batch, features=features)
 
     @contextmanager
     def on(self, target: Any, masks: Tensor, plan: MixPlan | None = None) -> Iterator[MixedBatch]:
-        """Mix inside the user's own forward: call the model once within the ``with``, on the real images.
+        """Mix inside the user's own forward pass: call the model once within the ``with``, on the real images.
 
         Args:
             target: The cut, or the model that was split (also wrapped, as by DDP).
-            masks: ``(real, H, W)``, of the real images.
-            plan: A plan to replay; drawn if ``None``.
+            masks: ``(real, H, W)``, the masks of the real images.
+            plan: A plan to replay; a new one is drawn if ``None``.
 
         Yields:
             The mixed batch for ``mixer.loss(out, batch)``. Its ``features`` are empty: they never leave the model.
@@ -199,18 +178,10 @@ class FeatureMixer(nn.Module):
         """
         check_mask_form("FeatureMixer", masks)
         cut = cut_of(target)
-        self._mine_with(cut)
-        synthetic, joined = self._synthesize(masks, plan, aside=True)
-        batch = MixedBatch((), *joined)
-        if not synthetic:
-            yield batch
-            return
-        if self.aside is None:
-            with cut.mixing(synthetic):
-                yield batch
-            return
-        ready = partial(self.aside.synchronize, *synthetic, batch.masks)
-        with cut.mixing(synthetic, ready=ready):
+        self._bind_score(cut)
+        synthetic, batch = self._synthesize(masks, plan, beside_encoder=True)
+        ready = partial(self.side_stream.synchronize, *synthetic, batch.masks)
+        with cut.mixing(synthetic, ready=ready) if synthetic else nullcontext():
             yield batch
 
     def loss(self, out: Any, batch: MixedBatch) -> Tensor:
@@ -222,9 +193,8 @@ class FeatureMixer(nn.Module):
             batch: What the mixer returned.
 
         Raises:
-            ShapeError: no logits there, or another number of samples.
+            ShapeError: ``out`` holds no logits, or another number of samples.
         """
-        observe = partial(self._observe, batch.drawn) if batch.drawn is not None else None
         return segmentation_loss(
             out,
             batch.masks,
@@ -234,25 +204,26 @@ class FeatureMixer(nn.Module):
             class_weights=self.class_weights,
             aux_weight=self.aux_weight,
             ignore_index=self.ignore_index,
-            observe=observe,
-            # Out of training a single process may want to know.
+            observe=partial(self._observe, batch.global_masks) if batch.global_masks is not None else None,
+            # In eval mode one process may compute the loss alone.
             across_processes=self.training,
         )
 
     def settings(self) -> dict[str, Any]:
-        """What a run depends on, for checkpoints and result files."""
+        """The settings that a run depends on, for checkpoints and result files."""
         names = ("ratio", "label_smoothing", "synthetic_weight", "aux_weight", "ignore_index")
-        filtered = {"pixel_filter": getattr(self.pixel_filter, "factor", True)} if self.pixel_filter is not None else {}
-        weighted = {"class_weights": self.class_weights.tolist()} if self.class_weights is not None else {}
-        kept = {"bank": self.bank.size, "fresh": self.bank.fresh} if self.bank is not None else {}
-        return {name: getattr(self, name) for name in names} | {"masks": type(self.masks).__name__} | filtered | weighted | kept
+        found = {name: getattr(self, name) for name in names} | {"masks": type(self.masks).__name__}
+        if self.pixel_filter is not None:
+            found["pixel_filter"] = getattr(self.pixel_filter, "factor", True)
+        if self.class_weights is not None:
+            found["class_weights"] = self.class_weights.tolist()
+        return found | ({"bank": self.bank.size, "fresh": self.bank.fresh} if self.bank is not None else {})
 
     def origin(self) -> dict[str, Any]:
-        """Where synthetic samples come from: what a run depends on besides ``settings``."""
-        generator = self.generator
+        """The origin of the synthetic samples, on which a run depends as well as on ``settings``."""
         found: dict[str, Any] = {"mask_source": describe_masks(self.masks), "mixing_seed": self.seed, "mixer": type(self).__qualname__}
-        if isinstance(generator, nn.Module):
-            found |= {"generator": fingerprint(generator), "architecture": architecture(generator)}
+        if isinstance(self.generator, nn.Module):
+            found |= {"generator": fingerprint(self.generator), "architecture": architecture(self.generator)}
         return found | ({"filter": describe_filter(self.pixel_filter)} if self.pixel_filter is not None else {})
 
     def plan_state(self) -> dict[str, Any]:
@@ -261,8 +232,7 @@ class FeatureMixer(nn.Module):
         if hasattr(self.masks, "state_dict"):
             state["masks"] = self.masks.state_dict()
         if self.bank is not None:
-            if self.aside is not None:
-                self.aside.synchronize()
+            self.side_stream.synchronize()
             state["bank"] = self.bank.state()
         return state
 
@@ -275,54 +245,53 @@ class FeatureMixer(nn.Module):
             self.bank.load_state(state["bank"])
 
     def _synthesize(
-        self, real_masks: Tensor, plan: MixPlan | None, *, aside: bool = False
-    ) -> tuple[tuple[Tensor, ...], tuple[Any, ...]]:
-        """Synthetic features, and the rest of the mixed batch."""
+        self, real_masks: Tensor, plan: MixPlan | None, *, beside_encoder: bool = False
+    ) -> tuple[tuple[Tensor, ...], MixedBatch]:
+        """Synthetic features, and the mixed batch without features."""
         real_masks = real_masks.long()
         num_real, device = len(real_masks), real_masks.device
         if plan is None and not self.training:
-            return (), (real_masks, torch.zeros(num_real, dtype=torch.bool, device=device), num_real)
-        # A plan that is replayed was drawn for another step: its losses are not the sampler's business, and the bank holds others.
+            return (), MixedBatch((), real_masks, torch.zeros(num_real, dtype=torch.bool, device=device), num_real)
+        # A replayed plan belongs to another step: the sampler must not learn from it, and the bank holds other samples by now.
         replayed = plan is not None
-        size = (int(real_masks.shape[1]), int(real_masks.shape[2]))
-        plan = plan or self.plan(num_real, size)
-        seen = plan.drawn if learns(self.masks) and not replayed else None
-        flags = torch.arange(num_real + len(plan.masks), device=device) >= num_real
+        plan = plan or self.plan(num_real, (int(real_masks.shape[1]), int(real_masks.shape[2])))
+        is_synthetic = torch.arange(num_real + len(plan.masks), device=device) >= num_real
+        batch = MixedBatch((), real_masks, is_synthetic, num_real, plan.global_masks if learns(self.masks) and not replayed else None)
         if not len(plan.masks):
-            return (), (real_masks, flags, num_real, seen)
+            return (), batch
         if plan.masks.shape[1:] != real_masks.shape[1:]:
-            raise ShapeError(
-                message(
-                    "FeatureMixer: drawn masks differ in size from the batch's.",
-                    given=describe(plan.masks),
-                    needed=f"[n, {real_masks.shape[1]}, {real_masks.shape[2]}]",
-                    advice="Give the mask source the crop of the training images: feataug.DatasetMasks(data, transforms=...).",
-                )
-            )
-        if self.aside is not None and not aside:
-            self.aside.synchronize()
+            given, needed = describe(plan.masks), f"[n, {real_masks.shape[1]}, {real_masks.shape[2]}]"
+            advice = "Give the mask source the crop of the training images: feataug.DatasetMasks(data, transforms=...)."
+            raise ShapeError(message("FeatureMixer: drawn masks differ in size from the batch's.", given=given, needed=needed, advice=advice))
+        if not beside_encoder:
+            self.side_stream.synchronize()
         checked = labels_checked(self.generator, plan.masks, device)
-        with torch.no_grad(), self.aside.work(device, real_masks) if aside and self.aside is not None else nullcontext():
-            drawn, z = plan.masks.to(device, non_blocking=True), plan.z.to(device, non_blocking=True)
-            if self.bank is not None and plan.places is not None and not replayed:
-                synthetic, drawn = self.bank.take(plan.places, drawn, z, partial(self._make, checked=checked))
+        with torch.no_grad(), self.side_stream.work(device, real_masks) if beside_encoder else nullcontext():
+            masks, z = plan.masks.to(device, non_blocking=True), plan.z.to(device, non_blocking=True)
+            if self.bank is not None and plan.slots is not None and not replayed:
+                synthetic, masks = self.bank.fetch(plan.slots, masks, z, partial(self._generate, checked=checked))
             else:
-                synthetic, drawn = self._make(drawn, z, checked)
-            joined = torch.cat([real_masks, drawn.long()])
-        return synthetic, (joined, flags, num_real, seen)
+                synthetic, masks = self._generate(masks, z, checked)
+            return synthetic, replace(batch, masks=torch.cat([real_masks, masks.long()]))
 
-    def _make(self, masks: Tensor, z: Tensor, checked: bool) -> tuple[tuple[Tensor, ...], Tensor]:
-        """New features, and the masks with void where they are bad."""
+    def _generate(self, masks: Tensor, z: Tensor, checked: bool) -> tuple[tuple[Tensor, ...], Tensor]:
+        """New features, and the masks in which badly generated pixels are void."""
         synthetic = tuple(self.generator(masks, z, checked=True) if checked else self.generator(masks, z))
         return synthetic, masks if self.pixel_filter is None else self.pixel_filter(synthetic, masks)
 
-    def _observe(self, drawn: Tensor, losses: Tensor) -> None:
-        self.masks.observe(drawn, gather_strided(losses, len(drawn)))
+    def _draw_masks(self, count: int, rng: torch.Generator) -> Tensor:
+        masks = self.masks.draw(count, rng)
+        if count:
+            check_mask_form("FeatureMixer", masks)
+        return masks
 
-    def _mine_with(self, cut: Any) -> None:
-        """Offer samplers that have no score the loss of the decoder of ``cut``, for which the generator has to be made.
+    def _observe(self, global_masks: Tensor, losses: Tensor) -> None:
+        self.masks.observe(global_masks, gather_strided(losses, len(global_masks)))
 
-        A new score in each call: one from another mixer, or from another cut, asks a decoder that may be long gone.
+    def _bind_score(self, cut: Any) -> None:
+        """Bind the mask source to the loss of the decoder of ``cut``, which the generator must fit.
+
+        Every call binds a new score: that of another mixer or cut would use a decoder that may no longer be trained.
         """
         spec = getattr(cut, "spec", None)
         if spec is not None:

@@ -11,32 +11,41 @@ from torch import Tensor
 
 
 class SideStream:
-    """Work on a GPU's own stream, beside what the current stream does meanwhile; on other devices it is done at once.
+    """A CUDA stream for work that runs beside the current stream.
+
+    Args:
+        enabled: If false, or on other devices, the work runs on the current stream.
 
     Source:
         Ours.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
         self.stream: Any = None
 
     @contextmanager
     def work(self, device: torch.device, *inputs: Tensor) -> Iterator[None]:
-        """What is started within does not wait for what the current stream is given from now on; it may read ``inputs``."""
-        if device.type != "cuda":
+        """Run the body on the side stream. It waits for earlier work of the current stream, but not for later work.
+
+        Args:
+            device: Where the work runs.
+            inputs: Tensors of the current stream that the work reads.
+        """
+        if not self.enabled or device.type != "cuda":
             yield
             return
         if self.stream is None:
             self.stream = torch.cuda.Stream(device)
         self.stream.wait_stream(torch.cuda.current_stream(device))
         for tensor in inputs:
-            # Their memory belongs to the current stream, which would give it out again as soon as nobody holds them.
+            # The current stream owns this memory, and would reuse it as soon as the last reference is gone.
             tensor.record_stream(self.stream)
         with torch.cuda.stream(self.stream):
             yield
 
     def synchronize(self, *tensors: Tensor) -> None:
-        """Let the current stream wait for the work, and use ``tensors``, before which nothing may have used them."""
+        """Make the current stream wait for the work. Only then may it use ``tensors``, the results."""
         if self.stream is None:
             return
         current = torch.cuda.current_stream(self.stream.device)

@@ -1,4 +1,4 @@
-"""Synthetic samples that are drawn again, and made beside the encoder: what a mixer does so that generating costs a step less."""
+"""A cache of synthetic samples, so that a training step generates only some of those that it uses."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor
 from feataug.core.checks import check_number
 from feataug.errors import ConfigError, message
 
-Make = Callable[[Tensor, Tensor], tuple[tuple[Tensor, ...], Tensor]]
+Generate = Callable[[Tensor, Tensor], tuple[tuple[Tensor, ...], Tensor]]
 
 
 class SyntheticCache:
-    """Masks and noise of synthetic samples, and their features once they are made.
+    """A ring of slots, each with the mask and noise of a sample, and with its features once they are generated.
 
     Args:
-        size: Samples that are kept.
-        fresh: Share of a step's samples that are new, each in the place of the oldest one.
+        size: Number of slots.
+        fresh: Share of a step's samples that are new; each replaces the oldest one.
 
     Raises:
         ConfigError: a number is out of range.
@@ -36,7 +36,7 @@ class SyntheticCache:
         self.clear()
 
     def clear(self) -> None:
-        """Forget all samples."""
+        """Drop all samples."""
         self.count = 0
         self.masks: Tensor | None = None
         self.z: Tensor | None = None
@@ -47,71 +47,75 @@ class SyntheticCache:
     def draw(
         self,
         n: int,
-        draw: Callable[[int, torch.Generator], Tensor],
+        draw_masks: Callable[[int, torch.Generator], Tensor],
         latent_dim: int,
         rng: torch.Generator,
         size: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Samples of the bank without repetition, then new ones: masks ``(n, H, W)``, noise ``(n, latent_dim)``, places ``(n,)``.
+        """Choose cached samples without repetition, followed by new ones.
 
-        Until the bank is full all are new, as they are where masks change their size, or where the kept ones are not of ``size``.
+        All samples are new until the cache is full. It is emptied first if its masks are not of ``size``, or if the source draws masks of
+        another size.
+
+        Returns:
+            Masks ``(n, H, W)``, noise ``(n, latent_dim)`` and slots ``(n,)``.
 
         Raises:
-            ConfigError: ``n`` exceeds the bank's size.
+            ConfigError: ``n`` exceeds the size of the cache.
         """
         if n > self.size:
             raise ConfigError(
                 message(
                     "FeatureMixer: the bank holds fewer samples than a step takes.",
                     given=f"bank={self.size}, {n} synthetic samples",
-                    needed=f"bank of at least {n}; of some hundreds to be of use",
+                    needed=f"bank of at least {n}; some hundreds are useful",
                 )
             )
         if self.masks is not None and size is not None and self.masks.shape[1:] != size:
             self.clear()
-        new = n if self.count < self.size else at_random(n * self.fresh, rng)
-        if self.fresh or new or self.masks is None:
-            masks = draw(new, rng)
-            if self.masks is not None and new and masks.shape[1:] != self.masks.shape[1:]:
+        num_new = n if self.count < self.size else stochastic_round(n * self.fresh, rng)
+        if self.fresh or num_new or self.masks is None:
+            masks = draw_masks(num_new, rng)
+            if self.masks is not None and num_new and masks.shape[1:] != self.masks.shape[1:]:
                 self.clear()
-                masks, new = torch.cat([masks, draw(n - new, rng)]), n
+                masks, num_new = torch.cat([masks, draw_masks(n - num_new, rng)]), n
         else:
-            # Nothing is ever drawn again from a source that has filled the bank.
+            # With fresh=0, a full cache never asks the source again.
             masks = torch.zeros(0, *self.masks.shape[1:], dtype=torch.long)
-        z = torch.randn(new, latent_dim, generator=rng)
-        places = (torch.arange(new) + self.count) % self.size
-        others = (torch.arange(self.size - new) + self.count + new) % self.size
-        old = others[torch.randperm(len(others), generator=rng)[: n - new]]
-        self._put(places, masks, z)
+        z = torch.randn(num_new, latent_dim, generator=rng)
+        slots = (torch.arange(num_new) + self.count) % self.size
+        kept_slots = (torch.arange(self.size - num_new) + self.count + num_new) % self.size
+        cached = kept_slots[torch.randperm(len(kept_slots), generator=rng)[: n - num_new]]
+        self._store(slots, masks, z)
         if self.masks is None or self.z is None:
-            return masks, z, places
-        places = torch.cat([old, places])
-        return self.masks[places].to(masks.dtype), self.z[places], places
+            return masks, z, slots
+        slots = torch.cat([cached, slots])
+        return self.masks[slots].to(masks.dtype), self.z[slots], slots
 
-    def take(self, places: Tensor, masks: Tensor, z: Tensor, make: Make) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Features and masks of ``places``; those that are not there are made of their ``masks`` and ``z``."""
+    def fetch(self, slots: Tensor, masks: Tensor, z: Tensor, generate: Generate) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Features and masks of ``slots``. Those that are missing are generated from their ``masks`` and ``z``."""
         if self.labels is not None and self.labels.device != masks.device:
             self.features, self.labels = tuple(f.to(masks.device) for f in self.features), self.labels.to(masks.device)
-        missing = [number for number, place in enumerate(places.tolist()) if not self.made[place]]
+        missing = [number for number, slot in enumerate(slots.tolist()) if not self.made[slot]]
         if missing:
-            features, labels = make(masks[missing], z[missing])
+            features, labels = generate(masks[missing], z[missing])
             if self.labels is None:
-                # In whatever memory format: joining brings samples into that of the real ones.
+                # The memory format does not matter: joining brings the samples into that of the real ones.
                 self.features = tuple(f.new_zeros(self.size, *f.shape[1:]) for f in features)
                 self.labels = labels.new_zeros(self.size, *labels.shape[1:], dtype=torch.int16)
-            where = places[missing].to(masks.device)
-            for kept, new in zip((*self.features, self.labels), (*features, labels), strict=True):
-                kept[where] = new.to(kept.dtype)
-            for place in places[missing].tolist():
-                self.made[place] = True
+            index = slots[missing].to(masks.device)
+            for stored, new in zip((*self.features, self.labels), (*features, labels), strict=True):
+                stored[index] = new.to(stored.dtype)
+            for slot in slots[missing].tolist():
+                self.made[slot] = True
         assert self.labels is not None
-        where = places.to(masks.device)
-        return tuple(kept[where] for kept in self.features), self.labels[where]
+        index = slots.to(masks.device)
+        return tuple(stored[index] for stored in self.features), self.labels[index]
 
     def state(self) -> dict[str, Any]:
-        """A copy of everything, features included: made again they might differ in their last bits."""
-        kept = {"masks": self.masks, "z": self.z, "labels": self.labels}
-        tensors = {name: None if value is None else value.clone() for name, value in kept.items()}
+        """A copy of everything. Features are included, since features generated again might differ in their last bits."""
+        named = {"masks": self.masks, "z": self.z, "labels": self.labels}
+        tensors = {name: None if value is None else value.clone() for name, value in named.items()}
         return tensors | {"count": self.count, "made": list(self.made), "features": [feature.clone() for feature in self.features]}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -119,20 +123,20 @@ class SyntheticCache:
         self.count, self.masks, self.z, self.made = state["count"], state["masks"], state["z"], list(state["made"])
         self.features, self.labels = tuple(state["features"]), state["labels"]
 
-    def _put(self, places: Tensor, masks: Tensor, z: Tensor) -> None:
-        """New samples in the places of the oldest."""
-        if not len(places):
+    def _store(self, slots: Tensor, masks: Tensor, z: Tensor) -> None:
+        """Put new samples into the slots of the oldest."""
+        if not len(slots):
             return
         if self.masks is None or self.z is None:
-            # Of int16, a quarter of int64: labels are few.
+            # int16 takes a quarter of the memory of int64, and holds any label.
             self.masks = torch.zeros(self.size, *masks.shape[1:], dtype=torch.int16)
             self.z = torch.zeros(self.size, z.shape[1])
-        self.masks[places], self.z[places] = masks.cpu().to(torch.int16), z
-        for place in places.tolist():
-            self.made[place] = False
-        self.count += len(places)
+        self.masks[slots], self.z[slots] = masks.cpu().to(torch.int16), z
+        for slot in slots.tolist():
+            self.made[slot] = False
+        self.count += len(slots)
 
 
-def at_random(exact: float, rng: torch.Generator) -> int:
-    """``exact`` or a neighbour, so that the mean is exact."""
-    return math.floor(exact) + int(torch.rand((), generator=rng, dtype=torch.float64) < exact - math.floor(exact))
+def stochastic_round(value: float, rng: torch.Generator) -> int:
+    """Round ``value`` up or down at random, such that the expectation is ``value``."""
+    return math.floor(value) + int(torch.rand((), generator=rng, dtype=torch.float64) < value - math.floor(value))

@@ -222,7 +222,7 @@ def test_mask_sources_are_told_apart_by_their_settings():
         balanced, feataug.ClassBalancedMasks(masks(), 5, min_pixels=3), feataug.ClassBalancedMasks(masks(1), 5),
         feataug.LayoutComposer(plain, balanced, [1]), feataug.LayoutComposer(plain, balanced, [2]), feataug.LayoutComposer(plain, plain, [1]),
         feataug.LayoutComposer(plain, balanced, [1], objects=5), hard(), hard(keep=3), hard(candidates=5), hard(refresh_every=3),
-        hard(enabled=False), hard(learn=True), hard(masks(1)), hard(score=Scale(1)), hard(score=Scale(2)), hard(balanced),
+        hard(learn=True), hard(masks(1)), hard(score=Scale(1)), hard(score=Scale(2)), hard(balanced),
         feataug.MaskMixture([plain, balanced], (1, 1)), feataug.MaskMixture([plain, balanced], (2, 1)),
         feataug.MaskMixture([plain, hard()], (1, 1)), feataug.MaskMixture([plain, hard(keep=3)], (1, 1)), Stripes(),
     ]  # fmt: skip

@@ -116,7 +116,7 @@ def test_all_levels_come_from_one_mask_and_one_z(size, tmp_path):
 
 
 def test_only_tokens_are_refused():
-    with pytest.raises(ConfigError, match=r"^FeatureGenerator: no map among the levels\."):
+    with pytest.raises(ConfigError, match=r"^FeatureGenerator: the spec has no feature map, only tokens\."):
         small(FeatureSpec((LevelSpec("t", 4, 0, 1),)))
 
 

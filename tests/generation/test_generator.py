@@ -253,4 +253,4 @@ def test_the_spec_may_be_a_dictionary_and_nothing_else():
     assert FeatureGenerator(3, spec.to_dict(), **small).spec == spec
     with pytest.raises(ConfigError) as error:
         FeatureGenerator(3, "a", **small)
-    assert str(error.value) == "FeatureGenerator: spec is no FeatureSpec.\n  given:   str 'a'\n  needed:  cut.spec"
+    assert str(error.value) == "FeatureGenerator: spec is not a FeatureSpec.\n  given:   str 'a'\n  needed:  cut.spec"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from feataug.generation.layers.label_conv import LabelConv2d, _sums, label_conv2d
+from feataug.generation.layers.label_conv import LabelConv2d, _sum_by_key, label_conv2d
 
 K = 4
 
@@ -97,7 +97,7 @@ def test_sums_in_pieces_are_the_sums(rows, count, most, seed):
     keys = torch.randint(count, (rows,), generator=rng) // 2 * 2  # every second key has none
     values = torch.randn(rows, 3, generator=rng, dtype=torch.float64)
     expected = torch.zeros(count, 3, dtype=torch.float64).index_add_(0, keys, values)
-    torch.testing.assert_close(_sums(values, keys, count, most), expected)
+    torch.testing.assert_close(_sum_by_key(values, keys, count, most), expected)
 
 
 @pytest.mark.gpu

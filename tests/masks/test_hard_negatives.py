@@ -60,7 +60,7 @@ def test_kept_are_exactly_the_candidates_with_the_highest_loss(rng):
     torch.testing.assert_close(share_of_one(sampler.pool), sampler.pool_losses)
     assert share_of_one(drawn).min() >= top[-1] > losses.mean()
     # The check would find a sampler that does not mine.
-    plain = HardNegativeSampler(masks, enabled=False).draw(200, seeded())
+    plain = DatasetMasks(masks).draw(200, seeded())
     assert share_of_one(plain).mean() < top[-1]
 
 
@@ -86,11 +86,15 @@ def test_it_mines_at_the_first_draw_and_then_every_so_often():
     assert times == [0, 3, 6]
 
 
-def test_switched_off_it_draws_evenly_and_never_scores():
+def test_switching_it_off_is_deprecated_and_draws_from_the_source():
     def never(masks):
         raise AssertionError("scored")
 
-    sampler = HardNegativeSampler(numbered(10), candidates=4, keep=2, score=never, enabled=False)
+    with pytest.warns(FeatAugWarning) as caught:
+        sampler = HardNegativeSampler(numbered(10), candidates=4, keep=2, score=never, enabled=False)
+    assert [str(w.message) for w in caught] == [
+        "HardNegativeSampler: enabled=False is deprecated. Use the mask source itself where no mining is wanted."
+    ]
     assert torch.equal(sampler.draw(50, seeded()), DatasetMasks(numbered(10)).draw(50, seeded()))
 
 
@@ -99,7 +103,7 @@ def test_with_nothing_to_score_by_it_warns():
     with pytest.warns(FeatAugWarning) as caught:
         assert sampler.draw(3, seeded()).shape == (3, 2, 3)
     assert [str(w.message) for w in caught] == [
-        "HardNegativeSampler: nothing to score masks with, so they are drawn at random. Pass cut= to FeatureMixer, score= here, "
+        "HardNegativeSampler: there is no score, so masks are drawn at random. Pass cut= to FeatureMixer or score= here, "
         "or call refresh(score)."
     ]
     sampler.refresh(first_value, seeded())

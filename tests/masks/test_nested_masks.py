@@ -136,7 +136,7 @@ def test_each_sampler_is_told_the_losses_of_the_masks_that_it_drew(nested):
         for drawn, (masks, found) in zip(source.drawn, source.told, strict=True):
             assert masks is drawn
             assert found.tolist() == [10.0 * number] * len(drawn)
-        source._absorb()
+        source._update_pool()
         assert source.pool_losses.tolist() == [10.0 * number] * len(source.pool)
 
 
@@ -163,15 +163,15 @@ def test_training_teaches_a_sampler_in_a_mixture():
     mixer, cut = make(MaskMixture([inner, plain()], (3, 1)))
     for _ in range(3):
         _, batch = step(mixer, cut)
-        assert batch.drawn is not None
-    inner._absorb()
+        assert batch.global_masks is not None
+    inner._update_pool()
     assert len(inner.pool) == 3
     assert inner.score is None
     with pytest.raises(ConfigError) as error:
         make(MaskMixture([inner, plain()], (3, 1)), bank=8)
     assert str(error.value) == (
-        "FeatureMixer: a bank leaves the sampler nothing to learn.\n  given:   bank=8, MaskMixture(learn=True)\n"
-        "  needed:  one of the two: a bank draws its samples again whatever their losses are"
+        "FeatureMixer: a bank cannot be combined with a sampler that learns.\n  given:   bank=8, MaskMixture(learn=True)\n"
+        "  needed:  one of the two: a bank reuses its samples whatever their losses are"
     )
 
 
@@ -187,8 +187,8 @@ def test_a_sampler_that_learns_cannot_be_where_losses_do_not_reach_it(nested):
         with pytest.raises(ConfigError) as error:
             make_it()
         assert str(error.value) == (
-            f"{who}: the losses of its masks cannot reach a sampler that learns.\n  given:   {kind}(learn=True) inside of it\n"
-            "  needed:  learn=False there\nA MaskMixture, and FeatureMixer itself, pass losses on."
+            f"{who}: the losses of its masks cannot reach a sampler that learns.\n  given:   {kind}(learn=True) as its source\n"
+            "  needed:  learn=False there\nMaskMixture and FeatureMixer itself pass losses on."
         )
 
 
@@ -202,26 +202,23 @@ def test_loading_a_state_forgets_what_another_run_observed():
     assert source.pool is None
 
 
-def test_a_source_of_ones_own_is_bound_by_its_attribute_or_its_method():
-    class Attribute:
+@pytest.mark.parametrize("wrap", [lambda source: source, lambda source: MaskMixture([source, plain()], (1, 1))])
+def test_a_users_source_gets_the_score_if_it_has_bind(wrap):
+    class Plain:
         score = None
 
         def draw(self, n, generator):
             return draw_masks(n)
 
-    class Method(Attribute):
+    class Bound(Plain):
         def bind(self, score):
-            self.bound = score
+            self.score = score
 
-    class Neither:
-        def draw(self, n, generator):
-            return draw_masks(n)
-
-    for source in (Attribute(), Method(), Neither()):
-        step(*make(MaskMixture([source, plain()], (1, 1))))
-        step(*make(source))
-        found = vars(source)
-        assert callable(found.get("bound" if isinstance(source, Method) else "score")) or (isinstance(source, Neither) and not found)
+    source, without = Bound(), Plain()
+    step(*make(wrap(source)))
+    assert source.score(draw_masks(3)).shape == (3,)
+    step(*make(wrap(without)))
+    assert vars(without) == {}
 
 
 def test_balanced_masks_still_compose():

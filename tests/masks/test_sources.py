@@ -100,7 +100,7 @@ def test_a_draw_is_a_copy():
 @pytest.mark.parametrize(
     ("data", "kind", "text"),
     [
-        ([], DataError, "DatasetMasks: the data set is empty.\n  given:   list\n  needed:  one mask or more"),
+        ([], DataError, "DatasetMasks: the data set is empty.\n  given:   list\n  needed:  at least one mask"),
         (
             [torch.zeros(2, 3)],
             DtypeError,
@@ -112,7 +112,7 @@ def test_a_draw_is_a_copy():
         (
             [torch.zeros(1, 2, 3).long()],
             ShapeError,
-            "DatasetMasks: an item is no mask.\n  given:   [1, 2, 3] int64 on cpu\n  needed:  (H, W) integers",
+            "DatasetMasks: an item is not a mask.\n  given:   [1, 2, 3] int64 on cpu\n  needed:  (H, W) integers",
         ),
         (
             [torch.zeros(2, 3).long(), torch.zeros(3, 2).long()],
@@ -120,7 +120,7 @@ def test_a_draw_is_a_copy():
             "DatasetMasks: the masks differ in size.\n"
             "  given:   (2, 3), (3, 2)\n"
             "  needed:  one size\n"
-            "Pass transforms= that crop or resize to the size of the training images.",
+            "Pass transforms= that crop or resize the masks to the size of the training images.",
         ),
     ],
 )
@@ -192,7 +192,7 @@ def test_a_mixture_needs_a_positive_weight_for_each_source():
     assert str(error.value) == (
         "MaskMixture: one weight is needed for each source.\n"
         "  given:   1 sources, 2 weights\n"
-        "  needed:  as many weights as sources, at least one"
+        "  needed:  one weight per source, at least one source"
     )
     with pytest.raises(ConfigError, match=r"^MaskMixture: weights\[1\] is out of range\.\n  given:   0\n"):
         MaskMixture([numbered(2)] * 2, (3, 0))

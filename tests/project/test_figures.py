@@ -10,7 +10,7 @@ from docs.drawing.generator_tables import PAPER
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "docs/masks.md", "docs/cut.md", "docs/evaluate.md", "docs/class-bias.md", "docs/design-notes.md")
-NUMBERS = {word: number for number, word in enumerate("no one two three four five six seven eight nine ten".split())}
+NUMBERS = {word: number for number, word in enumerate(["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"])}
 NUMBERS |= {"a": 1, "an": 1}
 VALUE = rf"[-+]?\d+(?:\.\d+)?|\b(?:{'|'.join(NUMBERS)})\b"
 MEASURED = re.compile(

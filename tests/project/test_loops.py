@@ -105,7 +105,7 @@ def test_the_plain_loop_under_ddp():
         "names = t.surroundings() | {'epochs': 2, 'accumulate': 1, 'batches_of': lambda epoch: t.loader(epoch, rank, 2)}\n"
         "exec(t.RECIPES['Plain PyTorch'].replace('update_bn(', 'update_bn and ('), names)\n"
         "torch.save(dict(names['network'].module.named_parameters()), f'{rank}.pt')\n"
-        "torch.save(names['batch'].drawn, f'masks{rank}.pt'); torch.save(names['batch'].masks, f'own{rank}.pt')\n"
+        "torch.save(names['batch'].global_masks, f'masks{rank}.pt'); torch.save(names['batch'].masks, f'own{rank}.pt')\n"
     )
     env = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29731, "WORLD_SIZE": 2}
     running = [Fork(script, env=env | {"RANK": rank, "LOCAL_RANK": rank}) for rank in range(2)]

@@ -130,7 +130,7 @@ def test_a_finetuning_is_not_anothers(tmp_path, given):
 
 @pytest.mark.parametrize(
     ("given", "change"),
-    [("mask_source.keep=3", {"keep": 3}), ("mask_source.refresh_every=2", {"refresh_every": 2}), ("mask_source.enabled=False", {"enabled": False})],
+    [("mask_source.keep=3", {"keep": 3}), ("mask_source.refresh_every=2", {"refresh_every": 2})],
 )
 def test_settings_of_a_sampler_count_also_in_a_mixture(tmp_path, given, change):
     finetune(tmp_path / "alone", masks=sampler())

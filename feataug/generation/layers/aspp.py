@@ -16,10 +16,10 @@ class ASPP(nn.Module):
 
     Args:
         in_channels: Input maps, or ``None`` for a label map of ``num_classes`` classes (and void).
-        out_channels: Output maps, shared out evenly among the dilations.
-        dilations: One convolution each.
-        stride: Applied by the convolutions themselves: subsampling their outputs would give the same values at more cost.
-        num_classes: Where ``in_channels`` is ``None``.
+        out_channels: Output maps, divided evenly among the dilations.
+        dilations: Dilation of each convolution.
+        stride: Stride of the convolutions. Subsampling their outputs would give the same values at more cost.
+        num_classes: Number of classes, if ``in_channels`` is ``None``.
 
     Source:
         Sec. 3.1 (dilations 1, 2, 4; a stride follows). That 96, 192 and 384 maps divide by three suggests concatenation.
@@ -53,13 +53,13 @@ class ASPP(nn.Module):
 
 
 class MaskEncoder(nn.Module):
-    """Label maps at image resolution to maps at a feature's resolution, by stages of ``ASPP`` with stride 2.
+    """Encodes label maps at image resolution as maps at a feature's resolution, by ``ASPP`` stages with stride 2.
 
     Args:
-        num_classes: Number of classes; labels outside ``0 .. num_classes - 1`` are taken for void.
+        num_classes: Number of classes; labels outside ``0 .. num_classes - 1`` count as void.
         widths: Output maps of each stage; the last is repeated if more stages are needed.
-        reduction: Of the features. ``floor(log2(reduction))`` stages; the rest of a reduction that is no power of two (a ViT's 14)
-            is left to the caller.
+        reduction: Reduction of the features. There are ``floor(log2(reduction))`` stages. If the reduction is not a power of two (a ViT's
+            14), the caller resizes the result.
 
     Source:
         Sec. 3.1, Fig. 2; 4.1 for the widths.

@@ -1,20 +1,21 @@
-"""How much of each cell of a feature map each class covers."""
+"""The share of each class in each cell of a feature map."""
 
 from __future__ import annotations
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 
 def class_shares(masks: Tensor, num_classes: int, stride: int) -> Tensor:
-    """Shares of the classes, and of void as the last, in cells of ``stride`` x ``stride`` pixels; cells at the far edges may be smaller.
+    """Shares of the classes and, last, of void in cells of ``stride`` x ``stride`` pixels. Cells at the far edges may be smaller.
 
-    No one-hot tensor is made: time and memory grow with the pixels, and with the classes only in the coarse result.
+    No one-hot tensor is made: only the coarse result grows with the number of classes.
 
     Args:
-        masks: ``(B, H, W)`` int64; whatever is no class counts as void.
+        masks: ``(B, H, W)`` int64. Labels that are not classes count as void.
         num_classes: Number of classes ``K``.
-        stride: Of the feature map.
+        stride: Stride of the feature map.
 
     Returns:
         ``(B, K + 1, ceil(H / stride), ceil(W / stride))`` float32; each cell sums to 1.
@@ -25,9 +26,9 @@ def class_shares(masks: Tensor, num_classes: int, stride: int) -> Tensor:
     batch, rows, columns = masks.shape
     h, w = -(-rows // stride), -(-columns // stride)
     labels = masks.masked_fill((masks < 0) | (masks >= num_classes), num_classes)
-    place = torch.arange(rows, device=masks.device)[:, None] // stride * w + torch.arange(columns, device=masks.device) // stride
-    index = (labels * (h * w) + place).flatten(1)
+    cell = torch.arange(rows, device=masks.device)[:, None] // stride * w + torch.arange(columns, device=masks.device) // stride
+    index = rearrange(labels * (h * w) + cell, "batch y x -> batch (y x)")
     counts = torch.zeros(batch, (num_classes + 1) * h * w, device=masks.device)
     counts.scatter_add_(1, index, torch.ones_like(index, dtype=counts.dtype))
-    counts = counts.view(batch, num_classes + 1, h, w)
+    counts = rearrange(counts, "batch (label h w) -> batch label h w", h=h, w=w)
     return counts / counts.sum(1, keepdim=True)

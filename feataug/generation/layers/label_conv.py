@@ -1,4 +1,4 @@
-"""Convolution of a label map, by looking rows up instead of multiplying zeros."""
+"""Convolution of a label map by row lookup, which skips the zeros of a one-hot code."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 
 class LabelConv2d(nn.Module):
-    """A convolution over the one-hot code of a label map; void is a class of its own, padding is none.
+    """A convolution over the one-hot code of a label map. Void has a class of its own; padding has none.
 
-    No one-hot tensor is made: time and memory do not grow with the number of classes, but for the weights themselves.
+    No one-hot tensor is made: apart from the weights, time and memory do not depend on the number of classes.
 
     Args:
-        num_classes: Number of classes ``K``; labels ``0 .. K``, where ``K`` stands for void.
+        num_classes: Number of classes ``K``. Labels are ``0 .. K``, where ``K`` stands for void.
         out_channels: Number of output maps.
-        kernel_size: Odd.
-        stride, dilation: As in ``Conv2d``. Rows and columns of the result are ``ceil(size / stride)``.
+        kernel_size: An odd number.
+        stride, dilation: As in ``Conv2d``. The output has ``ceil(size / stride)`` rows and columns.
 
     Source:
-        ours.
+        Ours.
     """
 
     def __init__(self, num_classes: int, out_channels: int, kernel_size: int = 3, *, stride: int = 1, dilation: int = 1) -> None:
@@ -31,7 +32,7 @@ class LabelConv2d(nn.Module):
         self.num_classes, self.stride, self.dilation = num_classes, stride, dilation
         self.weight = nn.Parameter(torch.empty(out_channels, num_classes + 1, kernel_size, kernel_size))
         self.bias = nn.Parameter(torch.zeros(out_channels))
-        # One class is on at each tap, so the fan-in is the number of taps whatever the number of classes.
+        # Exactly one class is active at each tap, so the fan-in is the number of taps.
         nn.init.normal_(self.weight, std=kernel_size**-1.0)
 
     def forward(self, labels: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ class LabelConv2d(nn.Module):
 
 
 def label_conv2d(labels: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, dilation: int = 1) -> Tensor:
-    """``conv2d(one_hot(labels), weight, bias)`` with padding that keeps the size, as a sum of one row of the weights for each tap.
+    """``conv2d(one_hot(labels), weight, bias)`` with padding that keeps the size, computed by summing one row of weights per tap.
 
     Args:
         labels: ``(B, H, W)`` integers in ``0 .. C - 1``.
@@ -54,25 +55,25 @@ def label_conv2d(labels: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 
     Source:
         Ours.
     """
-    channels, classes, size, _ = weight.shape
+    _, classes, size, _ = weight.shape
     taps = size * size
-    # One row for each tap and class, and one of zeros for padding. The tap in the middle never meets padding: it carries the bias.
-    rows = F.pad(weight.permute(2, 3, 1, 0).reshape(taps, classes, channels), (0, 0, 0, 1))
+    # One row per tap and class, and a row of zeros for padding. The central tap never sees padding, so its rows carry the bias.
+    rows = F.pad(rearrange(weight, "out label y x -> (y x) label out"), (0, 0, 0, 1))
     rows = torch.cat([rows[: taps // 2], rows[taps // 2 : taps // 2 + 1] + bias, rows[taps // 2 + 1 :]])
     if torch.is_autocast_enabled(labels.device.type):
         rows = rows.to(torch.get_autocast_dtype(labels.device.type))
     _, height, width = labels.shape
-    short = classes <= torch.iinfo(torch.int16).max  # less to read
+    short = classes <= torch.iinfo(torch.int16).max  # halves the memory traffic
     padded = F.pad(labels.to(torch.int16 if short else torch.int32), (dilation * (size // 2),) * 4, value=classes)
     result: Tensor = _SumOfRows.apply(padded, rows, -(-height // stride), -(-width // stride), stride, dilation)
-    return result.permute(0, 3, 1, 2)
+    return rearrange(result, "batch h w out -> batch out h w")
 
 
 class _SumOfRows(torch.autograd.Function):
-    """``sum_t rows[t, label that tap t meets]`` without the tensor in between, forward and backward.
+    """``sum_t rows[t, label under tap t]`` without the tensor of all looked-up rows, forward and backward.
 
-    In the gradient the lookup is turned round: sorted by row, the pixels that used a row are one bag, and the forward of ``embedding_bag`` sums their
-    gradients. (Its own backward adds one pixel at a time.)
+    The backward pass groups the pixels by weight row and sums each group with the forward pass of ``embedding_bag``, whose own backward
+    pass adds one pixel at a time.
     """
 
     @staticmethod
@@ -93,26 +94,26 @@ class _SumOfRows(torch.autograd.Function):
         (index,) = ctx.saved_tensors
         taps, classes, _ = ctx.shape
         grad = grad.flatten(0, 2).contiguous()
-        # Tap by tap: all at once would hold the sorted places of nine times as many pixels.
-        rows = [_sums(grad, index[:, tap] - tap * classes, classes) for tap in range(taps)]
+        # Tap by tap: sorting all at once would need the memory of nine times as many indices.
+        rows = [_sum_by_key(grad, index[:, tap] - tap * classes, classes) for tap in range(taps)]
         return None, torch.stack(rows), None, None, None, None
 
 
-def _sums(values: Tensor, keys: Tensor, count: int, most: int = 128) -> Tensor:
-    """Sums of the ``values`` (rows) that have each of ``count`` keys: of ``most`` rows first, then of these sums.
+def _sum_by_key(values: Tensor, keys: Tensor, count: int, piece: int = 128) -> Tensor:
+    """Sum the rows of ``values`` by their keys, ``0 .. count - 1``, in two steps: pieces of ``piece`` rows, then the pieces' sums.
 
-    A key may have a third of all rows, and a GPU has no more threads at work than there are bags to sum.
+    One key may have a third of all rows, and a GPU uses no more threads than there are groups to sum.
     """
     if not len(keys):
         return values.new_zeros(count, values.shape[1])
-    # Ten times faster to sort than int32, on a CPU.
+    # On a CPU, int16 sorts ten times faster than int32.
     small = torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32
     keys, order = keys.to(small).sort(stable=True)
     numbers = torch.arange(count, dtype=small, device=keys.device)
     starts = torch.searchsorted(keys, numbers)
-    # Where a key begins, and every so many rows: each piece has rows of one key. How many there are does not depend on the keys, so that
-    # nothing waits for it; some are empty.
-    edges = torch.cat([starts, torch.arange(0, len(keys), most, device=keys.device)]).sort().values
-    pieces = F.embedding_bag(order, values, edges, mode="sum")
+    # A piece begins with each key and after every ``piece`` rows, so all its rows have one key. The number of pieces does not depend on
+    # the keys, so a GPU need not be waited for; some pieces are empty.
+    edges = torch.cat([starts, torch.arange(0, len(keys), piece, device=keys.device)]).sort().values
+    sums = F.embedding_bag(order, values, edges, mode="sum")
     starts = torch.searchsorted(keys[edges.clamp(max=len(keys) - 1)], numbers)
-    return F.embedding_bag(torch.arange(len(edges), device=keys.device), pieces, starts, mode="sum")
+    return F.embedding_bag(torch.arange(len(edges), device=keys.device), sums, starts, mode="sum")

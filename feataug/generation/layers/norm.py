@@ -1,4 +1,4 @@
-"""Normalisation that keeps what separates the classes, and lets the noise in."""
+"""Normalisation that keeps the differences between classes, and modulation by the noise."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from torch import Tensor, nn
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm with groups of at least eight channels where that divides evenly.
+    """Group norm with at least eight channels per group where that divides evenly.
 
-    Instance norm would remove each channel's mean over the image, which is most of what tells one class from another.
+    Instance norm would remove each channel's mean over the image, which carries most of the difference between classes.
     """
     return nn.GroupNorm(math.gcd(channels, max(1, channels // 8)), channels)
 
 
 class ModulatedNorm(nn.Module):
-    """Group norm whose scale and shift are functions of ``z`` and of the classes at each place.
+    """Group norm whose scale and shift depend on ``z`` and on the classes in each cell.
 
     Args:
-        channels: Of the input.
-        latent_dim: Of ``z``; 0 for a plain group norm.
-        num_labels: Of the class shares; 0 for the same scale and shift everywhere.
+        channels: Channels of the input.
+        latent_dim: Size of ``z``; 0 for a plain group norm.
+        num_labels: Channels of the class shares; 0 for the same scale and shift in every cell.
 
     Source:
-        Ours (adaptive normalisation, as in StyleGAN), so that ``z`` is heard in every layer. Tan et al. (2021), CLADE: a scale and a
-        shift looked up by class; ours by the shares of the classes in a cell, which are many where features are coarse.
+        Ours (adaptive normalisation, as in StyleGAN), so that ``z`` acts on every layer. Tan et al. (2021), CLADE, look up scale and
+        shift by class; we weight them by class shares, since a coarse cell holds many classes.
     """
 
     def __init__(self, channels: int, latent_dim: int, num_labels: int = 0) -> None:
@@ -43,9 +43,9 @@ class ModulatedNorm(nn.Module):
         normed = self.norm(inputs)
         if self.modulation is None:
             return normed
-        made = self.modulation(z)[:, :, None, None]
+        parameters = self.modulation(z)[:, :, None, None]
         if self.table is not None:
             assert shares is not None
-            made = made + torch.einsum("kc,bkhw->bchw", self.table, shares.to(self.table.dtype))
-        scale, shift = made.chunk(2, dim=1)
+            parameters = parameters + torch.einsum("kc,bkhw->bchw", self.table, shares.to(self.table.dtype))
+        scale, shift = parameters.chunk(2, dim=1)
         return normed * (1 + scale) + shift

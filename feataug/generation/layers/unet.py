@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from feataug.generation.layers.norm import ModulatedNorm
@@ -32,22 +33,22 @@ class ResidualBlock(nn.Module):
 
 
 class UNet(nn.Module):
-    """An encoder-decoder with skips, any input size, and one output for each scale that is asked for.
+    """An encoder-decoder with skip connections, for any input size, with one output per requested scale.
 
     Args:
         in_channels: Maps of the encoded mask.
         out_channels: Channels of each output.
-        scales: Scale of each output: 0 is the input's resolution, ``i`` is ``ceil`` of half of ``i - 1``.
-        widths: Maps at each scale, from 0 on; as many scales as the U-Net has levels.
+        scales: Scale of each output: 0 is the input's resolution, and scale ``i`` has half the rows and columns of ``i - 1``, rounded up.
+        widths: Maps at each scale, from 0 on; one entry for each level of the U-Net.
         latent_dim: Size of ``z``.
-        modulation: What else every norm depends on: ``"none"`` (``z`` enters once, as maps beside the encoded mask: the paper),
-            ``"latent"`` (``z``), ``"class"`` (``z``, and the classes at each place).
-        num_labels: Of the class shares that ``"class"`` takes.
-        tokens: ``(channels, count)`` of outputs that have no place in the image, such as class tokens; they are made of the coarsest
-            maps' mean.
+        modulation: What every norm depends on: ``"none"`` (``z`` enters once, as maps beside the encoded mask: the paper), ``"latent"``
+            (``z``) or ``"class"`` (``z`` and the classes in each cell).
+        num_labels: Channels of the class shares, for ``"class"``.
+        tokens: ``(channels, count)`` of outputs without a position in the image, such as class tokens. They are computed from the mean of
+            the coarsest maps.
 
     Source:
-        Sec. 3.1: "encoded semantic layout and a latent code into a U-Net". Ours: linear outputs, skips of any size, modulation, tokens.
+        Sec. 3.1: "encoded semantic layout and a latent code into a U-Net". Ours: linear outputs, skip connections of any size, modulation, tokens.
     """
 
     def __init__(
@@ -82,37 +83,38 @@ class UNet(nn.Module):
         )
 
     def forward(self, code: Tensor, z: Tensor, shares: Tensor | None = None) -> list[Tensor]:
-        """Features.
+        """Compute all outputs.
 
         Args:
             code: Encoded mask, ``(B, in_channels, h, w)``.
             z: ``(B, latent_dim)``.
-            shares: Of each class in each cell, ``(B, num_labels, h, w)``, if the norms depend on them.
+            shares: Share of each class in each cell, ``(B, num_labels, h, w)``, if the norms depend on it.
 
         Returns:
             One map per scale, then ``(B, C, 1, count)`` tokens.
         """
-        at: list[Tensor | None] = [shares]
+        shares_at: list[Tensor | None] = [shares]
         for _ in self.shrink:
-            at.append(F.avg_pool2d(at[-1], 2, ceil_mode=True, count_include_pad=False) if at[-1] is not None else None)
-        noise = z[:, :, None, None].expand(-1, -1, *code.shape[-2:])
+            finer = shares_at[-1]
+            shares_at.append(F.avg_pool2d(finer, 2, ceil_mode=True, count_include_pad=False) if finer is not None else None)
+        noise = repeat(z, "batch c -> batch c h w", h=code.shape[-2], w=code.shape[-1])
         hidden = self.enter(torch.cat([code, noise], dim=1))
         skips = []
         for number, block in enumerate(self.down):
-            hidden = block(hidden, z, at[number])
+            hidden = block(hidden, z, shares_at[number])
             skips.append(hidden)
             if number < len(self.shrink):
                 hidden = self.shrink[number](hidden)
-        at_scale = {len(skips) - 1: skips[-1]}
+        hidden_at = {len(skips) - 1: skips[-1]}
         for number in reversed(range(len(self.up))):
-            grown = F.interpolate(at_scale[number + 1], skips[number].shape[-2:])
-            at_scale[number] = self.up[number](torch.cat([skips[number], grown], dim=1), z, at[number])
+            grown = F.interpolate(hidden_at[number + 1], skips[number].shape[-2:])
+            hidden_at[number] = self.up[number](torch.cat([skips[number], grown], dim=1), z, shares_at[number])
         maps = [
-            head(F.leaky_relu(norm(at_scale[scale], z, at[scale]), 0.2))
+            head(F.leaky_relu(norm(hidden_at[scale], z, shares_at[scale]), 0.2))
             for head, norm, scale in zip(self.heads, self.norms, self.scales, strict=True)
         ]
         pooled = skips[-1].mean((2, 3))
         return maps + [
-            head(pooled).view(len(pooled), channels, 1, count)
-            for head, (channels, count) in zip(self.token_heads, self.tokens, strict=True)
+            rearrange(head(pooled), "batch (channels count) -> batch channels 1 count", count=count)
+            for head, (_, count) in zip(self.token_heads, self.tokens, strict=True)
         ]
