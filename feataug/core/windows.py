@@ -31,9 +31,9 @@ def tiles(
     height, width = min(window[0], rows), min(window[1], columns)
     kept = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     done_down = 0
-    for top in _starts(rows, height):
+    for top in window_starts(rows, height, height):
         done_right = 0
-        for left in _starts(columns, width):
+        for left in window_starts(columns, width, width):
             part = masks[:, top : top + height, left : left + width].contiguous()
             counted = part.clone()
             counted[:, : done_down - top] = ignore_index
@@ -43,5 +43,6 @@ def tiles(
         done_down = top + height
 
 
-def _starts(side: int, window: int) -> list[int]:
-    return [*range(0, side - window, window), side - window]
+def window_starts(side: int, window: int, stride: int) -> list[int]:
+    """List where windows start along a side: every ``stride`` pixels; the last one ends at the edge."""
+    return [*range(0, side - window, stride), side - window]

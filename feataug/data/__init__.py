@@ -1,7 +1,7 @@
 """Readers of data sets: each item is ``(image, mask)``, uint8 ``(3, H, W)`` and int64 ``(H, W)``, after joint transforms.
 
-Every reader has ``classes`` (names), ``palette`` (RGB per class), ``num_classes``, ``ignore_index`` and ``mask(index)``, which reads no
-image. ``MaskFolder`` has masks alone, ``Images`` images alone.
+Every reader has ``classes`` (names), ``palette`` (RGB per class), ``num_classes``, ``ignore_index`` and ``mask(index)``, which does
+not read the image. ``MaskFolder`` has only masks, ``Images`` only images.
 """
 
 from feataug.data.ade20k import ADE20K

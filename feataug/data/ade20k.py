@@ -1,4 +1,4 @@
-"""ADE20K's scene parsing benchmark (150 classes) in its official folders."""
+"""ADE20K's scene parsing benchmark (150 classes), read from its official folders."""
 
 from __future__ import annotations
 
@@ -37,14 +37,16 @@ class ADE20K(MaskedImages):
         root: ``ADEChallengeData2016``, or the folder that holds it: ``images/training``, ``images/validation`` with JPEG images,
             ``annotations/training``, ``annotations/validation`` with label maps. ``objectInfo150.txt`` may be absent.
         split: ``"train"`` or ``"val"``; the test images have no masks.
-        transforms: ``(image, mask) -> (image, mask)``, as torchvision v2's joint transforms. Batches need one that brings all to one size.
+        transforms: ``(image, mask) -> (image, mask)``, as torchvision v2's joint transforms. Batches need transforms that make all
+            sizes equal.
 
-    Each item is a uint8 image ``(3, H, W)`` and an int64 mask ``(H, W)``: labels 1 .. 150 become 0 .. 149, and 0 (other) 255. ``classes``
-    are the first names that ``objectInfo150.txt`` gives each class; without the file they are the same names.
+    Each item is a uint8 image ``(3, H, W)`` and an int64 mask ``(H, W)``: labels 1 .. 150 become 0 .. 149, and 0 (other) becomes
+    255. ``classes`` are the first names of each class in ``objectInfo150.txt``; the package has the same names for when the file is
+    absent.
 
     Raises:
-        ConfigError: no such split.
-        MissingDataError, DataError: as ``MaskedImages``; or ``objectInfo150.txt`` is not what it should be.
+        ConfigError: unknown split.
+        MissingDataError, DataError: as for ``MaskedImages``; or ``objectInfo150.txt`` cannot be parsed.
 
     Source:
         Zhou et al. (2017), SceneParse150.
@@ -61,7 +63,7 @@ class ADE20K(MaskedImages):
 
 
 def _classes(root: Path) -> tuple[str, ...]:
-    """First names of the classes, by ``objectInfo150.txt`` if it is there: tab-separated, number first and names last."""
+    """First names of the classes, from ``objectInfo150.txt`` if present: tab-separated, number first and names last."""
     file = root / "objectInfo150.txt"
     if not file.is_file():
         return CLASSES
@@ -74,8 +76,8 @@ def _classes(root: Path) -> tuple[str, ...]:
             message(
                 "ADE20K: the names of the classes cannot be read.",
                 given=f"{file}, {len(rows)} lines below the first",
-                needed=f"classes 1 .. {len(wanted)}, one a line, number first and names last, separated by tabs",
-                advice="Get the file again, or take it away: the names are also part of the package.",
+                needed=f"classes 1 .. {len(wanted)}, one per line, number first and names last, separated by tabs",
+                advice="Download the file again, or remove it: the names are also part of the package.",
             )
         )
     return tuple(names[number] for number in wanted)

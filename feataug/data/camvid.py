@@ -1,4 +1,4 @@
-"""CamVid in the folders that SegNet's tutorial made usual."""
+"""CamVid, read from the folders of SegNet's tutorial."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class CamVid(MaskedImages):
     """CamVid, 11 classes at 360 x 480: 367 training, 101 validation and 233 test images.
 
     Args:
-        root: Folder that holds ``train/ trainannot/ val/ valannot/ test/ testannot/``, PNG or JPEG; a split that is not asked
-            for may be absent.
+        root: Folder that holds ``train/ trainannot/ val/ valannot/ test/ testannot/``, PNG or JPEG. Splits other than ``split`` may
+            be absent.
         split: ``"train"``, ``"val"`` or ``"test"``.
         transforms: ``(image, mask) -> (image, mask)``, as torchvision v2's joint transforms.
 
-    Each item is a uint8 image ``(3, H, W)`` and an int64 mask ``(H, W)`` whose label 11 (unlabelled) became 255.
+    Each item is a uint8 image ``(3, H, W)`` and an int64 mask ``(H, W)`` in which label 11 (unlabelled) is replaced by 255.
 
     Raises:
-        ConfigError: no such split.
-        MissingDataError, DataError: as ``MaskedImages``; the message says what ``root`` holds.
+        ConfigError: unknown split.
+        MissingDataError, DataError: as for ``MaskedImages``. The message lists what ``root`` holds.
 
     Source:
         Brostow, Fauqueur, Cipolla (2008); the folders and the 11 classes are those of Badrinarayanan et al. (2015).

@@ -1,4 +1,4 @@
-"""Cityscapes in its official folders."""
+"""Cityscapes, read from its official folders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PALETTE = (
     (0, 0, 230), (119, 11, 32),
 )  # fmt: skip
 _CLASS_LABELS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-# Of the labels 0 .. 33; -1, a license plate, is 255 in 8 bits, and void as the rest is.
+# Class of the labels 0 .. 33. Label -1, a licence plate, is 255 in 8 bits, which is void.
 IDS = tuple(_CLASS_LABELS.index(label) if label in _CLASS_LABELS else 255 for label in range(34))
 
 SPLITS = {"fine": ("train", "val"), "coarse": ("train", "train_extra", "val")}
@@ -32,20 +32,21 @@ class Cityscapes(MaskedImages):
 
     Args:
         root: Folder that holds ``leftImg8bit/<split>/<city>/*_leftImg8bit.png`` and ``gtFine/<split>/<city>/*_gtFine_labelIds.png``
-            (or ``gtCoarse``), as the archives unpack; other files are passed over, labels without an image, too.
-        split: ``"train"`` or ``"val"``; ``"train_extra"`` if coarse. The labels of the test images are not public.
+            (or ``gtCoarse``), as the archives unpack. Other files are skipped, and so are labels without an image.
+        split: ``"train"`` or ``"val"``; with coarse labels also ``"train_extra"``. The labels of the test images are not public.
         mode: ``"fine"`` or ``"coarse"``.
-        labels: ``"ids"`` reads ``*_labelIds.png``, which are part of the download, and maps the 34 labels to the 19 classes;
-            ``"train_ids"`` reads ``*_labelTrainIds.png``, which cityscapesScripts draws from the polygons. By default the first, or the
-            second where a split has no file of the first. They are not quite the same: on about 0.3 % of the pixels, at the edges of
-            objects, the two differ. The benchmark measures on the first.
+        labels: ``"ids"`` reads ``*_labelIds.png``, which are part of the download, and maps the 34 labels to the 19 classes.
+            ``"train_ids"`` reads ``*_labelTrainIds.png``, which cityscapesScripts draws from the polygons. The default is the
+            first, or the second for a split without files of the first. The two differ on about 0.3 % of the pixels, at the edges
+            of objects. The benchmark uses the first.
         transforms: ``(image, mask) -> (image, mask)``, as torchvision v2's joint transforms.
 
-    Each item is a uint8 image ``(3, H, W)`` and an int64 mask ``(H, W)``; 255 is void. ``labels`` says which files were taken.
+    Each item is a uint8 image ``(3, H, W)`` and an int64 mask ``(H, W)`` in which 255 is void. ``labels`` names the files that are
+    read.
 
     Raises:
-        ConfigError: no such mode, split or labels.
-        MissingDataError, DataError: as ``MaskedImages``; the message says what ``root`` holds.
+        ConfigError: unknown mode, split or labels.
+        MissingDataError, DataError: as for ``MaskedImages``. The message lists what ``root`` holds.
 
     Source:
         Cordts et al. (2016); labels, classes and colours of cityscapesScripts.

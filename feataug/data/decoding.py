@@ -1,4 +1,4 @@
-"""How image and label files are decoded: by their mode and bit depth, so that no value is scaled, rounded or turned unnoticed."""
+"""Decodes image and label files by mode and bit depth, so that no value is silently scaled, rounded or rotated."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torchvision import tv_tensors
 
@@ -19,21 +20,21 @@ from feataug.errors import DataError, message
 
 _ORIENTATION = 0x0112
 _PHOTOMETRIC = 262
-# Of TIFF's PhotometricInterpretation: zero is white.
+# TIFF's PhotometricInterpretation for grey values in which zero is white.
 _WHITE_IS_ZERO = 0
-# Grey values of fewer than 8 bits, which Pillow spreads over 0 .. 255.
-_SPREAD = {"L;2": 85, "L;4": 17}
-# Channels of 16 bits that lie together.
+# Factors by which Pillow scales grey values of fewer than 8 bits.
+_SCALED = {"L;2": 85, "L;4": 17}
+# Modes with interleaved channels of 16 bits.
 _COLOURS = ("LA", "RGB", "RGBA")
 
 
 @dataclass
 class Labels:
-    """A label file's pixels.
+    """The pixels of a label file.
 
     Attributes:
-        pixels: ``(H, W)`` stored values or indices of a palette, or ``(H, W, channels)``.
-        palette: ``(entries, 3)`` colours, where there is one.
+        pixels: ``(H, W)`` stored values or palette indices, or ``(H, W, channels)``.
+        palette: ``(entries, 3)`` colours, if the file has a palette.
         kind: Pillow's mode.
     """
 
@@ -43,10 +44,10 @@ class Labels:
 
 
 def decode_image(who: str, file: Path) -> tv_tensors.Image:
-    """An image ``(3, H, W)``: uint8, or float32 in ``[0, 1]`` where the file has 16 bits or floats.
+    """Read an image ``(3, H, W)``: uint8, or float32 in ``[0, 1]`` if the file has 16 bits or floats.
 
-    Grey images and palettes become RGB; what is transparent is laid on black; an orientation in EXIF is applied, so that the image is
-    the one that viewers show. Values of 16 bits are divided by 65535, those of 12 bits (TIFF) by 4095.
+    Grey images and palettes become RGB, and transparent pixels are blended with black. The EXIF orientation is applied, so that the
+    image is the one that viewers show. Values of 16 bits are divided by 65535, those of 12 bits (TIFF) by 4095.
 
     Raises:
         DataError: the file cannot be decoded, or its values have no known range.
@@ -58,7 +59,7 @@ def decode_image(who: str, file: Path) -> tv_tensors.Image:
             pixels = _floats(who, file, np.array(picture))
         elif _is_deep(picture, raws):
             pixels = _deep(who, file, picture, raws[0], 4095 if ";12" in raws[0] else 65535)
-        elif picture.mode == "I" and picture.format == "PNG":  # older Pillow's for 16 bits
+        elif picture.mode == "I" and picture.format == "PNG":  # 16 bits, in older versions of Pillow
             pixels = np.array(picture).astype(np.float32)[..., None] / 65535
         elif picture.mode in ("I", "LAB"):
             raise DataError(
@@ -73,11 +74,11 @@ def decode_image(who: str, file: Path) -> tv_tensors.Image:
         pixels = turned(pixels, _orientation(picture))
     if pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
-    return tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))))
+    return tv_tensors.Image(torch.from_numpy(np.ascontiguousarray(rearrange(pixels, "h w channels -> channels h w"))))
 
 
 def decode_labels(who: str, file: Path) -> Labels:
-    """A label file as it is stored: no value is scaled, colours are not looked up.
+    """Read a label file as stored: no value is scaled, and palette indices are not replaced by colours.
 
     Raises:
         DataError: the file cannot be decoded, or its format changes labels, as JPEG does.
@@ -112,12 +113,12 @@ def decode_labels(who: str, file: Path) -> Labels:
         if picture.mode == "P":
             flat = picture.getpalette("RGB")
             palette = np.array(flat, np.uint8).reshape(-1, 3) if flat else None
-        spread = next((factor for raw, factor in _SPREAD.items() if raws and raws[0].startswith(raw)), 1)
+        scaling = next((factor for raw, factor in _SCALED.items() if raws and raws[0].startswith(raw)), 1)
         kind, pixels = picture.mode, turned(pixels, _orientation(picture))
     if pixels.dtype == bool:
         pixels = pixels.astype(np.uint8)
-    elif spread > 1:
-        pixels = pixels // spread
+    elif scaling > 1:
+        pixels = pixels // scaling
     elif pixels.dtype.kind == "f":
         if not (np.isfinite(pixels).all() and (pixels == np.rint(pixels)).all()):
             raise DataError(message(f"{who}: a mask holds fractions.", given=str(file), needed="integers, the class of every pixel"))
@@ -126,7 +127,7 @@ def decode_labels(who: str, file: Path) -> Labels:
 
 
 def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Pixels ``(H, W, ...)`` as EXIF's orientation, 1 to 8, wants them shown."""
+    """Apply EXIF's orientation, 1 to 8, to pixels ``(H, W, ...)``."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -137,7 +138,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def orientation_of(file: Path) -> int:
-    """EXIF's orientation of a file, 1 where there is none."""
+    """EXIF's orientation of a file; 1 if there is none."""
     try:
         with _picture(file) as picture:
             picture.load()
@@ -148,7 +149,7 @@ def orientation_of(file: Path) -> int:
 
 @contextmanager
 def _picture(file: Path) -> Iterator[Any]:
-    # Not by its name: Pillow then maps uncompressed TIFF into memory, and scrambles those that EXIF turns by 90 degrees (13.0).
+    # As a stream: given a name, Pillow 13.0 maps uncompressed TIFF into memory and scrambles those that EXIF rotates by 90 degrees.
     with open(file, "rb") as stream, Image.open(stream) as picture:
         yield picture
 
@@ -166,7 +167,7 @@ def _opened(who: str, file: Path, needed: str) -> Iterator[Any]:
 
 
 def _refuse_stacks(who: str, file: Path, picture: Any) -> None:
-    """Several pictures in one file: the first alone would be read. Smaller ones, such as thumbnails, do not matter."""
+    """Refuse a file with several pictures of the same size, as only one would be read. Thumbnails are ignored."""
     frames = getattr(picture, "n_frames", 1)
     if frames == 1 or picture.format in ("MPO", "JPEG"):
         return
@@ -212,7 +213,7 @@ def _bytes(picture: Any) -> np.ndarray:
 
 
 def _on_black(pixels: np.ndarray, full: int) -> np.ndarray:
-    """Colours of ``(H, W, channels + alpha)`` on a black ground."""
+    """Blend pixels ``(H, W, channels + alpha)`` with black."""
     colours, alpha = pixels[..., :-1], pixels[..., -1:]
     if (alpha == full).all():
         return colours
@@ -220,7 +221,7 @@ def _on_black(pixels: np.ndarray, full: int) -> np.ndarray:
 
 
 def _deep(who: str, file: Path, picture: Any, raw: str, full: int) -> np.ndarray:
-    """Values of 16 bits, or of TIFF's 12, as float32 in [0, 1], ``(H, W, 1 or 3)``."""
+    """Values of 16 bits, or of 12 in TIFF, as float32 in [0, 1], ``(H, W, 1 or 3)``."""
     if picture.mode.startswith("I;16"):
         pixels = np.array(picture).astype(np.uint16)[..., None]
         if picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
@@ -232,7 +233,7 @@ def _deep(who: str, file: Path, picture: Any, raw: str, full: int) -> np.ndarray
     else:
         raise DataError(
             message(
-                f"{who}: an image of 16 bits is stored in a way that is not read without loss.",
+                f"{who}: an image of 16 bits is stored in a form that cannot be read without loss.",
                 given=f"{file}, {picture.format}, {raw!r}",
                 needed="grey, RGB or RGBA of 16 bits, not premultiplied, channels together",
                 advice="Write the images as PNG.",
@@ -244,25 +245,27 @@ def _deep(who: str, file: Path, picture: Any, raw: str, full: int) -> np.ndarray
 def _both_bytes(file: Path, raw: str) -> np.ndarray:
     """Colours of 16 bits, uint16 ``(H, W, channels)``.
 
-    Pillow keeps the more significant byte of each value. Told the other order of bytes, it keeps the less significant one.
+    Pillow keeps only the high byte of each value. The image is decoded twice, the second time with the byte order swapped, which
+    returns the low bytes.
     """
     colours, _, order = raw.partition(";16")
     if colours == "LA":
-        # Four bytes for each pixel, as RGBA has them.
-        four = _stored(file, "RGBA").astype(np.uint16)
+        # Like RGBA, four bytes for each pixel.
+        four = _decode_raw(file, "RGBA").astype(np.uint16)
         return four[..., ::2] * 256 + four[..., 1::2]
     big = order == "B" or (order == "N" and sys.byteorder == "big")
-    high, low = (_stored(file, f"{colours};16{way}") for way in ("BL" if big else "LB"))
+    high, low = (_decode_raw(file, f"{colours};16{way}") for way in ("BL" if big else "LB"))
     return high.astype(np.uint16) * 256 + low
 
 
-def _stored(file: Path, raw: str) -> np.ndarray:
+def _decode_raw(file: Path, raw: str) -> np.ndarray:
+    """Decode a file as if its raw mode were ``raw``."""
     with _picture(file) as picture:
         tiles: Any = picture.tile
         for number, (codec, extents, offset, arguments) in enumerate(tiles):
-            told = (raw, *arguments[1:]) if isinstance(arguments, tuple) else raw
-            # A plain tuple in older Pillow, a named one later.
-            tiles[number] = getattr(type(tiles[number]), "_make", tuple)((codec, extents, offset, told))
+            changed = (raw, *arguments[1:]) if isinstance(arguments, tuple) else raw
+            # A plain tuple in older versions of Pillow, a named one later.
+            tiles[number] = getattr(type(tiles[number]), "_make", tuple)((codec, extents, offset, changed))
         return np.array(picture)
 
 
@@ -271,7 +274,7 @@ def _floats(who: str, file: Path, pixels: np.ndarray) -> np.ndarray:
     if not (low >= 0 and high <= 1):
         raise DataError(
             message(
-                f"{who}: an image of floats leaves [0, 1].",
+                f"{who}: an image of floats has values outside [0, 1].",
                 given=f"{file}, {'values that are not finite' if np.isnan(low) else f'{low:g} .. {high:g}'}",
                 needed="values in [0, 1], as eval_transforms and train_transforms take them",
                 advice="Scale the images by the range that the whole set shares, not each by its own, and write them again.",

@@ -1,4 +1,4 @@
-"""Folders of one's own: images with masks, paired by file name; masks alone; images alone. Folders within them count, too."""
+"""Readers of the user's own folders: images paired with masks by file name, masks alone, and images alone."""
 
 from __future__ import annotations
 
@@ -19,38 +19,40 @@ from feataug.errors import DataError, message
 
 
 class MaskedImages(LabelFiles):
-    """Pairs ``(image, mask)`` from two folders, matched by the files' paths within them, less suffixes and endings.
+    """Pairs ``(image, mask)`` from two folders, matched by the files' paths within them, without suffixes and endings.
 
     Args:
-        images: Folder with images (PNG, JPEG, TIFF, BMP, WebP), also in folders below it, linked ones included. Hidden files and folders
-            are passed over.
-        masks: Folder with label maps of the same size and path, in a lossless format; it may be the images' folder.
+        images: Folder with images (PNG, JPEG, TIFF, BMP, WebP), also in subfolders and linked folders. Hidden files and folders are
+            skipped.
+        masks: Folder with label maps of the same size and path, in a lossless format. It may be the folder of the images.
         classes: Names of the classes, in the order of their labels.
-        palette: One RGB colour per class, for pictures; that of ``colors``, or a default set if absent.
-        endings: What the stems of images and of masks end in, such as ``("_leftImg8bit", "_gtFine_labelIds")``; other files are passed
-            over.
-        suffixes: What images and masks end in after that, such as ``(".jpg", ".png")``, where both kinds are there.
-        names: Which images belong to the data set, in this order: a list, or a text file with one name a line (PASCAL VOC's
-            ``train.txt``, lines of image and mask). Folders and suffixes may stand there or not.
-        ids: Class of each label in the files, as a sequence or a dict; ``ignore_index`` where a label means void. Any other label but
-            ``void`` is an error. If absent, the labels are the classes.
-        colors: For colour-coded masks (RGB, RGBA, palettes): a colour for each class, in their order, or a dict of classes (numbers or
-            names) to one colour or several, with ``ignore_index`` for void. Any other colour is an error.
-        void: Label that the files use for void; it becomes ``ignore_index``. With ``colors`` it may be a colour.
-        transforms: ``(image, mask) -> (image, mask)``, as torchvision v2's joint transforms; or one that takes ``image=`` and ``mask=``, as
-            ``albumentations.Compose``.
-        ignore_index: Label of void in the masks that come out.
+        palette: One RGB colour per class, for pictures. By default that of ``colors``, or a built-in palette.
+        endings: Endings of the stems of images and of masks, such as ``("_leftImg8bit", "_gtFine_labelIds")``. Other files are
+            skipped.
+        suffixes: Suffixes of images and of masks, such as ``(".jpg", ".png")``, if files of other kinds are there.
+        names: The images that belong to the data set, in this order: a list, or a text file with one name per line (PASCAL VOC's
+            ``train.txt``, or lines of image and mask). Folders and suffixes are optional.
+        ids: Class of each label in the files, as a sequence or a dict, with ``ignore_index`` for void. Any other label except
+            ``void`` is an error. By default the labels are the classes.
+        colors: For colour-coded masks (RGB, RGBA, palettes): a colour for each class, in their order, or a dict of classes (numbers
+            or names) to one colour or several, with ``ignore_index`` for void. Any other colour is an error.
+        void: Label of void in the files; it becomes ``ignore_index``. With ``colors`` it may be a colour.
+        transforms: ``(image, mask) -> (image, mask)``, as torchvision v2's joint transforms; or a transform that takes ``image=``
+            and ``mask=``, such as ``albumentations.Compose``.
+        ignore_index: Label of void in the resulting masks.
 
-    Each item is an image ``(3, H, W)``, uint8 or, from files of 16 bits or floats, float32 in ``[0, 1]``, and an int64 mask ``(H, W)``.
+    Each item is an image ``(3, H, W)``, uint8 or, from files of 16 bits or floats, float32 in ``[0, 1]``, and an int64 mask ``(H,
+    W)``.
 
     Raises:
-        ConfigError: ``ids``, ``colors``, ``names`` or ``suffixes`` are not what they should be, or a label is both void and a class.
-        MissingDataError: a folder, a file of ``names``, or the mask of an image is not there.
-        DataError: a folder holds no image, or two of one name; or, when the item is read, a file cannot be decoded without loss, a mask has
-            several channels, another size than its image, a label that is no class, or a palette that differs from the others'.
+        ConfigError: ``ids``, ``colors``, ``names`` or ``suffixes`` is invalid, or a label is both void and a class.
+        MissingDataError: a folder, a file of ``names``, or the mask of an image is missing.
+        DataError: a folder holds no image, or two with the same name. When an item is read: a file cannot be decoded without loss,
+            or a mask has several channels, another size than its image, a label without a class, or a palette that differs from the
+            others.
 
     Source:
-        ours.
+        Ours.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class MaskedImages(LabelFiles):
         )
 
     def image(self, index: int) -> tv_tensors.Image:
-        """The image alone, ``(3, H, W)``, without transforms: uint8, or float32 in ``[0, 1]`` from files of 16 bits or floats."""
+        """The image, ``(3, H, W)``, without transforms: uint8, or float32 in ``[0, 1]`` from files of 16 bits or floats."""
         return decode_image(type(self).__name__, self.image_files[index])
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
@@ -83,15 +85,15 @@ class MaskedImages(LabelFiles):
         image, mask = self.image(index), self.mask(index)
         if image.shape[-2:] != mask.shape[-2:]:
             file = self.image_files[index]
-            turned = orientation_of(file) >= 5 and image.shape[-2:] == mask.shape[:-3:-1]
+            rotated = orientation_of(file) >= 5 and image.shape[-2:] == mask.shape[:-3:-1]
             raise DataError(
                 message(
                     f"{who}: an image and its mask differ in size.",
                     given=f"{tuple(image.shape[-2:])} in {file}, {tuple(mask.shape[-2:])} in {self.mask_files[index]}",
                     needed="the same rows and columns",
-                    advice="EXIF turns the image by 90 degrees when it is shown, and it is read so. If the masks belong to the images as they "
-                    "are stored, take the orientation out of the images: exiftool -Orientation= FILE."
-                    if turned
+                    advice="EXIF rotates the image by 90 degrees, and the reader applies that. If the masks fit the images as stored, remove "
+                    "the orientation from the images: exiftool -Orientation= FILE."
+                    if rotated
                     else None,
                 )
             )
@@ -102,26 +104,21 @@ class MaskFolder(LabelFiles):
     """Masks without images, for ``feataug.DatasetMasks`` and the other mask sources: each item is one mask.
 
     Args:
-        masks: Folder with label maps of any sizes in a lossless format, also in folders below it, linked ones included.
-        classes: Names of the classes, in the order of their labels.
-        palette: One RGB colour per class, for pictures; that of ``colors``, or a default set if absent.
-        ending: What the stems of the files end in, such as ``"_gtFine_labelIds"``; other files are passed over.
-        suffixes: What they end in after that, such as ``".png"``.
-        names: Which masks belong to the data set, in this order; as for ``MaskedImages``.
-        ids: Class of each label in the files, as a sequence or a dict; ``ignore_index`` where a label means void. Any other label but
-            ``void`` is an error. If absent, the labels are the classes.
-        colors: For colour-coded masks, as for ``MaskedImages``.
-        void: Label that the files use for void; it becomes ``ignore_index``. With ``colors`` it may be a colour.
-        transforms: ``mask -> mask``; mask sources take it unless they are given another. One that takes ``image=`` and ``mask=`` gets a
-            black image.
-        ignore_index: Label of void in the masks that come out.
+        masks: Folder with label maps of any size in a lossless format, also in subfolders and linked folders.
+        ending: Ending of the files' stems, such as ``"_gtFine_labelIds"``. Other files are skipped.
+        suffixes: Suffix or suffixes of the files, such as ``".png"``.
+        names: The masks that belong to the data set, in this order.
+        transforms: ``mask -> mask``; mask sources use it unless they get one of their own. If it takes ``image=`` and ``mask=``, it
+            also gets a black image.
+        classes, palette, ids, colors, void, ignore_index: As for ``MaskedImages``.
 
     Each item is an int64 mask ``(H, W)``.
 
     Raises:
-        ConfigError: ``ids``, ``colors``, ``names`` or ``suffixes`` are not what they should be, or a label is both void and a class.
-        MissingDataError: the folder, or a file of ``names``, is not there.
-        DataError: the folder holds no mask, or two of one name; or, when an item is read, it is no mask, as for ``MaskedImages``.
+        ConfigError: ``ids``, ``colors``, ``names`` or ``suffixes`` is invalid, or a label is both void and a class.
+        MissingDataError: the folder, or a file of ``names``, is missing.
+        DataError: the folder holds no mask, or two with the same name. When an item is read: it is not a mask, as for
+            ``MaskedImages``.
 
     Source:
         Sec. 4.5 (additional masks, for which there are no images).
@@ -153,21 +150,21 @@ class MaskFolder(LabelFiles):
 
 
 class Images(Dataset):
-    """Images that nobody labelled, for ``feataug.pseudo_masks``: each item is one image.
+    """Unlabelled images, for ``feataug.pseudo_masks``: each item is one image.
 
     Args:
-        images: Folder with images (PNG, JPEG, TIFF, BMP, WebP), also in folders below it, linked ones included.
-        ending: What the stems of the files end in, such as ``"_leftImg8bit"``; other files are passed over.
-        suffixes: What they end in after that, such as ``".jpg"``.
-        names: Which images belong to the data set, in this order; as for ``MaskedImages``.
-        transforms: ``image -> image``, such as ``eval_transforms((512, 1024))``; or one that takes ``image=``.
+        images: Folder with images (PNG, JPEG, TIFF, BMP, WebP), also in subfolders and linked folders.
+        ending: Ending of the files' stems, such as ``"_leftImg8bit"``. Other files are skipped.
+        suffixes: Suffix or suffixes of the files, such as ``".jpg"``.
+        names: The images that belong to the data set, in this order; as for ``MaskedImages``.
+        transforms: ``image -> image``, such as ``eval_transforms((512, 1024))``; or a transform that takes ``image=``.
 
-    Each item is an image ``(3, H, W)``, uint8 or, from files of 16 bits or floats, float32 in ``[0, 1]``; or what ``transforms`` makes of it.
+    Each item is an image ``(3, H, W)``, uint8 or, from files of 16 bits or floats, float32 in ``[0, 1]``, after ``transforms``.
 
     Raises:
-        ConfigError: ``names`` or ``suffixes`` are not what they should be.
-        MissingDataError: the folder, or a file of ``names``, is not there.
-        DataError: the folder holds no image, or two of one name; or, when an item is read, it cannot be decoded.
+        ConfigError: ``names`` or ``suffixes`` is invalid.
+        MissingDataError: the folder, or a file of ``names``, is missing.
+        DataError: the folder holds no image, or two with the same name. When an item is read: it cannot be decoded.
 
     Source:
         Sec. 4.5 (unlabelled frames).

@@ -1,4 +1,4 @@
-"""IDD-Lite in its official folders, which are named as Cityscapes'."""
+"""IDD-Lite, read from its official folders, which are named like those of Cityscapes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class IDDLite(MaskedImages):
         split: ``"train"`` or ``"val"``; the test images have no masks.
         transforms: ``(image, mask) -> (image, mask)``, as torchvision v2's joint transforms.
 
-    Each item is a uint8 image ``(3, H, W)`` and an int64 mask ``(H, W)``; 255 is void.
+    Each item is a uint8 image ``(3, H, W)`` and an int64 mask ``(H, W)`` in which 255 is void.
 
     Raises:
-        ConfigError: no such split.
-        MissingDataError, DataError: as ``MaskedImages``; the message says what ``root`` holds.
+        ConfigError: unknown split.
+        MissingDataError, DataError: as for ``MaskedImages``. The message lists what ``root`` holds.
 
     Source:
         Varma et al. (2019), IDD; its "lite" release with the seven classes of the first level.

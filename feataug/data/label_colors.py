@@ -1,4 +1,4 @@
-"""Colours in label files: tables of colours and classes, and palettes that have to agree."""
+"""Colours in label files: tables from colours to classes, and checks that palettes agree."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ _NEEDED = "a colour (red, green, blue), 0 .. 255, for each class: a sequence in 
 
 
 class ColorTable:
-    """Class of each colour of colour-coded masks.
+    """Maps the colours of colour-coded masks to classes.
 
     Args:
         who: The reader, for errors.
-        colors: A colour for each class, in their order; or a dictionary of classes (numbers or names) to one colour or several, where
-            ``ignore_index`` stands for void. A colour has three parts, or four with alpha; with three, only opaque pixels have it.
+        colors: A colour for each class, in their order; or a dictionary from classes (numbers or names) to one colour or several,
+            with ``ignore_index`` for void. A colour has three channels, or four with alpha; a colour of three matches opaque pixels
+            only.
         classes: Names of the classes.
-        void: Colour of void, if it is one.
-        ignore_index: Label of void in the masks that come out.
+        void: Colour of void, if it is a colour.
+        ignore_index: Label of void in the resulting masks.
 
     Raises:
-        ConfigError: no such table, two classes of one colour, or a class without a colour.
+        ConfigError: ``colors`` is not such a table, two classes share a colour, or a class has none.
     """
 
     def __init__(self, who: str, colors: Any, classes: Sequence[str], void: Any, ignore_index: int) -> None:
@@ -66,11 +67,11 @@ class ColorTable:
         """Class of every pixel, int64 ``(H, W)``.
 
         Raises:
-            DataError: a pixel has another colour, or the file has no colours.
+            DataError: a pixel has a colour that is not in the table, or the file has no colours.
         """
         codes = _codes(self.who, found, file)
-        places = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
-        wrong = self.codes[places] != codes
+        index = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
+        wrong = self.codes[index] != codes
         if wrong.any():
             others, counts = np.unique(codes[wrong], return_counts=True)
             most = np.argsort(-counts, kind="stable")[:5]
@@ -85,18 +86,18 @@ class ColorTable:
                     else None,
                 )
             )
-        return self.labels[places]
+        return self.labels[index]
 
 
 class Palettes:
-    """Whether the palettes of a set agree: annotation tools write a palette for each file, in which indices may mean other colours."""
+    """Checks that the palettes of a data set agree: annotation tools write one per file, and an index may change its colour."""
 
     def __init__(self) -> None:
         self.colors: dict[int, tuple[Color, Path]] = {}
         self.first: np.ndarray | None = None
 
     def check(self, who: str, found: Labels, file: Path) -> None:
-        """Compare the colours of the indices that a file uses with those of the files before it.
+        """Compare the colours of the indices that a file uses with those of earlier files.
 
         Raises:
             DataError: an index has another colour, or a colour another index.
@@ -106,7 +107,7 @@ class Palettes:
         palette = found.palette
         if self.first is None:
             self.first = palette
-        places = {color: index for index, (color, _) in self.colors.items()}
+        index_of = {color: index for index, (color, _) in self.colors.items()}
         for index in np.flatnonzero(np.bincount(found.pixels.ravel(), minlength=1)).tolist():
             if index >= len(palette):
                 continue
@@ -115,8 +116,8 @@ class Palettes:
             if before is not None and before[0] != color:
                 raise self._differ(who, f"index {index} is {shown(before[0])} in {before[1]}, {shown(color)} in {file}")
             as_first = index < len(self.first) and tuple(self.first[index].tolist()) == color
-            if before is None and not as_first and color in places:
-                other = places[color]
+            if before is None and not as_first and color in index_of:
+                other = index_of[color]
                 where = self.colors[other][1]
                 raise self._differ(who, f"{shown(color)} is index {other} in {where}, index {index} in {file}")
             self.colors.setdefault(index, (color, file))
@@ -134,7 +135,7 @@ class Palettes:
 
 
 def shown(color: Sequence[int]) -> str:
-    """A colour as it is given, without an alpha of 255."""
+    """A colour as text, without an alpha of 255."""
     parts = list(color[:3]) if len(color) == 4 and color[3] == 255 else list(color)
     return "(" + ", ".join(map(str, parts)) + ")"
 
@@ -146,7 +147,8 @@ def _entries(who: str, colors: Any, classes: Sequence[str], ignore_index: int) -
     elif isinstance(colors, (str, bytes)) or not hasattr(colors, "__len__"):
         raise _no_table(who, colors)
     elif len(colors) != len(classes):
-        raise ConfigError(message(f"{who}: colors are no table.", given=f"{len(colors)} colours, {len(classes)} classes", needed=_NEEDED))
+        given = f"{len(colors)} colours, {len(classes)} classes"
+        raise ConfigError(message(f"{who}: colors is not a table of colours.", given=given, needed=_NEEDED))
     else:
         items = list(enumerate(colors))
     found: list[tuple[int, Color]] = []
@@ -184,7 +186,7 @@ def _color(who: str, value: Any) -> Color:
 
 
 def _no_table(who: str, given: Any) -> ConfigError:
-    return ConfigError(message(f"{who}: colors are no table.", given=repr(given)[:100], needed=_NEEDED))
+    return ConfigError(message(f"{who}: colors is not a table of colours.", given=repr(given)[:100], needed=_NEEDED))
 
 
 def _code(color: Color) -> int:
@@ -196,7 +198,7 @@ def _uncode(code: int) -> Color:
 
 
 def _codes(who: str, found: Labels, file: Path) -> np.ndarray:
-    """One number for the colour of each pixel."""
+    """The colour of each pixel as one number."""
     pixels = found.pixels
     if found.palette is not None:
         if int(pixels.max(initial=0)) >= len(found.palette):

@@ -1,4 +1,4 @@
-"""How often the classes occur in some masks of a reader: a quick look at whether labels mean what its user thinks."""
+"""Counts the classes in a sample of masks: a quick check that the labels mean what the user expects."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 @dataclass(frozen=True)
 class LabelCounts:
-    """Pixels by class in some masks of a set.
+    """Pixels by class in some masks of a data set.
 
     Attributes:
         classes: Pixels of each class.
         void: Pixels of void.
-        masks: How many masks were read.
-        of: How many there are.
+        masks: Number of masks that were read.
+        of: Number of masks in the data set.
     """
 
     classes: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Label maps in files: what the labels in them mean."""
+"""Label maps in files, and the classes of their labels."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from feataug.data.label_colors import ColorTable, Palettes
 from feataug.data.label_counts import LabelCounts, count_labels
 from feataug.errors import ConfigError, DataError, message
 
-# PNG has no more than 16 bits a pixel.
+# PNG has at most 16 bits a pixel.
 _LABELS = 2**16
 _UNKNOWN = -(2**63)
 
 
 class LabelFiles(Dataset):
-    """What readers of label maps share: ``mask(index)``, without any image.
+    """Base of all readers of label maps: ``mask(index)``, without an image.
 
     Args:
         mask_files: The label maps.
         classes: Names of the classes, in the order of their labels.
-        palette: One RGB colour per class, for pictures; that of ``colors``, or a default set if absent.
-        ids: Class of each label in the files, as a sequence or a dict; ``ignore_index`` where a label means void. Any other label but
-            ``void`` is an error. If absent, the labels are the classes.
-        colors: For colour-coded masks: a colour for each class, in their order, or a dict of classes (numbers or names) to one colour or
-            several, with ``ignore_index`` for void. Any other colour is an error. See ``label_colors.ColorTable``.
-        void: Label that the files use for void; it becomes ``ignore_index``. With ``colors`` it may be a colour.
-        transforms: Kept for the reader's items.
+        palette: One RGB colour per class, for pictures. By default that of ``colors``, or a built-in palette.
+        ids: Class of each label in the files, as a sequence or a dict, with ``ignore_index`` for void. Any other label except
+            ``void`` is an error. By default the labels are the classes.
+        colors: For colour-coded masks: a colour for each class, in their order, or a dict of classes (numbers or names) to one
+            colour or several, with ``ignore_index`` for void. Any other colour is an error. See ``label_colors.ColorTable``.
+        void: Label of void in the files; it becomes ``ignore_index``. With ``colors`` it may be a colour.
+        transforms: Stored for the reader's items.
         ignore_index: Label of void in the masks that come out.
 
     Raises:
-        ConfigError: ``ids`` or ``colors`` are no such table, or a label is both void and a class.
-        DataError: when a mask is read, it cannot be decoded, has several channels, a label or colour that is no class, or a palette that
-            differs from those of the masks before it.
+        ConfigError: ``ids`` or ``colors`` is not such a table, or a label is both void and a class.
+        DataError: a mask that is read cannot be decoded, has several channels, a label or colour without a class, or a palette that
+            differs from those of earlier masks.
 
     Source:
         ours.
     """
 
-    # Of the data, for model cards; only where it is certain.
+    # Licence of the data, for model cards; only if it is certain.
     license: str | None = None
 
     def __init__(
@@ -75,28 +75,28 @@ class LabelFiles(Dataset):
         if colors is not None:
             if ids is not None:
                 raise ConfigError(
-                    message(f"{who}: masks have labels or colours.", given="ids and colors", needed="one of the two")
+                    message(f"{who}: ids and colors exclude each other.", given="ids and colors", needed="one of the two")
                 )
             self.colors = ColorTable(who, colors, self.classes, void, ignore_index)
             palette = self.colors.palette if palette is None else palette
         else:
             self._table, self._labels = _lookup(who, ids, void, self.num_classes, ignore_index)
         self.palette = tuple(palette) if palette is not None else default_palette(len(self.classes))
-        # Whether the user has left open what label 255 means: void, or a class.
+        # Whether the user did not say if label 255 is void or a class.
         self.void_is_assumed = ids is None and colors is None
         self._palettes, self._first_compared = Palettes(), False
         self._counts: dict[int, LabelCounts] = {}
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, void not counted."""
+        """Number of classes, without void."""
         return len(self.classes)
 
     def __len__(self) -> int:
         return len(self.mask_files)
 
     def mask(self, index: int) -> tv_tensors.Mask:
-        """The mask alone, int64 ``(H, W)``, without transforms."""
+        """The mask, int64 ``(H, W)``, without transforms."""
         who, file = type(self).__name__, self.mask_files[index]
         found = decode_labels(who, file)
         if self.colors is not None:
@@ -129,7 +129,7 @@ class LabelFiles(Dataset):
         return tv_tensors.Mask(torch.from_numpy(mask))
 
     def label_counts(self, limit: int = 64) -> LabelCounts:
-        """Pixels of each class and of void in up to ``limit`` evenly spaced masks; kept, so that a second look costs nothing.
+        """Pixels of each class and of void in up to ``limit`` evenly spaced masks. The counts are cached.
 
         Raises:
             ConfigError: ``limit`` is out of range.
@@ -145,19 +145,19 @@ class LabelFiles(Dataset):
         if found.palette is None:
             return
         if not self._first_compared and file != self.mask_files[0]:
-            # The first file is what all are compared with, in whatever order they are read, and in every worker.
-            with suppress(DataError):  # it is raised when that file itself is read
+            # Compare with the first file, whatever the order of reading, and in every worker.
+            with suppress(DataError):  # raised when that file itself is read
                 self._palettes.check(who, decode_labels(who, self.mask_files[0]), self.mask_files[0])
         self._first_compared = True
         self._palettes.check(who, found, file)
 
 
 def _lookup(who: str, ids: Any, void: Any, num_classes: int, ignore_index: int) -> tuple[np.ndarray, list[int]]:
-    """Class of each label, and the labels that are classes. The last place of the table stands for all labels beyond."""
+    """Table of the class of each label, and the labels that are classes. The last entry stands for all larger labels."""
     try:
-        void = operator.index(void)  # an integer of numpy is one, too
+        void = operator.index(void)  # also takes numpy's integers
     except TypeError:
-        raise ConfigError(message(f"{who}: void is no label.", given=repr(void), needed="an integer, or colors=")) from None
+        raise ConfigError(message(f"{who}: void is not a label.", given=repr(void), needed="an integer, or colors=")) from None
     known = _pairs(who, ids, num_classes, ignore_index)
     labels = [label for label in sorted(known) if label != void]
     if ids is None:
@@ -181,12 +181,12 @@ def _lookup(who: str, ids: Any, void: Any, num_classes: int, ignore_index: int) 
 
 
 def _pairs(who: str, ids: Any, num_classes: int, ignore_index: int) -> dict[int, int]:
-    """``ids`` as a dict of ints; of the classes to themselves if it is absent."""
+    """``ids`` as a dict of ints; by default each class maps to itself."""
     if ids is None:
         return {number: number for number in range(num_classes)}
     given = repr(ids)[:100]
     try:
-        # A tensor's or an array's items are no ints, but have an index.
+        # Items of tensors and arrays are not ints, but have an index.
         items: Iterable[Any] = ids.items() if isinstance(ids, Mapping) else enumerate(ids)
         pairs = {operator.index(label): operator.index(number) for label, number in items}
         wrong = {k: v for k, v in pairs.items() if not 0 <= k < _LABELS or not (0 <= v < num_classes or v == ignore_index)}
@@ -197,7 +197,7 @@ def _pairs(who: str, ids: Any, num_classes: int, ignore_index: int) -> dict[int,
     if wrong or not pairs:
         raise ConfigError(
             message(
-                f"{who}: ids is no table of labels and classes.",
+                f"{who}: ids is not a table of labels and classes.",
                 given=given,
                 needed=f"{{label in the files: class, 0 .. {num_classes - 1}, or {ignore_index} for void}}, or the classes of labels 0, 1, 2, ...",
                 advice="A label of -1 is 255 in an 8-bit file." if any(label < 0 for label in wrong) else None,
@@ -207,14 +207,14 @@ def _pairs(who: str, ids: Any, num_classes: int, ignore_index: int) -> dict[int,
 
 
 def _runs(labels: Sequence[int]) -> str:
-    """Numbers in ascending order, with neighbours as ``first .. last``."""
+    """Ascending numbers as text, with consecutive ones as ``first .. last``."""
     edges = [0, *(place for place, (a, b) in enumerate(pairwise(labels), start=1) if b > a + 1), len(labels)]
     runs = [labels[first:last] for first, last in pairwise(edges)]
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} .. {run[-1]}" for run in runs if len(run))
 
 
 def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
-    """Colours that neighbours in label order do not share (the bit-interleaved map of PASCAL VOC).
+    """The bit-interleaved palette of PASCAL VOC, which gives successive labels different colours.
 
     Raises:
         ConfigError: ``num_classes`` is not positive.

@@ -1,4 +1,4 @@
-"""A loader whose every draw follows from one seed."""
+"""A loader that draws everything from one seed."""
 
 from __future__ import annotations
 
@@ -62,11 +62,11 @@ class SeededBatches(Sampler):
 
 
 class _SeededItems(Dataset):
-    """Items by ``(epoch, index)``, with every generator set from them that transforms may draw from; by index alone, those of epoch 0."""
+    """Items by ``(epoch, index)``, which seed every generator that transforms may draw from. An index alone means epoch 0."""
 
     def __init__(self, dataset: Any, seed: int, skip: bool) -> None:
         self.dataset, self.seed = dataset, seed
-        # In shared memory: worker processes count, too.
+        # In shared memory, because worker processes count as well.
         self.skipped = torch.zeros((), dtype=torch.long).share_memory_() if skip else None
 
     def __len__(self) -> int:
@@ -74,7 +74,7 @@ class _SeededItems(Dataset):
 
     @property
     def bad_samples(self) -> int | None:
-        """How often another sample was taken for one that cannot be read; ``None`` where that is an error."""
+        """Number of unreadable samples that were replaced by another; ``None`` if they are errors."""
         return int(self.skipped) if self.skipped is not None else None
 
     def __getitem__(self, key: tuple[int, int] | int) -> tuple[Tensor, Tensor]:
@@ -88,7 +88,7 @@ class _SeededItems(Dataset):
             except (DataError, OSError) as error:
                 first = first or error
                 self.skipped += 1
-                warnings.warn(f"seeded_loader: a sample is skipped: {error}", FeatAugWarning, stacklevel=2)
+                warnings.warn(f"seeded_loader: skipped a sample: {error}", FeatAugWarning, stacklevel=2)
         assert first is not None
         raise first
 
@@ -97,24 +97,24 @@ class _SeededItems(Dataset):
             item = self.dataset[index]
         if not isinstance(item, (tuple, list)) or len(item) != 2:
             raise DataError(
-                message("seeded_loader: an item of the data set is no pair.", given=describe(item), needed="(image, mask)")
+                message("seeded_loader: an item of the data set is not a pair.", given=describe(item), needed="(image, mask)")
             )
         image, mask = item
         return image, mask
 
 
-def _stack(items: list[tuple[Tensor, Tensor]]) -> Any:
-    """A batch of items of one size, as torch makes it."""
+def _collate(items: list[tuple[Tensor, Tensor]]) -> Any:
+    """Torch's default batch, with an error that names the sizes."""
     try:
         return default_collate(items)
     except (RuntimeError, TypeError) as error:
         shapes = sorted({_shapes(item) for item in items})
         raise (ShapeError if len(shapes) > 1 else DataError)(
             message(
-                "seeded_loader: the items of a batch differ." if len(shapes) > 1 else "seeded_loader: the items make no batch.",
+                "seeded_loader: the items of a batch differ." if len(shapes) > 1 else "seeded_loader: the items cannot be batched.",
                 given=", ".join(shapes[:4]),
                 needed="images of one size, and masks of one size",
-                advice="Give the data set transforms that bring them to one, such as eval_transforms((512, 512)), or read batches of 1.",
+                advice="Give the data set transforms that make all sizes equal, such as eval_transforms((512, 512)), or use batch_size=1.",
             )
         ) from error
 
@@ -133,46 +133,46 @@ def seeded_loader(
     num_workers: int = 0,
     on_bad_sample: Literal["raise", "skip"] = "raise",
 ) -> DataLoader:
-    """A ``DataLoader`` that gives the same batches for the same seed and epoch, whatever ran before and with any workers.
+    """A ``DataLoader`` whose batches depend only on the seed and the epoch, not on earlier random numbers or the number of workers.
 
     Args:
-        dataset: Items ``(image, mask)``, after transforms, all of one size. Before each item the global generators of torch (CPU), numpy and
-            ``random`` are seeded, as are generators that the data set and its transforms keep, such as albumentations'; all are put back
-            afterwards. Transforms that draw from anywhere else, such as OpenCV's own generator, do not repeat themselves.
-        batch_size: Samples in a batch (of each process, where trainers run in several: together they see the batches that one process
-            with as many times the size would); while shuffling, an incomplete last batch is left out.
-        seed: Decides the order and every random transform.
-        shuffle: False for evaluation: items in their order, the last batch included.
+        dataset: Items ``(image, mask)``, after transforms, all of one size. For each item the global generators of torch (CPU),
+            numpy and ``random`` are seeded, and also generators that the data set and its transforms own, such as albumentations'.
+            All are restored afterwards. Transforms that draw from other generators, such as OpenCV's, are not reproducible.
+        batch_size: Samples in a batch of each process. Several processes together read the batches that one process with the total
+            size would read. With ``shuffle``, an incomplete last batch is dropped.
+        seed: Seeds the order and every random transform.
+        shuffle: False for evaluation: items in their order, including the last batch.
         num_workers: As in ``DataLoader``.
-        on_bad_sample: What to do with a sample that cannot be read: ``"raise"`` its error, or ``"skip"``: warn, and take the next one.
-            ``loader.dataset.bad_samples`` counts them, and trainers put the count into their results.
+        on_bad_sample: For a sample that cannot be read, ``"raise"`` its error, or ``"skip"``: warn and take the next one.
+            ``loader.dataset.bad_samples`` counts them, and trainers add the count to their results.
 
     Raises:
-        ConfigError: a number is out of range, or ``on_bad_sample`` is neither.
+        ConfigError: a number is out of range, or ``on_bad_sample`` is unknown.
         ShapeError: while loading, the images of a batch differ in size.
-        DataError: no data set; while loading, items that make no batch.
+        DataError: ``dataset`` is not a data set; or, while loading, items cannot be batched.
 
     Source:
-        ours. Order and noise depend on ``(seed, epoch, index)`` so that paired runs see equal data.
+        Ours. Order and noise depend on ``(seed, epoch, index)``, so that paired runs see the same data.
     """
     check_number("seeded_loader", "batch_size", batch_size, low=1, integer=True)
     check_number("seeded_loader", "seed", seed, integer=True)
     if not is_sequence(dataset) or not len(dataset):
         raise DataError(
-            message("seeded_loader: this is no data set.", given=describe(dataset), needed="items (image, mask), at least one")
+            message("seeded_loader: this is not a data set.", given=describe(dataset), needed="items (image, mask), at least one")
         )
     batches = SeededBatches(len(dataset), min(batch_size, len(dataset)), seed, shuffle, drop_last=shuffle)
     if not isinstance(on_bad_sample, str) or on_bad_sample not in ("raise", "skip"):
         raise ConfigError(
-            message("seeded_loader: on_bad_sample is not offered.", given=repr(on_bad_sample), needed="'raise' or 'skip'")
+            message("seeded_loader: unknown on_bad_sample.", given=repr(on_bad_sample), needed="'raise' or 'skip'")
         )
     items = _SeededItems(dataset, seed, on_bad_sample == "skip")
     return DataLoader(
         items,
         batch_sampler=batches,
         num_workers=num_workers,
-        collate_fn=_stack,
+        collate_fn=_collate,
         persistent_workers=num_workers > 0,
-        # DataLoader draws a seed for its workers at every pass, from the global generator if it is given none.
+        # In every pass DataLoader draws a seed for its workers, by default from the global generator.
         generator=generator_for(seed, "workers"),
     )

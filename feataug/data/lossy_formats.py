@@ -1,4 +1,4 @@
-"""Which image formats change the pixels that they store: labels in them are lost."""
+"""Detects image formats that change the pixels that they store, and with them the labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _IN_TIFF = ("jpeg", "tiff_jpeg", "webp")
 
 
 def lossy_format(file: Path, picture: Any) -> str | None:
-    """The name of the compression that changed the pixels of a file, which Pillow has opened; ``None`` if there is none."""
+    """Name of the lossy compression of a file that Pillow has opened; ``None`` if it is lossless."""
     if picture.format in ("JPEG", "MPO"):
         return "JPEG"
     if picture.format in ("JPEG2000", "AVIF", "HEIF"):
@@ -22,7 +22,7 @@ def lossy_format(file: Path, picture: Any) -> str | None:
 
 
 def _chunks(file: Path) -> set[bytes]:
-    """The names of a WebP file's chunks: pixels are in VP8L where they are lossless, in VP8 where not."""
+    """Names of a WebP file's chunks. Lossless pixels are in VP8L, lossy ones in VP8."""
     content, names, place = file.read_bytes(), set(), 12
     while place + 8 <= len(content):
         names.add(content[place : place + 4])

@@ -1,4 +1,4 @@
-"""Lists of names: which files of a folder belong to a data set, as PASCAL VOC's ``train.txt`` says it."""
+"""Lists of the files that belong to a data set, such as PASCAL VOC's ``train.txt``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_names(who: str, names: Any) -> list[str]:
     """The entries of a list, or the lines of a text file.
 
     Raises:
-        ConfigError: no list of texts, an empty one, or entries that repeat.
+        ConfigError: ``names`` is not a list of texts, or is empty.
         MissingDataError: there is no such file.
         DataError: the file cannot be read as text.
     """
@@ -53,37 +53,37 @@ def _lines(who: str, file: Path) -> list[str]:
 
 
 def _no_list(who: str, given: str) -> str:
-    return message(f"{who}: names is no list of names.", given=given, needed="names as texts, or a text file with one name a line")
+    return message(f"{who}: names is not a list of names.", given=given, needed="names as texts, or a text file with one name a line")
 
 
 def choose(
     who: str,
     entries: Sequence[str],
     found: Sequence[Named],
-    what: str,
+    kind: str,
     folder: Path,
     endings: Sequence[str] = ("",),
     suffixes: Sequence[str] = IMAGE_SUFFIXES,
 ) -> list[tuple[str, Path, str | None]]:
     """The files that a list names, in its order.
 
-    An entry is a name, with or without folders before it, suffix and ending; or a line of two of them, image and mask.
+    An entry is a name, with or without folders, suffix and ending; or a line of two names, image and mask.
 
     Args:
         who: The reader, for errors.
         entries: As ``read_names`` returns them.
         found: Name and path of the files of a folder.
-        what: ``"images"`` or ``"masks"``, for errors.
-        folder: Of the files, for errors.
-        endings: Which may stand at the end of an entry.
-        suffixes: Which may, too.
+        kind: ``"images"`` or ``"masks"``, for errors.
+        folder: The folder of the files, for errors.
+        endings: Endings that an entry may have.
+        suffixes: Suffixes that an entry may have.
 
     Returns:
-        Name and path of each, and what the line says of its mask, less suffix, or ``None``.
+        Name and path of each file, and the mask that the line names, without suffix, or ``None``.
 
     Raises:
         MissingDataError: there is no such file.
-        DataError: an entry means several files, a file is named twice, or a line holds more than names.
+        DataError: an entry matches several files, a file is listed twice, or a line holds more than names.
     """
     by_stem: dict[str, list[Named]] = {}
     for name, file in found:
@@ -115,8 +115,8 @@ def choose(
         raise MissingDataError(
             message(
                 f"{who}: {len(lost)} of {len(entries)} names of the list have no file.",
-                given=_some(lost),
-                needed=f"{what} of these names in {folder}, which holds {len(found)}"
+                given=_abbreviate(lost),
+                needed=f"{kind} of these names in {folder}, which holds {len(found)}"
                 + (f", such as {found[0][1].name}" if found else ""),
             )
         )
@@ -124,7 +124,7 @@ def choose(
     if len(set(files)) < len(files):
         twice = [str(file) for file in dict.fromkeys(files) if files.count(file) > 1] if len(files) < 10_000 else []
         raise DataError(
-            message(f"{who}: the list names a file twice.", given=_some(twice) if twice else folder.name, needed="each name once")
+            message(f"{who}: the list names a file twice.", given=_abbreviate(twice) if twice else folder.name, needed="each name once")
         )
     return chosen
 
@@ -132,9 +132,9 @@ def choose(
 def _match(
     who: str, entry: str, by_stem: dict[str, list[Named]], endings: Sequence[str], suffixes: Sequence[str]
 ) -> Named | None:
-    """The file that an entry means: one of them ends in the other, folder by folder."""
+    """The file that an entry matches: one path ends in the other, folder by folder."""
     plain = _plain(entry, suffixes)
-    # As it stands first: an ending may be part of a name.
+    # The full text first: an ending may be part of a name.
     for text in dict.fromkeys([plain, *(plain.removesuffix(ending) for ending in endings)]):
         candidates = by_stem.get(text.rpartition("/")[2], [])
         exact = [named for named in candidates if named[0] == text]
@@ -144,8 +144,8 @@ def _match(
         if len(near) > 1:
             raise DataError(
                 message(
-                    f"{who}: a name of the list means several files.",
-                    given=f"{entry!r}: {_some([str(file) for _, file in near])}",
+                    f"{who}: a name in the list matches several files.",
+                    given=f"{entry!r}: {_abbreviate([str(file) for _, file in near])}",
                     needed="the folders before the name, too",
                 )
             )
@@ -155,11 +155,11 @@ def _match(
 
 
 def _plain(entry: str, suffixes: Sequence[str]) -> str:
-    """An entry less suffix, with slashes between folders."""
+    """An entry without suffix, with slashes between folders."""
     text = entry.replace("\\", "/").removeprefix("./")
     suffix = next((s for s in suffixes if text.lower().endswith(s)), "")
     return text[: len(text) - len(suffix)]
 
 
-def _some(items: Sequence[str]) -> str:
+def _abbreviate(items: Sequence[str]) -> str:
     return ", ".join(items[:5]) + (", ..." if len(items) > 5 else "")

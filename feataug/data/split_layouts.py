@@ -1,4 +1,4 @@
-"""The usual layouts of folders with images, masks and splits: what ``--dataset folder`` looks for."""
+"""The common layouts of folders with images, masks and splits, as ``--dataset folder`` recognises them."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _KNOWN = "SPLIT/images and SPLIT/masks, images/SPLIT and masks/SPLIT, or img_dir
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of a split lie.
+    """The files of a split.
 
     Attributes:
-        images, masks: Folders.
-        names: The list of the split's names, if the folders hold several splits.
+        images, masks: The folders.
+        names: The list of names in the split, if the folders hold several splits.
     """
 
     images: Path
@@ -31,15 +31,15 @@ class Layout:
 
 
 def find_layout(root: Path, split: str, names: Path | None = None) -> Layout:
-    """The folders of a split, whatever they are called among the usual names, in upper or lower case.
+    """Find the folders of a split by their usual names, in upper or lower case.
 
-    ``labels`` and ``annotations`` are names of the masks' folder, too, ``valid`` of the split ``val``. Where images and masks of all splits
-    lie together, a list of names says which are meant: ``names``, or ``ImageSets/Segmentation/SPLIT.txt`` (PASCAL VOC),
+    The folder of masks may also be called ``labels`` or ``annotations``, for example, and the split ``val`` also ``valid``. If all
+    splits share the folders, a list of names selects the files: ``names``, or ``ImageSets/Segmentation/SPLIT.txt`` (PASCAL VOC),
     ``splits/SPLIT.txt``, ``SPLIT.txt``.
 
     Raises:
-        MissingDataError: no such layout is there.
-        ConfigError: several are.
+        MissingDataError: there is no such layout.
+        ConfigError: there are several.
     """
     found = _by_folders(root, split)
     if not found:
@@ -54,10 +54,10 @@ def find_layout(root: Path, split: str, names: Path | None = None) -> Layout:
         raise _several(root, split, [f"{i.relative_to(root)} and {m.relative_to(root)}" for i, m in found])
     raise MissingDataError(
         message(
-            f"feataug: no images and masks of the split {split!r} are found.",
+            f"feataug: no images and masks of the split {split!r} were found.",
             given=f"{root}, which {contents(root)}",
             needed=f"{_KNOWN}; or images, masks and {split}.txt with names",
-            advice="Name other folders by --folders IMAGES MASKS, such as --folders pictures/{split} truth/{split}.",
+            advice="Name other folders with --folders IMAGES MASKS, such as --folders pictures/{split} truth/{split}.",
         )
     )
 
@@ -69,12 +69,12 @@ def _by_folders(root: Path, split: str) -> list[tuple[Path, Path]]:
         found += _pairs(folder, folder)
     for images, masks in _pairs(root, root, holding=False):
         here, there = _named(images, splits), _named(masks, splits)
-        # Spelled alike in both folders, if there are several.
+        # If there are several, they must be spelled alike in both folders.
         pairs = [(a, b) for a in here for b in there if a.name.lower() == b.name.lower()] or [(a, b) for a in here for b in there]
         found += [(a, b) for a, b in pairs if _holds_masks(b)]
     unique = {(os.path.realpath(a), os.path.realpath(b)): (a, b) for a, b in reversed(found)}
     chosen = list(reversed(unique.values()))
-    # As the split was spelled, where another spelling is there, too.
+    # Prefer the spelling that was asked for.
     exact = [pair for pair in chosen if split in (pair[0].name, pair[0].parent.name)]
     return exact or chosen
 
@@ -93,7 +93,7 @@ def _named(folder: Path, names: tuple[str, ...]) -> list[Path]:
 
 
 def _holds_masks(folder: Path) -> bool:
-    """Whether a folder may hold masks: ``labels`` may also be texts with boxes."""
+    """Whether a folder may hold masks: a folder ``labels`` may also hold text files with boxes."""
     for _, _, files in os.walk(folder, followlinks=True):
         if any(os.path.splitext(name)[1].lower() in (*MASK_SUFFIXES, ".jpg", ".jpeg") for name in files):
             return True
@@ -110,6 +110,6 @@ def _several(root: Path, split: str, found: list[str]) -> ConfigError:
             f"feataug: several folders may hold the split {split!r}.",
             given=f"in {root}: {'; '.join(found)}",
             needed="one of them",
-            advice="Say which by --folders IMAGES MASKS, such as --folders {split}/images {split}/masks.",
+            advice="Choose with --folders IMAGES MASKS, such as --folders {split}/images {split}/masks.",
         )
     )

@@ -1,4 +1,4 @@
-"""Synscapes in its official folders: above all a source of masks."""
+"""Synscapes, read from its official folders; mostly a source of masks."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Synscapes(LabelFiles):
     """Synscapes, 25000 rendered street scenes with the 19 classes of Cityscapes at 720 x 1440, in one set without splits.
 
     Args:
-        root: Folder that holds ``img/class/N.png``, N from 1 to 25000, where numbers may be missing, and the images ``img/rgb/N.png``
-            (720 x 1440) or ``img/rgb-2k/N.png`` (1024 x 2048). Masks are read without images: those may be absent.
+        root: Folder that holds ``img/class/N.png``, N from 1 to 25000, where numbers may be missing, and the images
+            ``img/rgb/N.png`` (720 x 1440) or ``img/rgb-2k/N.png`` (1024 x 2048). The images may be absent if only masks are read.
         transforms: ``(image, mask) -> (image, mask)``, as torchvision v2's joint transforms.
 
-    Each item, in the order of the numbers, is a uint8 image ``(3, H, W)``, resized to its mask if need be, and an int64 mask ``(H, W)``;
-    255 is void. ``numbers`` are the N.
+    Items are sorted by number. Each is a uint8 image ``(3, H, W)``, resized to its mask if necessary, and an int64 mask ``(H, W)``
+    in which 255 is void. ``numbers`` holds the N of each item.
 
     Raises:
-        MissingDataError: no ``img/class``; or, when an item is read, its image is not there.
-        DataError: no masks; or, when one is read, as ``MaskedImages``.
+        MissingDataError: ``img/class`` is missing; or, when an item is read, its image.
+        DataError: there are no masks; or, when one is read, as for ``MaskedImages``.
 
     Source:
-        Wrenninge and Unger (2018); Sec. 4.5 takes its masks as additional ones.
+        Wrenninge and Unger (2018). Sec. 4.5 uses its masks as additional ones.
     """
 
     def __init__(self, root: str | Path, *, transforms: Callable[..., Any] | None = None) -> None:
@@ -53,7 +53,7 @@ class Synscapes(LabelFiles):
             self._images |= _numbered(self.root / folder)
 
     def image(self, index: int) -> tv_tensors.Image:
-        """The image alone, uint8 ``(3, H, W)``, of its own size and without transforms."""
+        """The image, uint8 ``(3, H, W)``, in its own size and without transforms."""
         number = self.numbers[index]
         if number not in self._images:
             raise MissingDataError(

@@ -1,4 +1,4 @@
-"""Joint transforms of images and masks (torchvision v2) and a loader whose every draw follows from one seed."""
+"""Joint transforms of images and masks, with torchvision v2."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def train_transforms(
     """Scale jitter, crop to ``size`` with void padding, horizontal flip, colour jitter, ImageNet normalisation.
 
     The result takes ``(image, mask)`` or a mask alone, which may be a plain integer tensor ``(H, W)``, and returns the same kind: a
-    float32 image ``(3, *size)`` and an int64 mask ``size``. Images are uint8, or floats in ``[0, 1]``.
+    float32 image ``(3, *size)`` and an int64 mask of ``size``. Input images are uint8, or floats in ``[0, 1]``.
 
     Args:
-        size: Rows and columns of the crop. Scale 1 is the largest image of the same shape that fits into it.
-        scale: Range of the factor by which rows and columns are multiplied.
-        flip: Probability of a mirror image.
+        size: Rows and columns of the crop. At scale 1 the whole image just fits into it.
+        scale: Range of the factor for rows and columns.
+        flip: Probability of a horizontal flip.
         color: Strength of the jitter of brightness, contrast and saturation; 0 for none.
         ignore_index: Label of padded pixels.
 
     Source:
-        PSPNet's training recipe (scale 0.5 to 2, mirror, crop), built of torchvision's parts.
+        PSPNet's training recipe (scale 0.5 to 2, mirror, crop), built from torchvision's parts.
     """
     steps: list[Any] = [_PlainMasks(), _ScaleJitter(size, scale)]
     steps.append(_Crop(size, ignore_index))
@@ -46,7 +46,7 @@ def train_transforms(
 
 
 def eval_transforms(size: tuple[int, int] | None = None) -> v2.Compose:
-    """Resize to ``size`` (rows, columns; masks by nearest neighbour), or keep the size, and normalise as in training."""
+    """Resize to ``size`` (rows, columns; masks by nearest neighbour) unless it is ``None``, and normalise as in training."""
     return v2.Compose([_PlainMasks(), *([v2.Resize(size, antialias=True)] if size else []), *_to_model()])
 
 
@@ -56,7 +56,7 @@ def _to_model() -> list[Any]:
 
 
 class _PlainMasks(nn.Module):
-    """Integers ``(H, W)``, such as pseudo labels, are masks: torchvision takes plain tensors for images."""
+    """Marks plain integers ``(H, W)``, such as pseudo labels, as masks: torchvision would treat them as images."""
 
     def forward(self, *items: Any) -> Any:
         known = tuple(tv_tensors.Mask(item) if _is_plain_mask(item) else item for item in items)
@@ -68,7 +68,7 @@ def _is_plain_mask(item: Any) -> bool:
 
 
 class _ScaleJitter(nn.Module):
-    """Resize to a random multiple of the largest size that fits; torchvision's takes rows for columns (0.29: ``target_size[1] / rows``)."""
+    """Resizes to a random multiple of the largest size that fits. Torchvision 0.29's swaps rows and columns."""
 
     def __init__(self, size: tuple[int, int], scale: tuple[float, float]) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class _ScaleJitter(nn.Module):
 
 
 class _Crop(nn.Module):
-    """Random crop that pads with ImageNet's mean colour, in the units of the image, and with void."""
+    """Random crop that pads images with ImageNet's mean colour, in the image's units, and masks with void."""
 
     def __init__(self, size: tuple[int, int], ignore_index: int) -> None:
         super().__init__()
@@ -96,5 +96,3 @@ class _Crop(nn.Module):
 
     def forward(self, *items: Tensor) -> Any:
         return (self.floats if items[0].is_floating_point() else self.bytes)(*items)
-
-

@@ -38,12 +38,13 @@ class FeatureGenerator(
     Args:
         num_classes: Number of classes in the masks.
         spec: Shapes of the features at the cut: ``cut.spec``.
-        preset: ``"default"``, or ``"paper"``: a mask encoder of 96, 192, 384 maps, ``z`` beside the encoded mask only, a deeper U-Net.
+        preset: ``"default"``, or ``"paper"``: a mask encoder of 96, 192, 384 maps, ``z`` beside the encoded mask only, a deeper
+            U-Net.
         latent_dim: Size of the noise ``z``.
         mask_widths: Maps of the mask encoder's stages, instead of the preset's; the last is repeated if more stages are needed.
-        width: Maps of the U-Net at its finest scale; the other scales are in proportion. By default each scale has half of the channels
-            generated there, but at least the smaller of 128 and 16 times the stride. Scales below the coarsest output have twice as many
-            maps as it has.
+        width: Maps of the U-Net at its finest scale; the other scales are in proportion. By default each scale has half of the
+            channels generated there, but at least the smaller of 128 and 16 times the stride. Scales below the coarsest output have
+            twice as many maps as it has.
         depth: Levels of the U-Net below the features' resolution, instead of the preset's.
         modulation: What the U-Net's norms depend on, instead of the preset's; see ``layers.unet.UNet``.
         ignore_index: Label of void.
@@ -179,15 +180,15 @@ class FeatureGenerator(
         Args:
             masks: ``(B, H, W)`` int64 at image resolution, classes or ``ignore_index``; any size.
             z: ``(samples * B, latent_dim)``; drawn from torch's global generator if ``None``. ``draw_z`` uses a generator of yours.
-            samples: Number of features per mask; the mask is encoded once. The result holds the first sample of every mask, then the
-                second of every mask, and so on.
-            standardized: Return standardised units, in which each channel of the real features has mean 0 and variance 1, instead of
-                the encoder's.
+            samples: Number of features per mask; the mask is encoded once. The result holds the first sample of every mask, then
+                the second of every mask, and so on.
+            standardized: Return standardised units, in which each channel of the real features has mean 0 and variance 1, instead
+                of the encoder's.
             checked: Skip the check of the labels, because they were checked before. On a GPU the check waits for all earlier work.
 
         Returns:
-            One ``(samples * B, channels, ceil(H / reduction), ceil(W / reduction))`` tensor per level of the spec (or of the size that
-            ``LevelSpec.size`` gives, for a level that rounds differently).
+            One ``(samples * B, channels, ceil(H / reduction), ceil(W / reduction))`` tensor per level of the spec (or of the size
+            that ``LevelSpec.size`` gives, for a level that rounds differently).
 
         Raises:
             DtypeError, ShapeError: masks are not an integer tensor ``(B, H, W)``, or ``z`` has another shape.
@@ -237,8 +238,8 @@ class FeatureGenerator(
     def set_statistics(self, means: Sequence[Tensor], stds: Sequence[Tensor]) -> None:
         """Store the mean and standard deviation of the real features per channel, one ``(channels,)`` pair per level.
 
-        For class and register tokens they are ``(channels, tokens)``. The standard deviation of a constant channel is replaced by 1, to
-        avoid a division by zero.
+        For class and register tokens they are ``(channels, tokens)``. The standard deviation of a constant channel is replaced by
+        1, to avoid a division by zero.
         """
         for number, (mean, std) in enumerate(zip(means, stds, strict=True)):
             getattr(self, f"mean_{number}").copy_(mean)
@@ -280,7 +281,8 @@ def _widths(maps: Sequence[LevelSpec], finest: int, depth: int, first: int | Non
         stride = finest * 2**scale
         channels = [level.channels for level in maps if round(math.log2(level.reduction / finest)) == scale]
         most = max(channels, default=0)
-        # Half of the channels, or a quarter of many: otherwise a generator of 1,024 channels at stride 8 would cost more than the encoder.
+        # Half of the channels, or a quarter of many: otherwise a generator of 1,024 channels at stride 8 would cost more than the
+        # encoder.
         widths.append(max(min(128, 16 * stride), min(most // 2, max(256, most // 4))))
     widths += [2 * widths[-1]] * depth
     factor = 1.0 if first is None else first / widths[0]

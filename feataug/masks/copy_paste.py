@@ -19,8 +19,8 @@ from feataug.masks.sources import as_source, check_count
 class LayoutComposer(Nested):
     """New layouts: objects of rare classes, cut out of one mask and pasted into another.
 
-    Only labels are pasted, so no image has to match. An object stays near its height in the image, because that is where such objects
-    occur. Its horizontal position is random, and half of the objects are mirrored.
+    Only labels are pasted, so no image has to match. An object stays near its height in the image, because that is where such
+    objects occur. Its horizontal position is random, and half of the objects are mirrored.
 
     Args:
         masks: Where to paste: a mask source, or whatever ``DatasetMasks`` takes.
@@ -33,8 +33,8 @@ class LayoutComposer(Nested):
 
     Raises:
         DataError: no class is given.
-        ConfigError: a number is out of range; or ``masks`` or ``donors`` is a sampler that learns, which the losses of composed masks
-            would mislead.
+        ConfigError: a number is out of range; or ``masks`` or ``donors`` is a sampler that learns, which the losses of composed
+            masks would mislead.
 
     Source:
         Sec. 3.4 (additional masks); Ghiasi et al. (2021), copy-paste. Ours: in mask space.

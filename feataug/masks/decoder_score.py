@@ -31,7 +31,8 @@ def synthetic_loss(
         ignore_index: Label of void.
         batch_size: Number of masks that go through the decoder at once.
         seed: Seeds the noise, which is the same in every call.
-        across_processes: Divide the work among the processes. All of them must then call the score at the same time, with the same masks.
+        across_processes: Divide the work among the processes. All of them must then call the score at the same time, with the same
+            masks.
 
     Returns:
         A function from masks ``(n, H, W)`` to losses ``(n,)``: mean cross entropy over each mask's valid pixels, with the model in

@@ -24,12 +24,12 @@ class HardNegativeSampler(Nested):
         candidates: Number of masks that each refresh draws at random and scores.
         keep: Size of the pool: the candidates with the highest loss.
         refresh_every: Draws (that is, training steps) between refreshes.
-        score: A function from masks ``(n, H, W)`` to one loss each, ``(n,)``. By default a ``FeatureMixer`` that knows the cut binds the
-            loss of the current decoder on features generated from the masks.
+        score: A function from masks ``(n, H, W)`` to one loss each, ``(n,)``. By default a ``FeatureMixer`` that knows the cut
+            binds the loss of the current decoder on features generated from the masks.
         enabled: Deprecated. Where no mining is wanted, use the plain mask source.
-        learn: Use the losses that training computes anyway instead of scoring candidates: half of each draw comes from the pool, the other
-            half is new, and the ``keep`` hardest of both stay. No extra forward pass is needed; ``candidates``, ``refresh_every`` and
-            ``score`` are ignored.
+        learn: Use the losses that training computes anyway instead of scoring candidates: half of each draw comes from the pool,
+            the other half is new, and the ``keep`` hardest of both stay. No extra forward pass is needed; ``candidates``,
+            ``refresh_every`` and ``score`` are ignored.
 
     Raises:
         ConfigError: a number is out of range, ``keep`` exceeds ``candidates``, or ``masks`` holds a sampler that learns.

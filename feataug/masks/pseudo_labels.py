@@ -26,9 +26,9 @@ def pseudo_masks(
     """Label images with a trained model. A pixel whose posterior is too low takes the label of the nearest one above ``threshold``.
 
     Args:
-        predict: A function from images ``(B, 3, H, W)`` to logits, or to any output that ``losses.split_outputs`` understands. A module
-            runs in eval mode and is restored afterwards. If the model was trained on smaller crops and its context depends on the size,
-            pass ``Inference(model, window=...)``.
+        predict: A function from images ``(B, 3, H, W)`` to logits, or to any output that ``losses.split_outputs`` understands. A
+            module runs in eval mode and is restored afterwards. If the model was trained on smaller crops and its context depends
+            on the size, pass ``Inference(model, window=...)``.
         loader: Yields images, or tuples that start with them.
         threshold: Smallest posterior, exclusive; 0 keeps the prediction at every pixel.
         ignore_index: Label of all pixels of an image without a confident one.

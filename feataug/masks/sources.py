@@ -32,8 +32,8 @@ def check_source(who: str, masks: Any) -> None:
 class MaskSource(Protocol):
     """Anything that can draw masks.
 
-    A source may also have ``bind(score)``: a ``FeatureMixer`` calls it with a function from masks ``(n, H, W)`` to the current decoder's
-    losses ``(n,)``. docs/extend.md lists the other optional methods.
+    A source may also have ``bind(score)``: a ``FeatureMixer`` calls it with a function from masks ``(n, H, W)`` to the current
+    decoder's losses ``(n,)``. docs/extend.md lists the other optional methods.
     """
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
@@ -47,9 +47,9 @@ class DatasetMasks:
     Args:
         dataset: A tensor ``(N, H, W)``, a sequence of masks ``(H, W)``, or a data set of ``(image, mask)``. If the data set has a
             method ``mask(index)``, as ours have, no image is read.
-        transforms: Applied to each mask, such as the random crop of training. The default is the data set's own ``transforms``, if it
-            has both these and ``mask(index)``. They are called with the mask alone; transforms that require ``(image, mask)``, or
-            ``image=`` and ``mask=`` as albumentations do, also get a black image. All generators that they may draw from (see
+        transforms: Applied to each mask, such as the random crop of training. The default is the data set's own ``transforms``, if
+            it has both these and ``mask(index)``. They are called with the mask alone; transforms that require ``(image, mask)``,
+            or ``image=`` and ``mask=`` as albumentations do, also get a black image. All generators that they may draw from (see
             ``data.seeded_loader``) are seeded for each mask and restored afterwards.
 
     Raises:
@@ -158,9 +158,9 @@ class MaskMixture(Nested):
         sources: Mask sources, or whatever ``DatasetMasks`` takes.
         weights: One for each source: ``(3, 1)`` for three masks of the first to one of the second.
 
-    A share that is not a whole number is rounded at random, so that its mean over draws is exact. Samplers work in a mixture, or in a
-    mixture of mixtures, as they do alone: they get the ``FeatureMixer``'s score and the losses of the masks that they drew, and their
-    states are saved.
+    A share that is not a whole number is rounded at random, so that its mean over draws is exact. Samplers work in a mixture, or in
+    a mixture of mixtures, as they do alone: they get the ``FeatureMixer``'s score and the losses of the masks that they drew, and
+    their states are saved.
 
     Raises:
         ConfigError: the numbers of sources and weights differ, or a weight is not positive.
@@ -233,7 +233,8 @@ class MaskMixture(Nested):
         """Pass the losses on to the sources that drew the masks and learn from them; a ``FeatureMixer`` calls it from ``loss``.
 
         Args:
-            masks: The tensor that the last ``draw`` returned. Any other tensor is ignored, since its masks cannot be traced to sources.
+            masks: The tensor that the last ``draw`` returned. Any other tensor is ignored, since its masks cannot be traced to
+                sources.
             losses: One for each mask, on any device.
         """
         if self._last is None or masks is not self._last[0]:

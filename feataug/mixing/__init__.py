@@ -1,1 +1,1 @@
-"""Extend a batch of real features by synthetic samples, and the loss on the mixture."""
+"""Batches of real and synthetic features, and the loss on the mixture."""

@@ -29,8 +29,8 @@ class MixedBatch:
     """Real samples, followed by synthetic ones.
 
     Args:
-        features: One ``(real + synthetic, channels, h, w)`` tensor per level. Empty with ``mixer.on``, where the model itself joins the
-            features.
+        features: One ``(real + synthetic, channels, h, w)`` tensor per level. Empty with ``mixer.on``, where the model itself joins
+            the features.
         masks: ``(real + synthetic, H, W)`` int64.
         is_synthetic: ``(real + synthetic,)`` bool.
         num_real: Number of real samples. A plain number, so that reading it never waits for a GPU.

@@ -1,4 +1,4 @@
-"""Weights that bring back the classes that a model predicts too rarely."""
+"""Weights for the classes that a model predicts too rarely."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from feataug.core.label_checks import refuse_one_class
 from feataug.core.modes import eval_mode
 from feataug.core.windows import tiles
 from feataug.errors import DataError, message
-from feataug.inference.context_check import CropSize, size_of
+from feataug.inference.context_check import CropSize, resolve_crop_size
 from feataug.losses import split_outputs
 from feataug.metrics import SegmentationMetrics
 
-# Labelled pixels for each predicted one, at most: beyond, a class counts as not learned. On CamVid poles are at 6.8, and their weight does them good.
+# Largest ratio of labelled to predicted pixels: above it, a class counts as not learned. On CamVid, poles are at 6.8 and gain by
+# their weight.
 LIMIT = 8.0
 
 
@@ -32,35 +33,34 @@ def deficit_weights(
     device: Any = None,
     window: CropSize = "noted",
 ) -> Tensor:
-    """Class weights from how many more pixels are labelled with a class than the model takes for it.
+    """Class weights from the ratio of labelled to predicted pixels.
 
-    Cross entropy leaves thin, rare and difficult classes under-predicted. Weights by inverse area press on every small class, also on those that
-    are predicted often enough, and pay with the precision of their neighbours; these press where there is a deficit. They are measured
-    once, in eval mode, and stay: followed during training, they answer to what the model has learned by heart.
+    Cross entropy under-predicts thin, rare and difficult classes. Inverse-area weights raise every small class, even those that are
+    predicted often enough, at the cost of their neighbours' precision. These weights raise only classes with a deficit. They are
+    measured once, in eval mode, and stay fixed: during training they would follow what the model has memorised.
 
     Args:
         model: The trained model, before it is trained further.
         loader: Yields ``(images, masks)`` of labelled images; read once.
         num_classes: Number of classes ``K``.
         power: Exponent of the ratio labelled / predicted; 0 for weights of 1.
-        limit: The ratio is kept between ``1 / limit`` and ``limit`` before the power is taken.
+        limit: The ratio is clamped to ``1 / limit .. limit`` before the power is taken.
         ignore_index: Label of void.
-        device: Where to compute; the model's by default, which is moved.
-        window: Images that are larger than this are counted in windows of it, side by side: ``"noted"`` for the size of the crops that
-            ``Finetuner`` trained the model on, ``None`` for whole images. On images of another size a model whose context depends on it has
-            other deficits than in training.
+        device: The device to compute on; the model is moved to it. By default the model stays where it is.
+        window: Larger images are counted in adjacent windows of this size: ``"noted"`` for the size of the crops that ``Finetuner``
+            trained the model on, ``None`` for whole images. If a model's context depends on the image size, its deficits do, too.
 
     Returns:
-        ``(K,)`` float32 on the CPU, for ``FeatureMixer(class_weights=...)`` or ``losses.segmentation_loss(class_weights=...)``; 1 for a class
-        that is neither labelled nor predicted.
+        ``(K,)`` float32 on the CPU, for ``FeatureMixer(class_weights=...)`` or ``losses.segmentation_loss(class_weights=...)``. A
+        class that is neither labelled nor predicted has weight 1.
 
     Raises:
         ConfigError: a number is out of range.
-        DataError: the loader holds no valid pixel, or pixels of one class and void only.
-        LabelError: a mask holds what is neither a class nor void.
+        DataError: the loader holds no valid pixel, or only one class and void.
+        LabelError: a mask holds a value that is neither a class nor void.
 
     Source:
-        Ours; Tian et al. (2022), Recall Loss, weight by the share of a class's pixels that are missed.
+        Ours. Tian et al. (2022), Recall Loss, weight by the share of a class's pixels that are missed.
     """
     check_number("deficit_weights", "num_classes", num_classes, low=1, integer=True)
     check_number("deficit_weights", "power", power, low=0, high=16)
@@ -79,18 +79,18 @@ def class_counts(
     device: Any = None,
     window: CropSize = "noted",
 ) -> tuple[Tensor, Tensor]:
-    """Pixels that are labelled with each class, and that the model takes for it, ``(K,)`` each; see ``deficit_weights``."""
+    """Labelled and predicted pixels of each class, ``(K,)`` each; see ``deficit_weights``."""
     if device is not None:
         model.to(device)
     device = next(model.parameters()).device
     metrics = SegmentationMetrics(num_classes, ignore_index).to(device)
-    tile = size_of("deficit_weights", model, window, "window")
+    tile = resolve_crop_size("deficit_weights", model, window, "window")
     with eval_mode(model):
         for batch in check_loader("deficit_weights", loader):
             images, masks = check_batch("deficit_weights", batch, model)
             for part, given, counted in tiles(images.to(device), masks.to(device), tile, ignore_index):
                 metrics.update(split_outputs(model(part))[0], counted)
-                # Void of ours is none of the masks'.
+                # Overlapping windows set pixels that were counted before to void; these are not void in the masks.
                 metrics.void -= (counted == ignore_index).sum() - (given == ignore_index).sum()
     labelled, predicted = metrics.confusion.sum(1).cpu(), metrics.confusion.sum(0).cpu()
     effect = "so that no class can be weighed against another"
@@ -101,6 +101,6 @@ def class_counts(
 
 
 def weights_of(labelled: Tensor, predicted: Tensor, power: float, limit: float) -> Tensor:
-    """The ratio of the counts, bounded, to a power."""
-    # One pixel more on either side: nothing is divided by zero.
+    """The clamped ratio of the counts, to a power."""
+    # One pixel is added to both counts, so that nothing is divided by zero.
     return ((labelled + 1) / (predicted + 1)).clamp(1 / limit, limit).pow(power).float()

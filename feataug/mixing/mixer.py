@@ -33,23 +33,23 @@ class FeatureMixer(nn.Module):
     Args:
         generator: A trained ``FeatureGenerator``, or any module with ``spec``, ``latent_dim`` and ``(masks, z) -> features``. It is
             used frozen: in eval mode and without gradients.
-        masks: A mask source: any object with ``draw(n, generator) -> (n, H, W)``; or whatever ``DatasetMasks`` takes, such as a reader of
-            ``feataug.data``.
-        ratio: Synthetic share of the mixed batch: 11 real samples at 0.3 make 16, of which 5 are synthetic. A number that is not whole
-            is rounded at random, so that its mean over steps is exact.
+        masks: A mask source: any object with ``draw(n, generator) -> (n, H, W)``; or whatever ``DatasetMasks`` takes, such as a
+            reader of ``feataug.data``.
+        ratio: Synthetic share of the mixed batch: 11 real samples at 0.3 make 16, of which 5 are synthetic. A number that is not
+            whole is rounded at random, so that its mean over steps is exact.
         label_smoothing: epsilon of Eq. (3), for synthetic samples only. (The paper: 1e-4 on Cityscapes, 0.1 on ADE20K.)
-        synthetic_weight: Factor of the synthetic terms in the mean over all valid pixels; ``"sum"`` for Eq. (1) as written, the mean
-            over real pixels plus the mean over synthetic ones. See ``losses.segmentation_loss``.
+        synthetic_weight: Factor of the synthetic terms in the mean over all valid pixels; ``"sum"`` for Eq. (1) as written, the
+            mean over real pixels plus the mean over synthetic ones. See ``losses.segmentation_loss``.
         class_weights: ``(K,)`` factors of the pixels' losses by label, in real and synthetic samples; see ``deficit_weights``.
         aux_weight: Weight of the losses of auxiliary heads.
         ignore_index: Label of void.
         cut: The cut whose decoder hard negative mining asks for its loss; not needed otherwise, or with ``mixer.on(cut, ...)``.
         pixel_filter: Sets badly generated pixels to void: a ``PixelFilter``, or any function ``(features, masks) -> masks``.
-        bank: Number of synthetic samples that are cached with their features and reused, such as 256, so that a step generates few new
-            ones. 0 generates all samples in every step. The cached features are on the device of the masks, and part of checkpoints.
+        bank: Number of synthetic samples that are cached with their features and reused, such as 256; 0 generates all samples in
+            every step. The cached features are on the device of the masks, and part of checkpoints.
         fresh: With a bank, the share of a step's synthetic samples that are new; each replaces the oldest one.
-        overlap: On a GPU, let ``mixer.on`` generate on its own CUDA stream while the encoder runs. Read the batch that it yields only
-            after the model was called. Not yet benchmarked.
+        overlap: On a GPU, let ``mixer.on`` generate on its own CUDA stream while the encoder runs. Read the batch that it yields
+            only after the model was called. Not yet benchmarked.
         seed: Seeds the counts, masks and noise.
 
     Raises:
@@ -58,8 +58,8 @@ class FeatureMixer(nn.Module):
 
     In ``eval()`` mode nothing is appended, as with dropout.
 
-    Under ``torch.distributed`` all processes draw the same plan for the whole batch, and each takes its share: together they use the
-    masks and noise that one process with all real samples would use. Every process must have the same number of real samples.
+    Under ``torch.distributed`` all processes draw the same plan for the whole batch, and each takes its share: together they use
+    the masks and noise that one process with all real samples would use. Every process must have the same number of real samples.
 
     Source:
         Sec. 3 and 4.6 (70 % real, 30 % synthetic), 3.2 (label smoothing). Ours: the random rounding, the bank.
@@ -144,8 +144,8 @@ class FeatureMixer(nn.Module):
             plan: A plan to replay, also in eval mode; a new one is drawn if ``None``.
 
         Returns:
-            ``features`` with ``real + synthetic`` samples, the real ones first and unchanged; their ``masks``; ``is_synthetic``. These
-            are new tensors: the inputs are not written to. Gradients reach the real features only.
+            ``features`` with ``real + synthetic`` samples, the real ones first and unchanged; their ``masks``; ``is_synthetic``.
+            These are new tensors: the inputs are not written to. Gradients reach the real features only.
 
         Raises:
             ShapeError: a feature does not fit the generator's spec, batch sizes differ, or drawn masks have another size.
@@ -188,8 +188,8 @@ class FeatureMixer(nn.Module):
         """Eq. (2) and (3): cross entropy on real samples, label-smoothed cross entropy on synthetic ones.
 
         Args:
-            out: The decoder's output on the mixed batch: logits, a dictionary with ``"out"`` (and ``"aux"``), or a sequence that starts
-                with the logits. Logits smaller than the masks are resized.
+            out: The decoder's output on the mixed batch: logits, a dictionary with ``"out"`` (and ``"aux"``), or a sequence that
+                starts with the logits. Logits smaller than the masks are resized.
             batch: What the mixer returned.
 
         Raises:

@@ -1,8 +1,8 @@
-"""Leave out synthetic pixels that a decoder trained on real features finds too hard for their class."""
+"""Ignore synthetic pixels that are too hard for a decoder trained on real features."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -23,30 +23,30 @@ from feataug.core.checks import (
 from feataug.core.modes import eval_mode
 from feataug.core.windows import tiles
 from feataug.errors import DataError, ShapeError, message
-from feataug.inference.context_check import CropSize, size_of
+from feataug.inference.context_check import CropSize, resolve_crop_size
 from feataug.losses import resize_logits, smoothed_cross_entropy, split_outputs
 
 
 class PixelFilter:
-    """Sets the label of a synthetic pixel to void where its loss exceeds ``factor`` times the mean loss of its class on real features.
+    """Sets synthetic pixels to void whose loss exceeds ``factor`` times the mean loss of their class on real features.
 
-    A pixel that the decoder finds much harder than real ones of its class was most likely generated badly: its label and its feature
-    do not belong together.
+    A pixel that is much harder for the decoder than real pixels of its class was most likely generated badly: its feature does not
+    match its label.
 
     Args:
-        cut: A cut of the *reference*: the model as it was trained on real images. It must not be trained further: ``PixelFilter.fit``
-            makes a copy.
-        class_loss: Mean loss of each class on real features, ``(num_classes,)``; NaN for a class that was not seen, whose pixels are
-            all kept.
-        factor: How much harder a synthetic pixel may be.
+        cut: A cut of the *reference*, the model trained on real images. It must not be trained further; ``PixelFilter.fit`` makes a
+            copy.
+        class_loss: Mean loss of each class on real features, ``(num_classes,)``. NaN for a class that was not seen: all its pixels
+            are kept.
+        factor: Largest ratio of a synthetic pixel's loss to the mean loss of its class.
         ignore_index: Label of void.
 
     Attributes:
-        rejected: Share of the valid pixels of the last call that were rejected, a scalar tensor.
+        rejected: Share of rejected pixels among the valid ones of the last call, a scalar tensor.
 
     Raises:
         ConfigError: ``factor`` is out of range.
-        ShapeError: ``class_loss`` is no vector of floats.
+        ShapeError: ``class_loss`` is not a vector of floats.
 
     Source:
         Yang et al. (2023), FreeMask, Sec. 3.3 (1.25 times the class's mean loss). Ours: on features.
@@ -57,7 +57,7 @@ class PixelFilter:
         if not is_plain(class_loss) or not class_loss.is_floating_point() or class_loss.ndim != 1:
             raise ShapeError(
                 message(
-                    "PixelFilter: class_loss is no loss for each class.", given=describe(class_loss), needed="(num_classes,) float"
+                    "PixelFilter: class_loss is not a vector of floats.", given=describe(class_loss), needed="(num_classes,) float"
                 )
             )
         check_void("PixelFilter", len(class_loss), ignore_index)
@@ -77,16 +77,16 @@ class PixelFilter:
         device: Any = None,
         window: CropSize = "noted",
     ) -> PixelFilter:
-        """Copy the cut's model as the reference, and measure each class's mean loss on real images.
+        """Copy the cut's model as the reference, and measure the mean loss of each class on real images.
 
         Args:
             cut: A cut of the trained model, before it is trained further.
             loader: Yields ``(images, masks)``; read once.
-            num_classes: How many classes.
+            num_classes: Number of classes ``K``.
             factor, ignore_index: As above.
-            device: Where to compute; the model's by default.
-            window: Images that are larger than this are looked at in windows of it, side by side: ``"noted"`` for the size of the crops that
-                ``Finetuner`` trained the model on, ``None`` for whole images. Synthetic features are of crops.
+            device: The device to compute on; the model's by default.
+            window: Larger images are measured in adjacent windows of this size: ``"noted"`` for the size of the crops that
+                ``Finetuner`` trained the model on, ``None`` for whole images. Synthetic features have the size of crops.
 
         Raises:
             DataError: the loader holds no valid pixel.
@@ -97,13 +97,13 @@ class PixelFilter:
         if device is not None:
             reference.model.to(device)
         device = next(reference.model.parameters()).device
-        tile = size_of("PixelFilter", cut.model, window, "window")
+        tile = resolve_crop_size("PixelFilter", cut.model, window, "window")
         sums, counts = (torch.zeros(num_classes, dtype=torch.float64) for _ in range(2))
         for batch in check_loader("PixelFilter", loader):
             images, masks = check_batch("PixelFilter", batch, reference.model)
             masks = check_masks("PixelFilter", masks, num_classes, ignore_index).to(device)
             for part, _, counted in tiles(images.to(device), masks, tile, ignore_index):
-                pixels = _losses(reference.model(part), counted, ignore_index)
+                pixels = _pixel_losses(reference.model(part), counted, ignore_index)
                 valid = counted != ignore_index
                 sums += torch.bincount(counted[valid], pixels[valid].double(), num_classes).cpu()
                 counts += torch.bincount(counted[valid], minlength=num_classes).cpu()
@@ -113,18 +113,18 @@ class PixelFilter:
 
     @torch.no_grad()
     def __call__(self, features: Sequence[Tensor], masks: Tensor) -> Tensor:
-        """Masks with the rejected pixels void.
+        """Return the masks with rejected pixels set to void.
 
         Args:
-            features: Synthetic, one ``(n, channels, h, w)`` tensor per level.
-            masks: ``(n, H, W)`` that they were generated from; stays as it is.
+            features: Synthetic features, one ``(n, channels, h, w)`` tensor per level.
+            masks: ``(n, H, W)`` masks that they were generated from; not written to.
         """
         features = check_features("PixelFilter", features, self.cut.spec)
         check_mask_form("PixelFilter", masks)
         check_pairs("PixelFilter", features, masks)
         masks = masks.long()
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
-        # The reference was copied where the model was then; a trainer may have taken the model to a GPU since.
+        # The model may have been moved to a GPU since the reference was copied.
         self.cut.model.to(masks.device)
         parameter = next(self.cut.model.parameters())
         with eval_mode(self.cut.model):
@@ -137,21 +137,17 @@ class PixelFilter:
                 )
             )
         if masks.device.type == "cpu":
-            # On a GPU the generator, which has seen the masks before, has waited for the same check.
+            # On a GPU this check would wait; the generator has already checked the masks.
             check_masks("PixelFilter", masks, classes, self.ignore_index)
-        pixels = _losses(out, masks, self.ignore_index)
+        pixels = _pixel_losses(out, masks, self.ignore_index)
         valid = masks != self.ignore_index
         bounds = self.factor * self.class_loss.to(masks.device)[masks.masked_fill(~valid, 0)]
-        # A comparison with NaN is false: classes that were not measured are kept.
+        # A comparison with NaN is false, so classes that were not measured are kept.
         wrong = valid & (pixels > bounds)
         self.rejected = wrong.sum() / valid.sum().clamp(min=1)
         return masks.masked_fill(wrong, self.ignore_index)
 
 
-# A filter is anything that takes features and masks and returns masks.
-Filter = Callable[[Sequence[Tensor], Tensor], Tensor]
-
-
-def _losses(out: Any, masks: Tensor, ignore_index: int) -> Tensor:
+def _pixel_losses(out: Any, masks: Tensor, ignore_index: int) -> Tensor:
     logits = resize_logits(split_outputs(out)[0], masks.shape[-2:])
     return smoothed_cross_entropy(logits, masks, 0.0, ignore_index)

@@ -1,4 +1,4 @@
-"""Settings of a mixed training that are a good start."""
+"""Recommended settings for training on mixed batches."""
 
 from __future__ import annotations
 
@@ -26,23 +26,25 @@ def recommended(
     ignore_index: int = 255,
     device: Any = None,
 ) -> dict[str, Any]:
-    """Masks, ratio and filter for ``FeatureMixer`` and for ``compare``; no class weights by default.
+    """Masks, ratio and pixel filter for ``FeatureMixer`` and for ``compare``; no class weights by default.
 
-    ``FeatureMixer(generator, **recommended(...))``: masks are drawn evenly, and synthetic pixels that the model as it is does not recognise are left
-    out. Class weights move the model towards classes that it predicts too rarely; a class bias, fitted after training (``fit_class_bias``), gives the
-    same without any training, and can be changed later. Masks chosen by class press on the same classes once more.
+    Use as ``FeatureMixer(generator, **recommended(...))``. Masks are drawn evenly, and synthetic pixels that the current model does
+    not recognise are ignored. Class weights favour classes that the model predicts too rarely. A class bias that is fitted after
+    training (``fit_class_bias``) has the same effect, needs no training, and can be changed later. Class-balanced masks would
+    favour the same classes a second time.
 
     Args:
-        cut: Of the trained model, *before* it is trained further: the filter keeps a copy of it.
-        dataset: Where masks come from, as for ``DatasetMasks``: with the crops of training.
-        loader: ``(images, masks)`` of labelled training images without random crops. It is read once, and twice where there are class weights.
-        num_classes: How many classes.
-        power: Power of ``deficit_weights``, which weigh up classes in real and synthetic samples. 0 for no class weights; 1.5 measured best on
-            CamVid where no class bias was fitted.
-        factor: Of ``PixelFilter``.
+        cut: A cut of the trained model, *before* it is trained further: the filter keeps a copy.
+        dataset: Where masks come from, as for ``DatasetMasks``, with the crops of training.
+        loader: Yields ``(images, masks)`` of labelled training images without random crops. It is read once, or twice with class
+            weights.
+        num_classes: Number of classes ``K``.
+        power: Power of ``deficit_weights``, for real and synthetic samples; 0 for no class weights. 1.5 was best on CamVid without
+            a class bias.
+        factor: Factor of ``PixelFilter``.
         ratio: Synthetic share of the mixed batch.
         ignore_index: Label of void.
-        device: Where to measure; the model's by default.
+        device: The device to measure on; the model's by default.
 
     Returns:
         ``masks``, ``ratio``, ``pixel_filter`` and ``class_weights`` (``None`` at power 0).
@@ -51,11 +53,11 @@ def recommended(
         DataError: the loader holds no valid pixel, or there are no masks.
 
     Warns:
-        FeatAugWarning: there are class weights, and the model hardly predicts some classes at all. The weights then press where it knows nothing
-            yet: pixel accuracy falls far, and mIoU may fall, too.
+        FeatAugWarning: there are class weights, but the model has not learned some classes. Weights cannot help there: pixel
+            accuracy drops, and mIoU may drop as well.
 
     Source:
-        Ratio: Sec. 4.3. Filter: FreeMask (Yang et al., 2023). What they gain: ``studies/own/compare.py``, docs/results.md.
+        Ratio: Sec. 4.3. Filter: FreeMask (Yang et al., 2023). Measured gains: ``studies/own/compare.py``, docs/results.md.
     """
     found: dict[str, Any] = {
         "masks": DatasetMasks(dataset),

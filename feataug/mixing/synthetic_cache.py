@@ -54,8 +54,8 @@ class SyntheticCache:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Choose cached samples without repetition, followed by new ones.
 
-        All samples are new until the cache is full. It is emptied first if its masks are not of ``size``, or if the source draws masks of
-        another size.
+        All samples are new until the cache is full. It is emptied first if its masks are not of ``size``, or if the source draws
+        masks of another size.
 
         Returns:
             Masks ``(n, H, W)``, noise ``(n, latent_dim)`` and slots ``(n,)``.

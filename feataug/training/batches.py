@@ -55,8 +55,8 @@ def endless(loader: Iterable[tuple[Tensor, Tensor]], start: int = 0) -> Iterator
 def shared(loader: Any, accelerator: Accelerator) -> Any:
     """The loader in a form of which each process reads its own part.
 
-    Loaders from ``data.seeded_loader`` are divided by ``endless``, and those with a ``DistributedSampler`` divide themselves. Accelerate
-    divides any other ``DataLoader``. Other iterables are left alone.
+    Loaders from ``data.seeded_loader`` are divided by ``endless``, and those with a ``DistributedSampler`` divide themselves.
+    Accelerate divides any other ``DataLoader``. Other iterables are left alone.
     """
     if accelerator.num_processes == 1 or not isinstance(loader, DataLoader):
         return loader

@@ -165,7 +165,7 @@ def test_errors_are_one_message_without_a_traceback(tmp_path, capsys):
     assert main(command) == 1
     assert capsys.readouterr().err == (
         "MissingDataError: CamVid: folders are missing.\n"
-        f"  given:   {folder}, which is no folder that can be read\n"
+        f"  given:   {folder}, which is not a readable folder\n"
         "  needed:  a folder that holds train and trainannot\n"
     )
     assert main([*command, "--traceback"]) == 1

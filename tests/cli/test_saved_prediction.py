@@ -64,7 +64,7 @@ def test_finetune_measures_and_says_how(trained):
     assert stored["after_bias"]["miou"] == pytest.approx(evaluate(Inference.load(model, trained), loader(), 10)["miou"])
     card = (trained / "README.md").read_text()
     assert f"mIoU {stored['miou']:.2f}, " in card
-    assert "- A number is added for each class (class bias), fitted on training images." in card
+    assert "- A class bias, fitted on training images." in card
     # The bias is that of the training images, not of those that are measured on.
     whole, windows = (evaluate(how, loader("train"), 10, crop_size=None)["miou"] for how in (model, Inference(model, window=SIZE)))
     assert (window is not None) == (windows > whole + 1)
@@ -104,7 +104,7 @@ def test_windows_are_taken_where_the_model_needs_them(trained, tmp_path, capsys,
     assert json.loads((folder / "inference.json").read_text()) == settings
     assert result(tmp_path / "runs" / "fit-bias") == stored
     assert json.loads((tmp_path / "runs" / "fit-bias" / "command.json").read_text())["finished"]
-    assert "- By windows of 32 x 48:" in (folder / "README.md").read_text()
+    assert "- Windows of 32 x 48:" in (folder / "README.md").read_text()
     capsys.readouterr()
     common = ["evaluate", *TINY, "--size", *map(str, LARGE), "--model", str(folder), "--output", str(tmp_path / "measured")]
     assert main(common) == 0
@@ -118,7 +118,7 @@ def test_windows_are_taken_where_the_model_needs_them(trained, tmp_path, capsys,
     assert main([*common, "--window", "64", "80", "--flip"]) == 0
     assert result(tmp_path / "measured")["inference"] == settings | {"window": [64, 80], "flip": True}
     assert "inference.json and the options say: windows of 64 x 80, mirror images, class bias; --plain ignores the file\n" in capsys.readouterr().out
-    with pytest.warns(FeatAugWarning, match="does worse on whole images than by windows"):
+    with pytest.warns(FeatAugWarning, match="does worse on whole images than with windows"):
         assert main([*common, "--plain"]) == 0
     assert "inference" not in result(tmp_path / "measured")
     assert result(tmp_path / "measured")["miou"] == pytest.approx(stored["whole"]["miou"])

@@ -156,7 +156,7 @@ def test_the_page_and_the_card_name_them(tmp_path):
     assert SAID.format("road, car") in page
     (tmp_path / "result.json").write_text(json.dumps(figures(0, 1, 2)))
     assert "No pixel" not in write_page(tmp_path).read_text()
-    facts = feataug.io.model_card.known_facts({"measures": feataug.metrics.scores(torch.diag(torch.tensor([5, 0, 5]))), "classes": ["a", "b", "c"]})
+    facts = feataug.io.card_facts.known_facts({"measures": feataug.metrics.scores(torch.diag(torch.tensor([5, 0, 5]))), "classes": ["a", "b", "c"]})
     text = feataug.io.model_card.facts_text(facts)
-    assert "\nWithout a pixel in the masks that were measured on: b. Nothing is known of these classes.\n" in text
-    assert "Without a pixel" not in feataug.io.model_card.facts_text(feataug.io.model_card.known_facts({"measures": figures(0, 1, 2)}))
+    assert "\nWithout a pixel in the measured masks: b. Nothing is known of these classes.\n" in text
+    assert "Without a pixel" not in feataug.io.model_card.facts_text(feataug.io.card_facts.known_facts({"measures": figures(0, 1, 2)}))

@@ -66,8 +66,8 @@ def test_ade20k_names_of_the_file(tmp_path):
         assert first == "ADE20K: the names of the classes cannot be read."
         assert given.startswith(f"  given:   {file}, ")
         assert rest == [
-            "  needed:  classes 1 .. 150, one a line, number first and names last, separated by tabs",
-            "Get the file again, or take it away: the names are also part of the package.",
+            "  needed:  classes 1 .. 150, one per line, number first and names last, separated by tabs",
+            "Download the file again, or remove it: the names are also part of the package.",
         ]
 
 

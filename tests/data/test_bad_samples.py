@@ -32,7 +32,7 @@ def test_by_default_the_error_names_the_file(data):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.filterwarnings("ignore:seeded_loader. a sample is skipped")
+@pytest.mark.filterwarnings("ignore:seeded_loader. skipped a sample")
 def test_skipped_samples_are_replaced_by_the_next_and_counted(data, num_workers):
     loader = seeded_loader(data, 2, shuffle=False, num_workers=num_workers, on_bad_sample="skip")
     found = torch.cat([masks[:, 0, 0] for _, masks in loader])
@@ -44,7 +44,7 @@ def test_the_count_is_in_the_results(data):
     model = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1))
     loader = seeded_loader(data, 3, on_bad_sample="skip")
     tuner = Finetuner(model, FinetuneConfig(num_steps=2, lr=0.01), device="cpu", progress=False)
-    with pytest.warns(FeatAugWarning, match=r"^seeded_loader: a sample is skipped: MaskedImages: a file cannot be decoded\."):
+    with pytest.warns(FeatAugWarning, match=r"^seeded_loader: skipped a sample: MaskedImages: a file cannot be decoded\."):
         (result,) = tuner.fit(loader, lambda model: {})
     assert result["bad_samples"] == loader.dataset.bad_samples > 0
 
@@ -59,4 +59,4 @@ def test_nothing_to_take_instead(data, tmp_path):
 def test_another_policy(data):
     with pytest.raises(ConfigError) as error:
         seeded_loader(data, 2, on_bad_sample="ignore")
-    assert str(error.value) == "seeded_loader: on_bad_sample is not offered.\n  given:   'ignore'\n  needed:  'raise' or 'skip'"
+    assert str(error.value) == "seeded_loader: unknown on_bad_sample.\n  given:   'ignore'\n  needed:  'raise' or 'skip'"

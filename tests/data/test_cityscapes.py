@@ -81,7 +81,7 @@ def test_cityscapes_images_without_labels_are_an_error(tmp_path):
         Cityscapes(tmp_path)
     assert str(error.value) == (
         "Cityscapes: 1 of 2 images have no mask.\n"
-        "  given:   ulm_000001_000019_leftImg8bit.png; masks: 1, such as ulm_000000_000019_gtFine_labelIds.png; passed over: 1 with "
+        "  given:   ulm_000001_000019_leftImg8bit.png; masks: 1, such as ulm_000000_000019_gtFine_labelIds.png; skipped: 1 with "
         "another ending, such as ulm_000001_000019_gtFine_labelTrainIds.png\n"
         f"  needed:  a file of the same name in {tmp_path / 'gtFine' / 'train'}, ending in _gtFine_labelIds\n"
         "Add the masks, or move these images out of the folder."

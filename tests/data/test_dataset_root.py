@@ -18,12 +18,12 @@ def test_wrong_roots_say_what_they_hold_and_where_the_data_lie(tmp_path):
     root = tmp_path / "data" / "cityscapes"
     cityscapes(root)
     expected = f"Cityscapes: folders are missing.\n  given:   {{}}\n  needed:  a folder that holds {HOLDS}"
-    near = f"\nThe data lie in {root}: pass that folder."
+    near = f"\nThe data are in {root}: pass that folder."
     cases = (
         (tmp_path / "data", "holds cityscapes", near),
         (root / "leftImg8bit", "holds train", near),
         (root / "gtFine" / "train", "holds ulm", near),
-        (root / "nowhere", "is no folder that can be read", near),
+        (root / "nowhere", "is not a readable folder", near),
         (tmp_path, "holds data", ""),
     )
     for folder, holds, advice in cases:
@@ -52,7 +52,7 @@ def test_archives_that_were_unpacked_into_two_folders(tmp_path):
         f"  given:   {tmp_path}, which holds gtFine_trainvaltest, leftImg8bit_trainvaltest, x0.txt, x1.txt, x2.txt, x3.txt, x4.txt, x5.txt "
         "and 2 more\n"
         f"  needed:  a folder that holds {HOLDS}\n"
-        f"leftImg8bit/train lies in {tmp_path / 'leftImg8bit_trainvaltest'}, gtFine/train lies in {tmp_path / 'gtFine_trainvaltest'}: "
+        f"leftImg8bit/train is in {tmp_path / 'leftImg8bit_trainvaltest'}, gtFine/train is in {tmp_path / 'gtFine_trainvaltest'}: "
         "move them into one folder."
     )
 
@@ -72,5 +72,5 @@ def test_every_reader_says_so(tmp_path, reader, parts):
     many = "folders are" if " and " in parts else "a folder is"
     assert str(error.value) == (
         f"{reader.__name__}: {many} missing.\n  given:   {tmp_path}, which holds set\n  needed:  a folder that holds {parts}\n"
-        f"The data lie in {tmp_path / 'set'}: pass that folder."
+        f"The data are in {tmp_path / 'set'}: pass that folder."
     )

@@ -117,7 +117,7 @@ def test_floats(tmp_path):
     Image.fromarray(values).save(file)
     text = error_of(lambda: Images(tmp_path)[0])
     assert text == (
-        f"Images: an image of floats leaves [0, 1].\n  given:   {file}, -0.5 .. 1.25\n"
+        f"Images: an image of floats has values outside [0, 1].\n  given:   {file}, -0.5 .. 1.25\n"
         "  needed:  values in [0, 1], as eval_transforms and train_transforms take them\n"
         "Scale the images by the range that the whole set shares, not each by its own, and write them again."
     )
@@ -187,8 +187,8 @@ def test_an_image_that_is_turned_and_a_mask_that_is_not(tmp_path):
         "MaskedImages: an image and its mask differ in size.\n"
         f"  given:   (9, 13) in {tmp_path / 'i/a.jpg'}, (13, 9) in {tmp_path / 'm/a.png'}\n"
         "  needed:  the same rows and columns\n"
-        "EXIF turns the image by 90 degrees when it is shown, and it is read so. If the masks belong to the images as they are stored, "
-        "take the orientation out of the images: exiftool -Orientation= FILE."
+        "EXIF rotates the image by 90 degrees, and the reader applies that. If the masks fit the images as stored, remove "
+        "the orientation from the images: exiftool -Orientation= FILE."
     )
 
 

@@ -106,11 +106,11 @@ def test_another_colour_is_named_with_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("colors", "text"),
     [
-        (COLORS[:2], f"colors are no table.\n  given:   2 colours, 3 classes\n  needed:  {NEEDED}"),
-        ("abc", f"colors are no table.\n  given:   'abc'\n  needed:  {NEEDED}"),
-        (7, f"colors are no table.\n  given:   7\n  needed:  {NEEDED}"),
-        ([(1, 2), (3, 4, 5), (6, 7, 8)], f"colors are no table.\n  given:   [1, 2]\n  needed:  {NEEDED}"),
-        ([(1, 2, 256), (3, 4, 5), (6, 7, 8)], f"colors are no table.\n  given:   [1, 2, 256]\n  needed:  {NEEDED}"),
+        (COLORS[:2], f"colors is not a table of colours.\n  given:   2 colours, 3 classes\n  needed:  {NEEDED}"),
+        ("abc", f"colors is not a table of colours.\n  given:   'abc'\n  needed:  {NEEDED}"),
+        (7, f"colors is not a table of colours.\n  given:   7\n  needed:  {NEEDED}"),
+        ([(1, 2), (3, 4, 5), (6, 7, 8)], f"colors is not a table of colours.\n  given:   [1, 2]\n  needed:  {NEEDED}"),
+        ([(1, 2, 256), (3, 4, 5), (6, 7, 8)], f"colors is not a table of colours.\n  given:   [1, 2, 256]\n  needed:  {NEEDED}"),
         ({0: (1, 2, 3)}, f"classes have no colour.\n  given:   1 (sky), 2 (car)\n  needed:  {NEEDED}"),
         (
             [(1, 2, 3), (1, 2, 3), (6, 7, 8)],
@@ -129,9 +129,9 @@ def test_what_is_no_table(tmp_path, colors, text):
 
 def test_labels_or_colours(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    text = "MaskFolder: masks have labels or colours.\n  given:   ids and colors\n  needed:  one of the two"
+    text = "MaskFolder: ids and colors exclude each other.\n  given:   ids and colors\n  needed:  one of the two"
     assert error_of(lambda: MaskFolder(tmp_path, CLASSES, colors=COLORS, ids=[0, 1, 2]), ConfigError) == text
-    text = "MaskFolder: void is no label.\n  given:   (0, 0, 0)\n  needed:  an integer, or colors="
+    text = "MaskFolder: void is not a label.\n  given:   (0, 0, 0)\n  needed:  an integer, or colors="
     assert error_of(lambda: MaskFolder(tmp_path, CLASSES, void=VOID), ConfigError) == text
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "a.png")
     text = f"MaskFolder: a mask has no colours of 8 bits.\n  given:   {tmp_path / 'a.png'}, mode 'I;16'\n  needed:  RGB, RGBA, grey or a palette"

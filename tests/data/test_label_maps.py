@@ -154,7 +154,7 @@ def test_what_is_no_table(tmp_path, ids, given, advice):
     save(tmp_path / "a.png", labels())
     with pytest.raises(ConfigError) as error:
         MaskFolder(tmp_path, CLASSES, ids=ids)
-    text = f"MaskFolder: ids is no table of labels and classes.\n  given:   {given}\n  needed:  {NEEDED}{advice}"
+    text = f"MaskFolder: ids is not a table of labels and classes.\n  given:   {given}\n  needed:  {NEEDED}{advice}"
     assert str(error.value) == text
 
 
@@ -210,7 +210,7 @@ def test_images_of_several_sizes(tmp_path):
     assert str(error.value) == (
         "seeded_loader: the items of a batch differ.\n  given:   (3, 30, 40) and (30, 40), (3, 40, 30) and (40, 30)\n"
         "  needed:  images of one size, and masks of one size\n"
-        "Give the data set transforms that bring them to one, such as eval_transforms((512, 512)), or read batches of 1."
+        "Give the data set transforms that make all sizes equal, such as eval_transforms((512, 512)), or use batch_size=1."
     )
 
 
@@ -246,7 +246,7 @@ def test_a_folder_that_is_not_there_or_empty(tmp_path, reader, what, names):
     with pytest.raises(DataError) as error:
         reader(str(tmp_path))
     assert str(error.value) == (
-        f"{who}: the folder holds no {what}.\n  given:   {tmp_path}, where these were passed over: 1 with another ending, such as y.png\n"
+        f"{who}: the folder holds no {what}.\n  given:   {tmp_path}, where these were skipped: 1 with another ending, such as y.png\n"
         f"  needed:  files named {names}\nOther files are there: is the ending right ('_x')?"
     )
 

@@ -44,7 +44,7 @@ def test_lists_of_names_with_folders_endings_and_spaces(tmp_path):
         assert [file.parent.name for file in read(tmp_path, endings=endings, names=[name]).image_files] == ["ulm"]
     given = ", ".join(str(tmp_path / f"i/{city}/a 1_left.png") for city in ("bonn", "ulm"))
     assert error_of(lambda: read(tmp_path, endings=endings, names=["a 1"])) == (
-        f"MaskedImages: a name of the list means several files.\n  given:   'a 1': {given}\n  needed:  the folders before the name, too"
+        f"MaskedImages: a name in the list matches several files.\n  given:   'a 1': {given}\n  needed:  the folders before the name, too"
     )
 
 
@@ -72,7 +72,7 @@ def test_names_that_are_not_there_and_what_is_no_list(tmp_path):
     )
     needed = "names as texts, or a text file with one name a line"
     for names, given in ((7, "7"), ([], "a list without a name"), ([1], "1 in a list"), (["a", " "], "' ' in a list")):
-        text = f"MaskedImages: names is no list of names.\n  given:   {given}\n  needed:  {needed}"
+        text = f"MaskedImages: names is not a list of names.\n  given:   {given}\n  needed:  {needed}"
         assert error_of(lambda names=names: read(tmp_path, names=names), ConfigError) == text
 
 

@@ -51,7 +51,7 @@ def test_a_link_that_leads_nowhere(tmp_path):
     pairs(tmp_path, "a")
     os.symlink(tmp_path / "gone.jpg", tmp_path / "i/b.jpg")
     assert error_of(lambda: read(tmp_path), MissingDataError) == (
-        f"MaskedImages: a file is a link that leads nowhere.\n  given:   {tmp_path / 'i/b.jpg'} -> {tmp_path / 'gone.jpg'}\n"
+        f"MaskedImages: a file is a broken link.\n  given:   {tmp_path / 'i/b.jpg'} -> {tmp_path / 'gone.jpg'}\n"
         "  needed:  the file"
     )
 
@@ -85,7 +85,7 @@ def test_two_files_of_one_name(tmp_path):
         "MaskedImages: two files have the same name.\n"
         f"  given:   {tmp_path / 'i/b.jpg'} and {tmp_path / 'i/b.png'}\n"
         "  needed:  one file for each name, whatever its suffix\n"
-        "Move one of them out of the folder, or say by suffixes= which kind is meant."
+        "Move one of them out of the folder, or choose one kind with suffixes=."
     )
     assert error_of(lambda: read(tmp_path)) == text
     assert [file.suffix for file in read(tmp_path, suffixes=(".jpg", ".png")).image_files] == [".jpg", ".jpg"]
@@ -114,9 +114,9 @@ def test_images_and_masks_in_one_folder_by_suffix(tmp_path):
         (tmp_path / f"{name}.jpg").unlink()
     mask(tmp_path / "a.tif")
     assert error_of(lambda: MaskedImages(tmp_path, tmp_path, "abc")) == (
-        f"MaskedImages: the folder holds no images.\n  given:   {tmp_path}, where these were passed over: 4 of other kinds (2 .png, 2 .tif)\n"
+        f"MaskedImages: the folder holds no images.\n  given:   {tmp_path}, where these were skipped: 4 of other kinds (2 .png, 2 .tif)\n"
         "  needed:  files named *.jpg, *.jpeg\n"
-        'Images and masks in one folder are told apart by endings= of their names, or by suffixes=, such as (".png", ".tif").'
+        'Images and masks in one folder are distinguished by endings= of their names, or by suffixes=, such as (".png", ".tif").'
     )
     assert len(MaskedImages(tmp_path, tmp_path, "abc", suffixes=(".png", ".tif"))) == 2
 
@@ -148,7 +148,7 @@ def test_one_folder_within_the_other(tmp_path, place):
         (
             ("x/a.jpg",),
             ("a.png",),
-            "Masks of these names lie in other folders below it: folders have to be the same for images and masks.",
+            "Masks of these names are in other subfolders: images and masks must have the same subfolders.",
         ),
         (
             ("a.png",),
@@ -179,7 +179,7 @@ def test_errors_say_what_was_passed_over(tmp_path):
     (tmp_path / "m/list").write_text("")
     (tmp_path / "m/a_y.png").write_bytes((tmp_path / "m/a_x.png").read_bytes())
     assert error_of(lambda: MaskFolder(tmp_path / "m", "abc", ending="_z")) == (
-        f"MaskFolder: the folder holds no masks.\n  given:   {tmp_path / 'm'}, where these were passed over: 2 with another ending, such as "
+        f"MaskFolder: the folder holds no masks.\n  given:   {tmp_path / 'm'}, where these were skipped: 2 with another ending, such as "
         "a_x.png; 2 of other kinds (1 without suffix, 1 .txt); 1 hidden\n"
         "  needed:  files named *_z.png, *_z.tif, *_z.tiff, *_z.bmp, *_z.webp\nOther files are there: is the ending right ('_z')?"
     )
@@ -191,7 +191,7 @@ def test_errors_say_what_was_passed_over(tmp_path):
 
 @pytest.mark.parametrize(
     ("there", "advice"),
-    [("Images", "Is {}/Images meant?"), ("imgs", "Is {}/imgs meant?"), ("pictures", "{} holds the folders masks, pictures.")],
+    [("Images", "Did you mean {}/Images?"), ("imgs", "Did you mean {}/imgs?"), ("pictures", "{} holds the folders masks, pictures.")],
 )
 def test_a_folder_that_is_spelled_otherwise(tmp_path, there, advice):
     for name in (there, "masks"):
@@ -205,5 +205,5 @@ def test_a_folder_that_is_spelled_otherwise(tmp_path, there, advice):
 def test_what_is_no_suffix(tmp_path):
     pairs(tmp_path, "a")
     for suffixes, given in ((("jpg", ".png"), "'jpg'"), (([], ".png"), "[]")):
-        text = f"MaskedImages: suffixes are not suffixes.\n  given:   {given}\n  needed:  texts that start with a dot, such as \".png\""
+        text = f"MaskedImages: suffixes must start with a dot.\n  given:   {given}\n  needed:  texts that start with a dot, such as \".png\""
         assert error_of(lambda suffixes=suffixes: read(tmp_path, suffixes=suffixes), ConfigError) == text

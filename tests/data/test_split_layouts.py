@@ -77,16 +77,16 @@ def test_several_layouts_and_none(tmp_path):
         "feataug: several folders may hold the split 'train'.\n"
         f"  given:   in {tmp_path}: train/images and train/labels; train/images and train/masks\n"
         "  needed:  one of them\n"
-        "Say which by --folders IMAGES MASKS, such as --folders {split}/images {split}/masks."
+        "Choose with --folders IMAGES MASKS, such as --folders {split}/images {split}/masks."
     )
     with pytest.raises(MissingDataError) as missing:
         find_layout(tmp_path, "test")
     assert str(missing.value) == (
-        "feataug: no images and masks of the split 'test' are found.\n"
+        "feataug: no images and masks of the split 'test' were found.\n"
         f"  given:   {tmp_path}, which holds train\n"
         "  needed:  SPLIT/images and SPLIT/masks, images/SPLIT and masks/SPLIT, or img_dir/SPLIT and ann_dir/SPLIT; or images, masks and "
         "test.txt with names\n"
-        "Name other folders by --folders IMAGES MASKS, such as --folders pictures/{split} truth/{split}."
+        "Name other folders with --folders IMAGES MASKS, such as --folders pictures/{split} truth/{split}."
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from feataug.evaluation import differences, mean_figures, verdict
-from feataug.evaluation.teaching.teaching_score import summary
+from feataug.evaluation.teaching.teaching_summary import summary
 from feataug.reporting.page import write_page
 
 CLASSES = ("sky", "road", "pole")

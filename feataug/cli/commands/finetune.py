@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     from feataug.cutting.cut import split
     from feataug.generation.generator import FeatureGenerator
     from feataug.inference.evaluate import evaluate
-    from feataug.io.model_card import data_facts
+    from feataug.io.card_facts import data_facts
     from feataug.io.results import write_result
     from feataug.mixing.mixer import FeatureMixer
     from feataug.models import PSPNet

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     from feataug.core.distributed import is_main
     from feataug.cutting.cut import split
     from feataug.generation.generator import FeatureGenerator
-    from feataug.io.model_card import data_facts
+    from feataug.io.card_facts import data_facts
     from feataug.io.results import quality_summary, recognition_summary, write_result
     from feataug.models import PSPNet
     from feataug.reporting.tables import quality_table

@@ -1,4 +1,4 @@
-"""Street-like scenes drawn on the spot."""
+"""Street-like scenes, drawn by code."""
 
 from feataug.data.scenes.dataset import Scenes
 

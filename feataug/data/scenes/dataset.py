@@ -1,4 +1,4 @@
-"""Street-like scenes drawn on the spot: a data set with no download, for the demo and the tests."""
+"""Street-like scenes drawn by code: a data set without a download, for the demo and the tests."""
 
 from __future__ import annotations
 
@@ -18,21 +18,24 @@ _CACHE_BYTES = 128 * 2**20
 
 
 class Scenes(torch.utils.data.Dataset):
-    """Street-like scenes, drawn on the spot: no file is read, and nothing is downloaded.
+    """Street-like scenes, drawn by code: no file is read, and nothing is downloaded.
 
-    Each is a street seen by a driver, with signs, pedestrians and bicyclists that are rare and small. Colours overlap
-    between the classes; texture, shadows, fog, night and noise vary. Scene `index` is a function of `(seed, index,
-    size)` alone, whatever the order, the process and the global random state, and no two seeds share a scene: train
-    on seed 0, validate on seed 1. Drawn scenes stay in memory, up to 128 MiB. Source: ours.
+    Each scene is a street from a driver's view. Signs, pedestrians and bicyclists are rare and small. Classes share colours, and
+    texture, shadows, fog, night and noise vary. A scene depends only on ``(seed, index, size)``, not on the order of reading, the
+    process or global random numbers. Different seeds never share a scene: train on seed 0, validate on seed 1. Drawn scenes stay in
+    memory, up to 128 MiB.
 
     Args:
-        num_images: how many scenes, at least 1.
-        size: (height, width) in pixels, each at least 16. The layout is that of a 4:3 view, stretched to it.
-        seed: an int of at least 0.
-        transforms: `transforms(image, mask) -> (image, mask)`, or one that takes `image=` and `mask=`, applied last.
+        num_images: Number of scenes, at least 1.
+        size: Height and width in pixels, each at least 16. The layout of a 4:3 view is stretched to it.
+        seed: An int of at least 0.
+        transforms: ``(image, mask) -> (image, mask)``, or a transform that takes ``image=`` and ``mask=``; applied last.
 
     Raises:
         ConfigError: an argument is out of range.
+
+    Source:
+        Ours.
 
     Example:
         >>> image, mask = Scenes(4, (48, 64), seed=1)[0]
@@ -88,14 +91,14 @@ class Scenes(torch.utils.data.Dataset):
         return self.num_images
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """Returns the image, uint8 (3, H, W), and its mask, int64 (H, W), after `transforms`."""
+        """The image, uint8 ``(3, H, W)``, and its mask, int64 ``(H, W)``, after ``transforms``."""
         image, labels = self._scene(index)
-        # Copies, as `.long()` makes one too: a transform that works in place must not reach the cache.
+        # Copies (`.long()` copies as well), because a transform that works in place must not change the cache.
         image, mask = tv_tensors.Image(image.clone()), tv_tensors.Mask(labels.long())
         return (image, mask) if self.transforms is None else transform_pair("Scenes", self.transforms, image, mask)
 
     def mask(self, index: int) -> tv_tensors.Mask:
-        """Returns the mask of scene `index`, int64 (H, W), without `transforms`."""
+        """The mask of scene ``index``, int64 ``(H, W)``, without ``transforms``."""
         return tv_tensors.Mask(self._scene(index)[1].long())
 
     def _scene(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,13 +111,13 @@ class Scenes(torch.utils.data.Dataset):
         rng = np.random.default_rng([self.seed, number])
         image, labels = draw_street(self.size, rng)
         scene = torch.from_numpy(image), torch.from_numpy(labels)
-        # What fits stays: in a shuffled order, evicting the oldest would lose each scene before its next use.
+        # Nothing is evicted: in a shuffled order, the oldest scene would often be needed next.
         if (len(self._drawn) + 1) * 4 * labels.size <= _CACHE_BYTES:
             self._drawn[number] = scene
         return scene
 
 
 def _at_least(value: Any, least: int) -> bool:
-    # A bool has an index and a tensor may, yet neither is meant as a number of pixels.
+    # Bools and tensors have an index, too, but are not meant as a number of pixels.
     whole = hasattr(value, "__index__") and not isinstance(value, (bool, np.bool_, np.ndarray, torch.Tensor))
     return whole and operator.index(value) >= least

@@ -1,4 +1,4 @@
-"""One street-like scene: a street in metres, a camera, and the painting of what it sees. Source: ours."""
+"""Draws one scene: the objects of a street in metres, and the image that a camera takes of it. Source: ours."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _GLASS, _TYRE = (0.16, 0.19, 0.23), (0.07, 0.07, 0.08)
 
 
 def _pick(rng: np.random.Generator, colors: tuple, spread: float = 0.07) -> np.ndarray:
-    # One shift for all channels varies the brightness more than the hue, as among real objects of a kind.
+    # A shift common to all channels varies brightness more than hue, as in real objects of one kind.
     draw = rng.random(5)
     return np.array(colors[int(draw[0] * len(colors))]) + spread * (2 * draw[1] - 1.5 + draw[2:])
 
@@ -72,7 +72,7 @@ def _draw_ground(canvas: Canvas, rng: np.random.Generator) -> None:
     canvas.put(at, road, near, asphalt, ROAD, 0.12)
     canvas.put(at, marks & road, near, (0.82, 0.82, 0.78), ROAD, 0.2)
     canvas.ground = len(canvas.items) - 1
-    if rng.random() < 0.5:  # the shadow that a row of houses throws over the street
+    if rng.random() < 0.5:  # the shadow of a row of houses on the street
         sign, reach = rng.choice((-1, 1)), rng.uniform(0.0, 1.2) * canvas.half
         dark = (x - canvas.centre) * sign > canvas.half - reach
         dark &= (z / rng.uniform(14, 30) + rng.random()) % 1 < 0.75
@@ -80,12 +80,12 @@ def _draw_ground(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _draw_buildings(canvas: Canvas, rng: np.random.Generator) -> None:
-    for _ in range(rng.integers(1, 4)):  # what closes the street far away
+    for _ in range(rng.integers(1, 4)):  # buildings at the far end of the street
         x, wide = rng.uniform(-45, 45), rng.uniform(8, 30)
         canvas.front((x, x + wide), (0, rng.uniform(5, 16)), rng.uniform(85, 110), _pick(rng, _FACADES), BUILDING)
     for sign, wall in zip((-1, 1), canvas.wall, strict=True):
         z, gap = rng.uniform(-8, 6), True
-        while z < 80 and rng.random() < 0.97:  # else a park follows
+        while z < 80 and rng.random() < 0.97:  # otherwise a park follows
             end, high, x = z + rng.uniform(9, 26), rng.uniform(4.5, 20), wall + sign * rng.uniform(0, 1.2)
             color, start = _pick(rng, _FACADES, 0.1), max(z, 1.0)
             pane = _pick(rng, (_GLASS, (0.45, 0.52, 0.58), (0.30, 0.28, 0.25)))
@@ -138,9 +138,9 @@ def _draw_car(canvas: Canvas, rng: np.random.Generator, x: float, z: float) -> N
         belt, roof, hood = 1.1, rng.uniform(1.9, 2.5), 0.1
     lamp = ((0.75, 0.10, 0.08), (0.95, 0.93, 0.80))[rng.integers(2)]
     canvas.shade((x - wide - 0.2, x + wide + 0.2), (z - 0.4, end), 0.45)
-    close = z < 25  # farther away, wheels and lamps are not worth their time
+    close = z < 25  # farther away, wheels and lamps are too small to draw
     if abs(x) > wide:
-        flank = x - wide if x > 0 else x + wide  # the side turned towards the camera
+        flank = x - wide if x > 0 else x + wide  # the side that faces the camera
         canvas.side(flank, (0.2, belt), (z, end), color * 0.8, CAR)
         canvas.side(flank, (belt - 0.1, roof), (z + hood, end - 0.5), color * 0.8, CAR)
         if close:
@@ -188,7 +188,7 @@ def _draw_people(canvas: Canvas, rng: np.random.Generator) -> None:
         body(x, 0.13, (1.45 * tall, 1.75 * tall), _SKIN, PEDESTRIAN, oval=True)
     for _ in range(rng.choice(3, p=(0.6, 0.3, 0.1))):
         z, x, lean = rng.uniform(9, 20), rng.uniform(*canvas.kerb), rng.uniform(-0.3, 0.3)
-        apart = rng.choice((0.0, 0.5))  # of the hubs: seen from behind, or crossing the street
+        apart = rng.choice((0.0, 0.5))  # distance of the hubs: 0 from behind, 0.5 when crossing the street
         canvas.shade((x - 0.4 - apart, x + 0.4 + apart), (z - 0.3, z + 0.7), 0.6)
         for hub in (x - apart, x + apart):
             body(hub, 0.33 if apart else 0.06, (0, 0.66), (_TYRE,), BICYCLIST, oval=apart > 0)
@@ -210,7 +210,7 @@ def _draw_void(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _render(canvas: Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the image, uint8 (3, H, W), and its labels, uint8 (H, W): colours, texture, sky, fog, light and noise."""
+    """Image, uint8 ``(3, H, W)``, and labels, uint8 ``(H, W)``: colours, texture, sky, fog, light and noise."""
     size = canvas.item.shape
     table = np.array(canvas.items, np.float32).T.copy()
     gain = 1 + table[3].take(canvas.item) * (1.3 * noise_field(rng, size, ((12, 16), (32, 43), (80, 107))))
@@ -239,7 +239,7 @@ _LAYERS = (_draw_ground, _draw_buildings, _draw_trees, _draw_cars, _draw_poles, 
 
 
 def draw_street(size: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """A scene of ``size`` (rows, columns): image and labels, as ``_render`` returns them."""
+    """Draw a scene of ``size`` (rows, columns): image and labels, as ``_render`` returns them."""
     canvas = Canvas(size, rng, SKY)
     for draw in _LAYERS:
         draw(canvas, rng)

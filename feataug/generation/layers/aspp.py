@@ -58,8 +58,8 @@ class MaskEncoder(nn.Module):
     Args:
         num_classes: Number of classes; labels outside ``0 .. num_classes - 1`` count as void.
         widths: Output maps of each stage; the last is repeated if more stages are needed.
-        reduction: Reduction of the features. There are ``floor(log2(reduction))`` stages. If the reduction is not a power of two (a ViT's
-            14), the caller resizes the result.
+        reduction: Reduction of the features. There are ``floor(log2(reduction))`` stages. If the reduction is not a power of two (a
+            ViT's 14), the caller resizes the result.
 
     Source:
         Sec. 3.1, Fig. 2; 4.1 for the widths.

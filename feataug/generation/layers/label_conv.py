@@ -72,8 +72,8 @@ def label_conv2d(labels: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 
 class _SumOfRows(torch.autograd.Function):
     """``sum_t rows[t, label under tap t]`` without the tensor of all looked-up rows, forward and backward.
 
-    The backward pass groups the pixels by weight row and sums each group with the forward pass of ``embedding_bag``, whose own backward
-    pass adds one pixel at a time.
+    The backward pass groups the pixels by weight row and sums each group with the forward pass of ``embedding_bag``, whose own
+    backward pass adds one pixel at a time.
     """
 
     @staticmethod
@@ -111,7 +111,8 @@ def _sum_by_key(values: Tensor, keys: Tensor, count: int, piece: int = 128) -> T
     keys, order = keys.to(small).sort(stable=True)
     numbers = torch.arange(count, dtype=small, device=keys.device)
     starts = torch.searchsorted(keys, numbers)
-    # A piece begins with each key and after every ``piece`` rows, so all its rows have one key. The number of pieces does not depend on
+    # A piece begins with each key and after every ``piece`` rows, so all its rows have one key. The number of pieces does not
+    # depend on
     # the keys, so a GPU need not be waited for; some pieces are empty.
     edges = torch.cat([starts, torch.arange(0, len(keys), piece, device=keys.device)]).sort().values
     sums = F.embedding_bag(order, values, edges, mode="sum")

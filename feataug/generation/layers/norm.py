@@ -25,8 +25,8 @@ class ModulatedNorm(nn.Module):
         num_labels: Channels of the class shares; 0 for the same scale and shift in every cell.
 
     Source:
-        Ours (adaptive normalisation, as in StyleGAN), so that ``z`` acts on every layer. Tan et al. (2021), CLADE, look up scale and
-        shift by class; we weight them by class shares, since a coarse cell holds many classes.
+        Ours (adaptive normalisation, as in StyleGAN), so that ``z`` acts on every layer. Tan et al. (2021), CLADE, look up scale
+        and shift by class; we weight them by class shares, since a coarse cell holds many classes.
     """
 
     def __init__(self, channels: int, latent_dim: int, num_labels: int = 0) -> None:

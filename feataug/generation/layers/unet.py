@@ -38,17 +38,19 @@ class UNet(nn.Module):
     Args:
         in_channels: Maps of the encoded mask.
         out_channels: Channels of each output.
-        scales: Scale of each output: 0 is the input's resolution, and scale ``i`` has half the rows and columns of ``i - 1``, rounded up.
+        scales: Scale of each output: 0 is the input's resolution, and scale ``i`` has half the rows and columns of ``i - 1``,
+            rounded up.
         widths: Maps at each scale, from 0 on; one entry for each level of the U-Net.
         latent_dim: Size of ``z``.
-        modulation: What every norm depends on: ``"none"`` (``z`` enters once, as maps beside the encoded mask: the paper), ``"latent"``
-            (``z``) or ``"class"`` (``z`` and the classes in each cell).
+        modulation: What every norm depends on: ``"none"`` (``z`` enters once, as maps beside the encoded mask: the paper),
+            ``"latent"`` (``z``) or ``"class"`` (``z`` and the classes in each cell).
         num_labels: Channels of the class shares, for ``"class"``.
-        tokens: ``(channels, count)`` of outputs without a position in the image, such as class tokens. They are computed from the mean of
-            the coarsest maps.
+        tokens: ``(channels, count)`` of outputs without a position in the image, such as class tokens. They are computed from the
+            mean of the coarsest maps.
 
     Source:
-        Sec. 3.1: "encoded semantic layout and a latent code into a U-Net". Ours: linear outputs, skip connections of any size, modulation, tokens.
+        Sec. 3.1: "encoded semantic layout and a latent code into a U-Net". Ours: linear outputs, skip connections of any size,
+        modulation, tokens.
     """
 
     def __init__(
