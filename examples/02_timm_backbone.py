@@ -220,7 +220,7 @@ optimizer.zero_grad()
 before = feataug.evaluate(model, val_loader, num_classes)
 feataug.update_bn(model, loader)
 after = feataug.evaluate(model, val_loader, num_classes)
-print(f"after {len(mixed_losses)} mixed steps: mIoU {before['miou']:.1f} %, with BatchNorm measured anew {after['miou']:.1f} %")
+print(f"after {len(mixed_losses)} mixed steps: mIoU {before['miou']:.1f} %, with BatchNorm measured again {after['miou']:.1f} %")
 
 figure, axes = plt.subplots(figsize=(7, 2.4), layout="constrained")
 axes.plot(range(len(plain_losses)), plain_losses, label="plain steps")

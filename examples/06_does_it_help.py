@@ -170,7 +170,7 @@ for name, figures in {"base": result["base"]["before_bias"], **result["arms_befo
 
 
 # %%
-def told(gap: dict) -> str:
+def describe(gap: dict) -> str:
     where = "ahead" if gap["low"] > 0 else "behind" if gap["high"] < 0 else "nothing is shown"
     return f"{gap['mean']:+6.2f}  [{gap['low']:+6.2f}, {gap['high']:+6.2f}]  {where}"
 
@@ -178,7 +178,7 @@ def told(gap: dict) -> str:
 for arm, gaps in result["differences"].items():
     print(f"{arm} minus control, in points")
     for measure, title in measures.items():
-        print(f"  {title:10}{told(gaps[measure])}")
+        print(f"  {title:10}{describe(gaps[measure])}")
 
 # %%
 print(result["verdict"])
@@ -198,7 +198,7 @@ print(result["verdict"])
 # %%
 print("feataug minus the class weights alone, in points")
 for measure, title in measures.items():
-    print(f"  {title:10}{told(result['beyond_weights'][measure])}")
+    print(f"  {title:10}{describe(result['beyond_weights'][measure])}")
 
 # %% [markdown]
 # If nothing is shown here, the gain came from the weights, and you can have it without us.

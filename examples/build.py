@@ -2,8 +2,8 @@
 
     python examples/build.py [--text] [01_quick_start ...]
 
-Each `NAME.py` (percent format) beside this file becomes `NAME.ipynb`. Nothing in a notebook tells when, where or on which machine it was
-made, and a cell's id follows from its source: running it again changes what its outputs changed, and nothing else.
+Each `NAME.py` (percent format) beside this file becomes `NAME.ipynb`. A notebook does not record when, where or on which machine it was made,
+and a cell's id is a digest of its source: running it again changes only what its outputs changed.
 """
 
 import argparse
@@ -39,8 +39,8 @@ def notebook(script: Path) -> nbformat.NotebookNode:
 
 
 def clean(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Without what differs from run to run or from machine to machine (times, progress on stderr, objects' addresses), and jupytext's marks."""
-    # The kernel has noted its version there.
+    """Remove what differs between runs or machines (times, progress on stderr, objects' addresses), and jupytext's metadata."""
+    # The kernel writes its version into the metadata.
     made.metadata = nbformat.NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
     for cell in made.cells:
         cell.metadata = nbformat.NotebookNode({key: value for key, value in cell.metadata.items() if key == "alt"})
@@ -58,7 +58,7 @@ def clean(made: nbformat.NotebookNode) -> nbformat.NotebookNode:
 def build(script: Path) -> None:
     """Executes a script and writes its notebook."""
     began = time.monotonic()
-    # No folder of this machine but the one that holds the notebooks gets into a run.
+    # Run in the folder of the notebooks, so that no other path of this machine gets into the outputs.
     made = NotebookClient(
         notebook(script), timeout=1800, kernel_name="python3", resources={"metadata": {"path": str(HERE)}}
     ).execute()
@@ -67,7 +67,7 @@ def build(script: Path) -> None:
 
 
 def rewrite(script: Path) -> None:
-    """Writes a script's notebook with the outputs that it has, where no line of code differs."""
+    """Writes a script's notebook with its stored outputs, if no line of code differs."""
     made, stored = notebook(script), nbformat.read(script.with_suffix(".ipynb"), as_version=4)
     cells, before = ([cell for cell in n.cells if cell.cell_type == "code"] for n in (made, stored))
     if [cell.source for cell in cells] != [cell.source for cell in before]:

@@ -1,10 +1,17 @@
-"""What feataug raises: each kind is a ``FeatAugError`` and also the built-in error that a caller would expect."""
+"""The errors of feataug. Each is a ``FeatAugError`` and also the built-in error that a caller would expect."""
 
 from __future__ import annotations
 
 
 class FeatAugError(Exception):
-    """Base of every error that feataug raises on purpose."""
+    """Base of every error that feataug raises on purpose.
+
+    Args:
+        rule, given, needed, advice: As ``message`` takes them.
+    """
+
+    def __init__(self, rule: str = "", *, given: str | None = None, needed: str | None = None, advice: str | None = None) -> None:
+        super().__init__(message(rule, given=given, needed=needed, advice=advice))
 
 
 class ShapeError(FeatAugError, ValueError):
@@ -20,31 +27,31 @@ class LabelError(FeatAugError, ValueError):
 
 
 class ConfigError(FeatAugError, ValueError):
-    """A setting is out of range, unknown, or contradicts another."""
+    """A setting is out of range, unknown, or contradicts another one."""
 
 
 class SplitError(FeatAugError, ValueError):
-    """A model cannot be cut where it was asked to be."""
+    """A model cannot be cut at the layer that was named."""
 
 
 class DataError(FeatAugError, ValueError):
-    """A data set is there but is not what its reader needs."""
+    """A data set exists but does not have the form that its reader needs."""
 
 
 class MissingDataError(DataError, FileNotFoundError):
-    """A folder, or the mask of an image, is not there."""
+    """A folder, or the mask of an image, is missing."""
 
-    # OSError formats its arguments by itself; the message is ours, whole.
+    # OSError would format its arguments in its own way.
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class CheckpointError(FeatAugError, RuntimeError):
-    """A checkpoint is torn, foreign, or was written by other settings."""
+    """A checkpoint is corrupt, of another kind, or was written with other settings."""
 
 
 class TrainingError(FeatAugError, RuntimeError):
-    """Training cannot go on: a loss is not finite, or a loader yields nothing."""
+    """Training cannot continue: a loss is not finite, or a loader is empty."""
 
 
 class MissingPackageError(FeatAugError, ImportError):
@@ -52,11 +59,11 @@ class MissingPackageError(FeatAugError, ImportError):
 
 
 class FeatAugWarning(UserWarning):
-    """Something works but will probably not give what was hoped for."""
+    """Something works, but will probably not give the wanted result."""
 
 
 def message(rule: str, *, given: str | None = None, needed: str | None = None, advice: str | None = None) -> str:
-    """Word an error: the rule that was broken, the facts aligned below it, and the call that mends it.
+    """The text of an error: the rule that was broken, the facts aligned below it, and the call that fixes it.
 
     Example:
         >>> print(message("FeatureMixer: ratio is out of range.", given="1.5", needed="a number in [0, 1)"))

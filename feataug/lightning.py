@@ -1,4 +1,4 @@
-"""Mixing in Lightning: a callback that takes a mixer through a ``Trainer``."""
+"""A Lightning callback that mixes synthetic features in a module's training steps."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def _callback() -> Any:
-    """Lightning's base class, of the package that the program uses: it goes by two names, and a ``Trainer`` knows its own classes alone."""
+    """Return ``Callback`` of the Lightning package that the program uses: there are two, and a ``Trainer`` accepts only its own classes."""
     names = ["lightning.pytorch", "pytorch_lightning"]
     if names[0] not in sys.modules and names[1] in sys.modules:
         names.reverse()
@@ -45,28 +45,28 @@ _Callback: Any = _callback()
 
 
 class MixFeatures(_Callback):
-    """Mixing inside a ``training_step``; all that the mixer needs besides is done by the ``Trainer``.
+    """Mix synthetic features inside a ``training_step``; the ``Trainer`` does everything else that the mixer needs.
 
-    Give it to the module and to ``Trainer(callbacks=[...])``. In the training step, call the model inside ``with mixing.on(masks) as
-    mixed`` and take ``mixing.loss(out, mixed)``. The callback moves the mixer to the module's device, mixes in training steps alone (in
-    validation ``on`` appends nothing), saves what decides future masks and noise in Lightning's checkpoints and brings it back, logs
+    Pass it to the module and to ``Trainer(callbacks=[...])``. In the training step, call the model inside ``with mixing.on(masks) as
+    mixed`` and use ``mixing.loss(out, mixed)``. The callback moves the mixer to the module's device and mixes only in training steps (in
+    validation ``on`` appends nothing). It saves and restores the state of future masks and noise with Lightning's checkpoints, logs
     ``feataug/num_synthetic`` and ``feataug/rejected``, and measures BatchNorm's running statistics on real images.
 
     The mixer stays outside of the ``LightningModule``: its generator is neither trained nor saved with the model.
 
     Args:
         mixer: A ``FeatureMixer``.
-        cut: Where it mixes: a cut of the module, or of a part of it.
-        bn_loader: Yields real images, or tuples that begin with them. On these the running statistics are measured before every validation
-            and at the end of every epoch in which the model was trained, for the norms that were in training mode in its training steps;
-            frozen norms stay as they are. A few hundred images do. Without it they are those of real and synthetic features together, which
-            evaluation does not want (``feataug.update_bn``).
+        cut: A cut of the module, or of a part of it, at which the mixer works.
+        bn_loader: Yields real images, or tuples that start with them; a few hundred images are enough. Before every validation and after
+            every epoch with training, the running statistics are measured on them, for the norms that were in training mode in the training
+            steps; frozen norms stay as they are. Without it, the statistics describe real and synthetic features together, which does not
+            suit evaluation (``feataug.update_bn``).
 
     Raises:
-        MissingPackageError: at import: Lightning is not installed.
+        MissingPackageError: at import, if Lightning is not installed.
 
     Source:
-        ours.
+        Ours.
     """
 
     def __init__(self, mixer: FeatureMixer, cut: Any, *, bn_loader: Iterable[Any] | None = None) -> None:
@@ -89,19 +89,19 @@ class MixFeatures(_Callback):
 
     @contextmanager
     def on(self, masks: Tensor, plan: MixPlan | None = None) -> Iterator[MixedBatch]:
-        """Call the model once within the ``with``, on the real images; ``FeatureMixer.on`` at the cut.
+        """Mix at the cut, as ``FeatureMixer.on`` does. Call the model once inside, on the real images.
 
         Args:
-            masks: ``(real, H, W)``, of the real images.
-            plan: A plan to replay; drawn if ``None``.
+            masks: ``(real, H, W)``, the masks of the real images.
+            plan: A plan to replay; ``None`` draws one.
 
         Raises:
-            ConfigError: the trainer was not given the callback.
+            ConfigError: the trainer does not have the callback.
         """
         if self._module is None:
             raise ConfigError(
                 message(
-                    "MixFeatures: no trainer runs it.",
+                    "MixFeatures: the trainer does not have this callback.",
                     given="a module that mixes, and a Trainer without the callback",
                     needed="Trainer(callbacks=[mixing])",
                 )
@@ -113,19 +113,19 @@ class MixFeatures(_Callback):
             self._note_modes()
 
     def loss(self, out: Any, batch: MixedBatch) -> Tensor:
-        """``FeatureMixer.loss``: Eq. (2) and (3)."""
+        """Compute ``FeatureMixer.loss``, Eq. (2) and (3)."""
         return self.mixer.loss(out, batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """What decides future masks and noise; Lightning puts it into its checkpoints."""
+        """Return the state of future masks and noise for Lightning's checkpoints."""
         return {"mixer": self.mixer.plan_state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The inverse of ``state_dict``."""
+        """Invert ``state_dict``."""
         self.mixer.load_plan_state(state_dict["mixer"])
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Whether mixer, cut and module fit together."""
+        """Check that mixer, cut and module fit together."""
         inside = set(pl_module.modules())
         if self.cut.model not in inside:
             raise ConfigError(
@@ -149,28 +149,28 @@ class MixFeatures(_Callback):
         self.mixer.eval()
 
     def teardown(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """The trainer is done."""
+        """Forget the module."""
         self._module = self._last = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        """Bring the mixer to the module's device."""
+        """Move the mixer to the module's device."""
         self.mixer.to(pl_module.device)
         norms = any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in self.cut.model.modules())
         if norms and self.bn_loader is None and self.mixer.ratio:
             warnings.warn(
-                "MixFeatures: BatchNorm's running statistics will be those of real and synthetic features together. Pass bn_loader=, some "
-                "hundred real images, to have them measured on these.",
+                "MixFeatures: BatchNorm's running statistics will describe real and synthetic features together. Pass bn_loader= with a few "
+                "hundred real images to measure them on these.",
                 FeatAugWarning,
                 stacklevel=2,
             )
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Mix from here on."""
+        """Start mixing."""
         self._last = None
         self.mixer.train()
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Mix no more; say what was mixed."""
+        """Stop mixing, and log the number of synthetic samples."""
         self.mixer.eval()
         if self._last is None:
             # A step that did not mix, but trained all the same.
@@ -184,15 +184,15 @@ class MixFeatures(_Callback):
         self._last = None
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """What is validated, and saved for its score, has the statistics of real images."""
+        """Measure the statistics on real images, for the model that is validated and saved for its score."""
         self._measure(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """The same where nothing is validated."""
+        """Measure the statistics also without a validation."""
         self._measure(trainer, pl_module)
 
     def _note_modes(self) -> None:
-        """Remember what trains: whoever freezes a norm, and by whatever hook, has done so by now."""
+        """Store which modules train. By now, all hooks that freeze norms have run."""
         for module in self.cut.model.modules():
             self._modes[module] = module.training or self._modes.get(module, False)
 
@@ -215,7 +215,7 @@ class MixFeatures(_Callback):
                     )
                 )
 
-        # By now the model may be in eval mode. Its modes and random numbers are put back.
+        # The model may be in eval mode by now. measure restores its modes and the random generators.
         with precision.forward_context():
             measure(self.cut.model, placed(), pl_module.device, self._modes, "MixFeatures")
         self._modes = {}

@@ -1,4 +1,4 @@
-"""The losses, as pure functions: Eq. (2) and (3) for the segmentation model, BicycleGAN's for the generator."""
+"""The losses as pure functions: Eq. (2) and (3) for the segmentation model, and BicycleGAN's for the generator."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor
 
 from feataug.core.checks import check_mask_form, check_masks, check_number, check_void, describe, is_plain
 from feataug.core.distributed import all_reduce_sum, rank_and_world
-from feataug.errors import ShapeError, message
+from feataug.errors import ShapeError
 
 
 def split_outputs(out: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """A model's output as its logits and those of its auxiliary heads.
+    """The logits in a model's output, and those of its auxiliary heads.
 
-    Understands a tensor, a dictionary (torchvision's ``"out"`` and ``"aux"``, transformers' ``"logits"``), and a sequence that
+    The output may be a tensor, a dictionary (torchvision's ``"out"`` and ``"aux"``, transformers' ``"logits"``), or a sequence that
     starts with the logits.
 
     Raises:
-        ShapeError: no logits there.
+        ShapeError: there are no logits in it.
     """
     if isinstance(out, Tensor):
         return out, ()
@@ -32,17 +32,15 @@ def split_outputs(out: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
     elif isinstance(out, Sequence) and len(out) and all(isinstance(item, Tensor) for item in out):
         return out[0], tuple(out[1:])
     raise ShapeError(
-        message(
-            "feataug: cannot find the logits in the model's output.",
-            given=describe(out),
-            needed='a tensor, a dictionary with "out" or "logits", or a sequence of tensors that starts with the logits',
-            advice="Pass the logits themselves, (B, K, h, w).",
-        )
+        "feataug: cannot find the logits in the model's output.",
+        given=describe(out),
+        needed='a tensor, a dictionary with "out" or "logits", or a sequence of tensors that starts with the logits',
+        advice="Pass the logits themselves, (B, K, h, w).",
     )
 
 
 def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """Logits ``(B, K, h, w)`` at ``size`` rows and columns, by bilinear interpolation with corners not aligned."""
+    """Logits ``(B, K, h, w)`` resized to ``size`` by bilinear interpolation, without aligned corners."""
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits
     return F.interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
@@ -76,7 +74,7 @@ def balanced_cross_entropy(
     Args:
         logits: ``(B, K, H, W)``.
         masks: ``(B, H, W)``.
-        balance: 0 for all pixels alike, 1 for all classes alike.
+        balance: 0 gives all pixels the same weight, 1 all classes.
         ignore_index: Label of void.
         across_processes: As for ``segmentation_loss``.
 
@@ -86,24 +84,24 @@ def balanced_cross_entropy(
     Source:
         Ours.
     """
-    summed, share = (all_reduce_sum, rank_and_world()[1]) if across_processes else (_itself, 1)
+    reduce_sum, processes = (all_reduce_sum, rank_and_world()[1]) if across_processes else (_unchanged, 1)
     pixels = smoothed_cross_entropy(logits, masks, 0.0, ignore_index)
     valid = masks != ignore_index
-    count = summed(valid.sum())
+    count = reduce_sum(valid.sum())
     if balance:
         labels = masks.masked_fill(~valid, 0)
         area = torch.zeros(logits.shape[1], device=masks.device).scatter_add_(0, labels.flatten(), valid.flatten().float())
-        weight = summed(area).clamp(min=1).pow(-balance)[labels] * valid
-        pixels = pixels * weight * (count / summed(weight.sum()).clamp(min=1e-12))
-    return share * pixels.sum() / count.clamp(min=1)
+        weight = reduce_sum(area).clamp(min=1).pow(-balance)[labels] * valid
+        pixels = pixels * weight * (count / reduce_sum(weight.sum()).clamp(min=1e-12))
+    return processes * pixels.sum() / count.clamp(min=1)
 
 
-def _itself(value: Tensor) -> Tensor:
+def _unchanged(value: Tensor) -> Tensor:
     return value
 
 
 def per_sample_loss(logits: Tensor, masks: Tensor, ignore_index: int = 255) -> Tensor:
-    """Mean cross entropy over the valid pixels of each sample, ``(B,)``; 0 where a sample is void only.
+    """Mean cross entropy over the valid pixels of each sample, ``(B,)``; 0 for a sample without any.
 
     Source:
         Sec. 3.3 ranks patches by it.
@@ -131,18 +129,19 @@ def segmentation_loss(
     Args:
         out: The model's output on the mixed batch; see ``split_outputs``. Logits smaller than the masks are resized.
         masks: ``(B, H, W)``.
-        num_real: How many samples at the front are real; all of them if ``None``.
-        label_smoothing: epsilon of Eq. (3), for the synthetic samples alone.
+        num_real: Number of real samples, which come first; ``None`` if all samples are real.
+        label_smoothing: epsilon of Eq. (3), for the synthetic samples only.
         synthetic_weight: Factor of the synthetic pixels' terms in the mean over all valid pixels; or ``"sum"``, which adds the
             mean over the synthetic pixels to the mean over the real ones, as Eq. (1) is written. (For a weight ``w`` equal to
             real over synthetic pixels, the first is ``real / (real + synthetic)`` times the second.)
-        class_weights: ``(K,)`` factors of the pixels' terms by their label, in all samples; the mean stays one over the number of pixels,
-            whatever the weights are. See ``deficit_weights``.
+        class_weights: ``(K,)`` factors of the pixels' terms by their label, in all samples. The sum is still divided by the number
+            of pixels, not by the sum of the weights. See ``deficit_weights``.
         aux_weight: Factor of each auxiliary head's loss, 0.4 in PSPNet.
         ignore_index: Label of void.
-        observe: Called with the mean loss of each synthetic sample over its valid pixels, ``(synthetic,)``, unweighted and detached.
-        across_processes: Divide by the mean over processes of the number of valid pixels. DDP averages gradients: they are then those of one
-            process with all samples, whatever void each process has. All processes have to call it.
+        observe: A function that gets the mean loss of each synthetic sample over its valid pixels, ``(synthetic,)``, unweighted and
+            detached.
+        across_processes: Whether to divide by the mean number of valid pixels over the processes. As DDP averages gradients, they
+            then equal those of one process with all samples, even if void differs between processes. All processes have to call it.
 
     Returns:
         A scalar; 0 (with a gradient of 0) if no pixel is valid.
@@ -160,38 +159,32 @@ def segmentation_loss(
     counts = torch.stack([numbers.sum() for numbers in valid])
     if across_processes:
         counts = all_reduce_sum(counts) / rank_and_world()[1]
-    # Of one pixel, each process has a share.
+    # If all processes together have one valid pixel, the mean count is below 1.
     least = 1 / rank_and_world()[1] if across_processes else 1
 
-    def one(head: Tensor, main: bool) -> Tensor:
+    def head_loss(head: Tensor, main: bool) -> Tensor:
         if not is_plain(head) or not head.is_floating_point() or head.ndim != 4 or 0 in head.shape:
-            raise ShapeError(
-                message("segmentation_loss: these are no logits.", given=describe(head), needed="(B, K, h, w) floating point")
-            )
+            raise ShapeError("segmentation_loss: these are no logits.", given=describe(head), needed="(B, K, h, w) floating point")
         if masks.device.type == "cpu":
-            # On a GPU it would wait for what was asked of it; there torch's own assertion has to do.
+            # On a GPU this check would wait for the queue, so there torch's own assertion must do.
             check_masks("segmentation_loss", masks, head.shape[1], ignore_index)
         check_void("segmentation_loss", head.shape[1], ignore_index)
         if class_weights is not None and tuple(class_weights.shape) != (head.shape[1],):
             raise ShapeError(
-                message(
-                    "segmentation_loss: class_weights do not fit the logits.",
-                    given=describe(class_weights),
-                    needed=f"[{head.shape[1]}]",
-                )
+                "segmentation_loss: class_weights do not fit the logits.",
+                given=describe(class_weights),
+                needed=f"[{head.shape[1]}]",
             )
         head = resize_logits(head, masks.shape[-2:])
         if len(head) != len(masks):
             raise ShapeError(
-                message(
-                    "segmentation_loss: logits and masks hold different numbers of samples.",
-                    given=f"logits {describe(head)}, masks {describe(masks)}",
-                    needed="one mask for each sample that the decoder saw",
-                    advice="Call the model inside `with mixer.on(...)`, or decode batch.features, not the real features alone.",
-                )
+                "segmentation_loss: logits and masks hold different numbers of samples.",
+                given=f"logits {describe(head)}, masks {describe(masks)}",
+                needed="one mask for each sample that the decoder saw",
+                advice="Call the model inside `with mixer.on(...)`, or decode batch.features, not the real features alone.",
             )
         sums: list[Tensor] = []
-        for piece, (part, smoothing), numbers in zip(_in_two(head, num_real), parts, valid, strict=True):
+        for piece, (part, smoothing), numbers in zip(_real_and_synthetic(head, num_real), parts, valid, strict=True):
             pixels = smoothed_cross_entropy(piece, masks[part], smoothing, ignore_index)
             if observe is not None and main and sums:
                 observe(pixels.detach().flatten(1).sum(1) / numbers.clamp(min=1))
@@ -202,11 +195,11 @@ def segmentation_loss(
             return sums[0] / counts[0].clamp(min=least) + sums[1] / counts[1].clamp(min=least)
         return (sums[0] + synthetic_weight * sums[1]) / (counts[0] + counts[1]).clamp(min=least)
 
-    return one(logits, True) + aux_weight * sum((one(head, False) for head in auxiliary), logits.new_zeros(()))
+    return head_loss(logits, True) + aux_weight * sum((head_loss(head, False) for head in auxiliary), logits.new_zeros(()))
 
 
-def _in_two(head: Tensor, num_real: int) -> tuple[Tensor, Tensor]:
-    """Real and synthetic samples. A slice's gradient fills a tensor as large as the whole; that of a split does not."""
+def _real_and_synthetic(head: Tensor, num_real: int) -> tuple[Tensor, Tensor]:
+    """The logits of real and of synthetic samples, by ``split``: the gradient of a slice would fill a tensor of full size."""
     if num_real == len(head):
         return head, head.detach()[:0]
     if num_real == 0:
@@ -227,13 +220,13 @@ def lsgan(scores: Sequence[Tensor], target: float) -> Tensor:
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL of ``N(mean, exp(log_variance))`` from ``N(0, 1)``: summed over the latent, mean over the batch.
 
-    BicycleGAN sums over the batch, too, so that its weight grows with the batch size; ours does not.
+    BicycleGAN sums over the batch as well, so that its weight grows with the batch size.
     """
     return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()
 
 
 def reconstruction(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """Mean absolute difference in standardised units, mean over the levels."""
+    """Mean absolute difference in standardised units, averaged over the levels."""
     return torch.stack([(s.float() - r.float()).abs().mean() for s, r in zip(synthetic, real, strict=True)]).mean()
 
 
@@ -243,5 +236,5 @@ def mode_seeking(first: Sequence[Tensor], second: Sequence[Tensor], z1: Tensor, 
     Source:
         Mao et al. (2019), MSGAN, Eq. (4), as a ratio of means over each sample.
     """
-    apart = torch.stack([(a.float() - b.float()).abs().flatten(1).mean(1) for a, b in zip(first, second, strict=True)]).mean(0)
-    return ((z1 - z2).abs().mean(1) / (apart + 1e-5)).mean()
+    difference = torch.stack([(a.float() - b.float()).abs().flatten(1).mean(1) for a, b in zip(first, second, strict=True)]).mean(0)
+    return ((z1 - z2).abs().mean(1) / (difference + 1e-5)).mean()

@@ -17,7 +17,7 @@ from feataug.core.checks import (
     describe,
     is_plain,
 )
-from feataug.errors import DtypeError, LabelError, ShapeError, message
+from feataug.errors import DtypeError, LabelError, ShapeError
 from feataug.losses import resize_logits
 
 
@@ -30,8 +30,8 @@ def scores(confusion: Tensor) -> dict[str, Any]:
     Returns:
         ``pixel_acc``, ``class_acc``, ``miou``, ``fw_iou``, and ``per_class`` with the lists ``acc`` and ``iou`` (``None`` for a
         class where the measure is not defined). ``class_acc`` averages over the classes that occur in the masks, ``miou`` over
-        those that occur in masks or predictions. NaN where no pixel was counted. ``absent`` lists the classes without a pixel in the
-        masks: nothing is known of them, and their IoU is 0 where they are predicted.
+        those that occur in masks or predictions. All are NaN if no pixel was counted. ``absent`` lists the classes without a pixel
+        in the masks; their IoU is 0 if they are predicted.
 
     Source:
         Sec. 4.1; Long, Shelhamer, Darrell (2015), Sec. 5.
@@ -57,7 +57,7 @@ def scores(confusion: Tensor) -> dict[str, Any]:
 
 
 class SegmentationMetrics(Metric):
-    """PixelAcc, ClassAcc, mIoU and fwIoU over all pixels of a set, in percent; void is not counted.
+    """PixelAcc, ClassAcc, mIoU and fwIoU over all pixels of a set, in percent. Void does not count.
 
     Args:
         num_classes: Number of classes ``K``.
@@ -85,7 +85,7 @@ class SegmentationMetrics(Metric):
         check_number("SegmentationMetrics", "num_classes", num_classes, low=1, integer=True)
         check_void("SegmentationMetrics", num_classes, ignore_index)
         self.num_classes, self.ignore_index = num_classes, ignore_index
-        # Pixels by class and of void at the last compute, over all processes.
+        # Pixels of each class and of void over all processes, as of the last compute.
         self.labels: tuple[list[int], int] = ([0] * num_classes, 0)
         self.add_state("void", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("confusion", torch.zeros(num_classes, num_classes, dtype=torch.long), dist_reduce_fx="sum")
@@ -101,43 +101,37 @@ class SegmentationMetrics(Metric):
         Raises:
             ShapeError: predictions and masks do not fit each other.
             DtypeError: predictions are neither logits nor integers.
-            LabelError: a mask holds a value that is neither a class nor ``ignore_index``, or a valid pixel is predicted to be no
+            LabelError: a mask holds a value that is neither a class nor ``ignore_index``, or the prediction for a valid pixel is no
                 class.
         """
         masks = check_masks("SegmentationMetrics", masks, self.num_classes, self.ignore_index)
         given_classes = is_plain(predictions) and predictions.ndim == 3 and predictions.dtype in INTEGER_DTYPES
         if not given_classes and not (is_plain(predictions) and predictions.is_floating_point()):
             raise DtypeError(
-                message(
-                    "SegmentationMetrics: predictions are neither logits nor classes.",
-                    given=describe(predictions),
-                    needed=f"floating point logits [B, {self.num_classes}, h, w] or integer classes {list(masks.shape)}",
-                )
+                "SegmentationMetrics: predictions are neither logits nor classes.",
+                given=describe(predictions),
+                needed=f"floating point logits [B, {self.num_classes}, h, w] or integer classes {list(masks.shape)}",
             )
         if not given_classes and predictions.ndim == 4 and predictions.shape[1] == self.num_classes and 0 not in predictions.shape:
             predictions = resize_logits(predictions, masks.shape[-2:]).argmax(1)
         if predictions.shape != masks.shape or predictions.is_floating_point():
             raise ShapeError(
-                message(
-                    "SegmentationMetrics: predictions do not fit the masks.",
-                    given=f"{describe(predictions)} for masks {list(masks.shape)}",
-                    needed=f"logits [B, {self.num_classes}, h, w] or classes {list(masks.shape)}",
-                )
+                "SegmentationMetrics: predictions do not fit the masks.",
+                given=f"{describe(predictions)} for masks {list(masks.shape)}",
+                needed=f"logits [B, {self.num_classes}, h, w] or classes {list(masks.shape)}",
             )
         if given_classes:
             wrong = ((predictions < 0) | (predictions >= self.num_classes)) & (masks != self.ignore_index)
             if bool(wrong.any()):
-                # They would be counted in another row of the matrix.
+                # The matrix would count them in the row of another class.
                 raise LabelError(
-                    message(
-                        "SegmentationMetrics: predictions hold labels that are no class.",
-                        given=f"{predictions[wrong].unique()[:8].tolist()} in {describe(predictions)}",
-                        needed=f"0 .. {self.num_classes - 1}",
-                    )
+                    "SegmentationMetrics: predictions hold labels that are no class.",
+                    given=f"{predictions[wrong].unique()[:8].tolist()} in {describe(predictions)}",
+                    needed=f"0 .. {self.num_classes - 1}",
                 )
         self.void += (masks == self.ignore_index).sum()
         if self.num_classes == 1:
-            # torchmetrics' multiclass matrix starts at two classes.
+            # torchmetrics' multiclass matrix needs two classes.
             self.confusion += (masks != self.ignore_index).sum()
             return
         self.confusion += multiclass_confusion_matrix(

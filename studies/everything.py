@@ -1,13 +1,14 @@
-"""Every table and figure, and every arm of the comparison, in several processes: what fills a GPU with models this small.
+"""Every table and figure, and every arm of the comparison, in several processes: models this small leave a GPU idle otherwise.
 
     python -m studies.everything --data DIR --dataset camvid|idd|... [--fraction 0.25] [--studies compare table1 ...] [--jobs 8] [--quick]
         [--device cuda] [--in-memory] [--seeds 0 1 2 3 4]
 
-What a study needs is trained once, each part in a process of its own as soon as what it needs is there; then the studies are run, which find
-all of it done. What was finished before is not done again. Logs are in ``OUTPUT/logs``. Processes are forked, so not on Windows.
+Each model that a study needs is trained once, in a process of its own, as soon as its own needs are met. Then each study is run, finds all
+its stages finished, and writes its figures. Finished stages are not run again. Logs are in ``OUTPUT/logs``. Processes are forked, so this
+does not run on Windows.
 
-Where minutes are few, ``--minutes`` stops what is not done by then, and ``--seeds`` come one after the other: figures are then of the seeds that
-all arms of a study have. Baselines and studies are trained in the order in which they are given.
+``--minutes`` cancels the jobs that are not done by then. Seeds are trained one after the other, so that the figures are then those of the
+seeds that all arms of a study have. Baselines and studies are trained in the order in which they are given.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ import torch
 
 from feataug.errors import CheckpointError
 from feataug.training.device import keep_freed_memory
-from studies.lib.job_queue import Job, work
+from studies.lib.comparison import Comparison
+from studies.lib.job_queue import Job, run_jobs
 from studies.lib.setups import arguments
 from studies.own import compare, generator, settings
-from studies.own.compare import Comparison
 from studies.paper import fig3, fig5, fig6, fig7, fig8, table1, table2, table3, table4, table5
 
-# In the order in which they are told.
+# In the order in which their figures are written.
 STUDIES: dict[str, ModuleType] = {
     "compare": compare, "settings": settings, "table1": table1, "table2": table2, "table3": table3, "table5": table5, "fig3": fig3, "fig5": fig5,
     "fig6": fig6, "fig7": fig7, "fig8": fig8, "table4": table4, "generator": generator,
@@ -39,20 +40,20 @@ STUDIES: dict[str, ModuleType] = {
 
 
 def lane(study: Comparison, seed: int, name: str, arms: Mapping[str, Any]) -> None:
-    """Arms of one seed, one after the other, apart from those that other processes train; each is put beside them when it is done."""
-    own, beside = study.output / "lanes" / f"{seed}-{name}", study.output / "arms"
+    """Train arms of one seed one after the other, in a folder of this process alone; each finished arm is moved to the shared folder."""
+    own, shared = study.output / "lanes" / f"{seed}-{name}", study.output / "arms"
     for arm in arms or [None]:
-        if (beside / f"seed-{seed}" / f"{arm}.json").exists():
-            continue  # another study's lane had it, too
+        if (shared / f"seed-{seed}" / f"{arm}.json").exists():
+            continue  # another study has this arm as well
         for file in ("base.json", f"seed-{seed}/control.json", f"seed-{seed}/feataug.json"):
-            if (beside / file).exists() and not (own / file).exists():
+            if (shared / file).exists() and not (own / file).exists():
                 (own / file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(beside / file, own / file)
-        study.compared([seed], {} if arm is None else {arm: arms[arm]}, output=own)
-        (beside / f"seed-{seed}").mkdir(parents=True, exist_ok=True)
-        # Folders first: whoever finds the figures finds the checkpoint.
+                shutil.copy(shared / file, own / file)
+        study.compare_arms([seed], {} if arm is None else {arm: arms[arm]}, output=own)
+        (shared / f"seed-{seed}").mkdir(parents=True, exist_ok=True)
+        # Folders first, so that a process that finds the figures also finds the checkpoint.
         for entry in sorted([own / "base.json", *(own / f"seed-{seed}").iterdir()], key=lambda entry: entry.is_file()):
-            target = beside / entry.relative_to(own)
+            target = shared / entry.relative_to(own)
             if not target.exists():
                 shutil.move(entry, target)
     if own.exists():
@@ -64,76 +65,74 @@ class Everything:
 
     def __init__(self, args: argparse.Namespace, argv: Sequence[str]) -> None:
         self.args, self.argv = args, argv
-        # Reads the data, for the processes that come of this one.
+        # Reads the data once, for all forked processes.
         self.study = Comparison(compare.options([*argv, *(["--arms", *args.arms] if args.arms else [])]))
         self.output, self.seeds = self.study.output, self.study.args.seeds
-        self.few = self.seeds[: args.few]
+        self.study_seeds = self.seeds[: args.few]
         self.baselines = [name for name in self.study.args.arms if name not in ("control", "feataug")]
 
-    def ready(self, name: str) -> Any:
-        """A study; base and generator are there."""
+    def prepared_study(self, name: str) -> Any:
+        """A study whose base model and generator are trained."""
         return STUDIES[name].prepare(self.argv)
 
     def ablation(self) -> generator.Ablation:
-        """The study of what makes a generator better."""
+        """The study of the generator's settings."""
         return generator.Ablation(generator.options([*self.argv, *(["--images", "120"] if self.args.quick else [])]))
 
-    def stages(self) -> table4.Table4:
+    def cut_study(self) -> table4.Table4:
         """The study of where to cut."""
         places = ["--places", *self.args.places] if self.args.places else []
         return (table4.Quick if self.args.quick else table4.Table4)(table4.options([*self.argv, *places]))
 
     def jobs(self) -> list[Job]:
-        """Everything that the studies need, and the studies; the longest chains first."""
+        """Jobs for all that the studies need, and one that writes each study's figures; the longest chains first."""
         study, studies = self.study, self.args.studies
         found = [
-            Job("base", lambda: study.stage("base", study.base)),
+            Job("base", study.run_base),
             *(Job(f"batches {seed}", lambda seed=seed: self.batches(seed)) for seed in self.seeds),
-            Job("generator", lambda: study.stage("generator", study.generator), ["base"]),
-            Job("weights", lambda: (study.filter(1.25), study.class_weights()), ["base"]),
+            Job("generator", study.run_generator, ["base"]),
+            Job("weights", lambda: (study.pixel_filter(1.25), study.class_weights()), ["base"]),
         ]
         found += self.arms() + (self.ablations() if "generator" in studies else []) + (self.cuts() if "table4" in studies else [])
-        return found + [
-            Job(f"tell {name}", lambda name=name: self.tell(name), [job.name for job in found], True) for name in studies
-        ]
+        trained = [job.name for job in found]
+        return found + [Job(f"write {name}", lambda name=name: self.write_figures(name), trained, True) for name in studies]
 
     def batches(self, seed: int) -> None:
-        """The passes that arms of this seed read."""
+        """Cache the passes that arms of this seed read."""
         loader = self.study.loader(seed)
         for epoch in range(-(-self.study.further.num_steps // len(loader)) if self.args.in_memory else 0):
-            loader.kept(epoch)
+            loader.cached_pass(epoch)
 
     def arms(self) -> list[Job]:
-        """Control and feataug of every seed; then the baselines and each study's arms, seed by seed."""
+        """Jobs for control and feataug of every seed; then for the baselines and each study's arms, seed by seed."""
         study, needs, found = self.study, {"compare": ["distance"], "table3": [], "table1": []}, []
         if "images" in self.baselines or "table1" in self.args.studies:
             found.append(Job("images", study.image_generator, ["base"]))
             needs["table1"], needs["compare"] = ["images"], ["distance", "images"] if "images" in self.baselines else ["distance"]
         if set(self.args.studies) & {"table3", "fig6"}:
             for kind in table3.KINDS:
-                found.append(Job(f"table3 {kind}", lambda kind=kind: table3.trained(self.ready("table3"), kind), ["generator"]))
+                found.append(Job(f"table3 {kind}", lambda kind=kind: table3.train_generator(self.prepared_study("table3"), kind), ["generator"]))
                 needs["table3"].append(f"table3 {kind}")
         for seed in self.seeds:
             needed = ["generator", "weights", f"batches {seed}"]
             found.append(Job(f"arms {seed}", lambda seed=seed: lane(study, seed, "main", {}), needed))
         found.append(Job("distance", study.generator_distance, ["generator"]))
-        for name in [
-            name for name in self.args.studies if name == "compare" or (hasattr(STUDIES[name], "arms") and name != "table2")
-        ]:
-            for seed in self.seeds if name == "compare" else self.few:
+        with_arms = [name for name in self.args.studies if name == "compare" or (hasattr(STUDIES[name], "arms") and name != "table2")]
+        for name in with_arms:
+            for seed in self.seeds if name == "compare" else self.study_seeds:
                 found.append(Job(f"{name} {seed}", lambda n=name, s=seed: self.lane(n, s), [f"arms {seed}", *needs.get(name, [])]))
         if "table2" in self.args.studies:
-            for seed in self.few:
+            for seed in self.study_seeds:
                 found.append(Job(f"scales {seed}", lambda seed=seed: self.scales(seed), [f"arms {seed}"]))
         return found
 
     def lane(self, name: str, seed: int) -> None:
-        """A study's arms of one seed."""
-        study = self.study if name == "compare" else self.ready(name)
+        """Train a study's arms of one seed."""
+        study = self.study if name == "compare" else self.prepared_study(name)
         lane(study, seed, name, {arm: run for arm, run in self.arms_of(name, study).items() if not self.finished(seed, arm)})
 
     def arms_of(self, name: str, study: Any) -> dict[str, Any]:
-        """What a study compares besides control and feataug; an arm that several studies have is trained for the first of them."""
+        """A study's arms besides control and feataug. An arm that several studies have is trained for the first of them."""
         found = study.baselines() if name == "compare" else STUDIES[name].arms(study)
         return {arm: run for arm, run in found.items() if not (name == "table1" and arm == "images" and "images" in self.baselines)}
 
@@ -141,55 +140,45 @@ class Everything:
         return (self.output / "arms" / f"seed-{seed}" / f"{arm}.json").exists()
 
     def scales(self, seed: int) -> None:
-        """Control and feataug at several scales."""
-        study = self.ready("table2")
+        """Measure control and feataug at several scales."""
+        study = self.prepared_study("table2")
         study.args.seeds = [seed]
         study.several_scales(["control", "feataug"])
 
     def ablations(self) -> list[Job]:
-        """A generator for each variant."""
+        """Jobs for a generator of each variant."""
         study = self.ablation()
-        # After the generator, whose steps the arms wait for.
+        # After the generator, which the arms wait for.
         needed = ["weights", "generator"]
-        return [Job(f"variant {name}", lambda name=name: study.measured(name), needed) for name in study.args.variants]
+        return [Job(f"variant {name}", lambda name=name: study.run_variant(name), needed) for name in study.args.variants]
 
     def cuts(self) -> list[Job]:
-        """Table 4: its statistics, a generator for each stage, an arm of each for every seed."""
-        study, found = self.stages(), []
-        found.append(Job("stages", lambda: study.stage(study.statistics_key, study.statistics), ["base"]))
-        # Early stages take the longest.
+        """Jobs of Table 4: statistics, a generator for each place, and an arm of each place for every seed."""
+        study, found = self.cut_study(), []
+        found.append(Job("stages", study.run_statistics, ["base"]))
+        # Early places take the longest.
         for name in study.places:
-            key = study.recognition_key(name)
-            found.append(
-                Job(f"stage {name}", lambda k=key, n=name: study.stage(k, lambda: study.recognised(n)), ["base", "generator"])
-            )
-        for seed in [] if self.args.quick else self.few:
+            found.append(Job(f"stage {name}", lambda name=name: study.run_recognition_at(name), ["base", "generator"]))
+        for seed in [] if self.args.quick else self.study_seeds:
             for name in ("control", *study.places):
-                key, needed = study.arm_key(name, seed), [] if name == "control" else [f"stage {name}"]
-                found.append(
-                    Job(
-                        f"cut {name} {seed}",
-                        lambda k=key, n=name, s=seed: study.stage(k, lambda: study.further_trained(n, s)),
-                        ["base", f"batches {seed}", *needed],
-                    )
-                )
+                needed = ["base", f"batches {seed}", *([] if name == "control" else [f"stage {name}"])]
+                found.append(Job(f"cut {name} {seed}", lambda n=name, s=seed: study.run_arm_at(n, s), needed))
         return found
 
-    def tell(self, name: str) -> None:
-        """Run a study, which finds what it needs, on the seeds that have all of it."""
-        study = {"compare": lambda: self.study, "generator": self.ablation, "table4": self.stages}.get(
-            name, lambda: self.ready(name)
-        )()
+    def write_figures(self, name: str) -> None:
+        """Run a study whose stages are finished, on the seeds that have all of its arms."""
+        special = {"compare": lambda: self.study, "generator": self.ablation, "table4": self.cut_study}
+        study = special[name]() if name in special else self.prepared_study(name)
         if name == "generator":
             study.args.variants = [v for v in study.args.variants if (self.output / f"{study.key(v)}.json").exists()]
         elif name == "table4":
             missing = [p for p in study.places if not (self.output / f"{study.recognition_key(p)}.json").exists()]
             if missing:
                 raise RuntimeError(f"table4: no generator yet for {', '.join(missing)}")
-            keys = {seed: [study.arm_key(place, seed) for place in ("control", *study.places)] for seed in self.few}
-            study.args.seeds = [s for s in self.few if all((self.output / f"{key}.json").exists() for key in keys[s])]
+            keys = {seed: [study.arm_key(place, seed) for place in ("control", *study.places)] for seed in self.study_seeds}
+            study.args.seeds = [s for s in self.study_seeds if all((self.output / f"{key}.json").exists() for key in keys[s])]
         else:
-            seeds = self.few if name == "table2" else self.seeds
+            seeds = self.study_seeds if name == "table2" else self.seeds
             begun = [seed for seed in seeds if self.finished(seed, "feataug")]
             if name == "compare":
                 study.args.arms = ["control", "feataug", *(arm for arm in self.baselines if all(self.finished(s, arm) for s in begun))]
@@ -201,7 +190,7 @@ class Everything:
             try:
                 return STUDIES[name].run(study)
             except CheckpointError as error:
-                # The arms' folder is another study's for a moment.
+                # Another study holds the arms' folder for a moment.
                 if "another run" not in str(error):
                     raise
                 time.sleep(0.5)
@@ -210,24 +199,24 @@ class Everything:
 def main() -> int:
     parser = arguments(__doc__)
     parser.add_argument("--studies", nargs="+", choices=tuple(STUDIES), default=list(STUDIES))
-    parser.add_argument("--arms", nargs="+", help="of the comparison, as for compare.py")
-    parser.add_argument("--jobs", type=int, default=8, help="processes at a time")
-    parser.add_argument("--few", type=int, help="seeds of the studies, where the comparison has more")
-    parser.add_argument("--places", nargs="+", help="of table 4, as for table4.py")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="then tell what is done")
+    parser.add_argument("--arms", nargs="+", help="arms of the comparison, as for studies.own.compare")
+    parser.add_argument("--jobs", type=int, default=8, help="number of processes")
+    parser.add_argument("--few", type=int, help="number of seeds of all studies but the comparison")
+    parser.add_argument("--places", nargs="+", help="places of Table 4, as for studies.paper.table4")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="time limit, after which the figures that are there are written")
     args = parser.parse_args()
     until = time.monotonic() + 60 * args.minutes
-    # Processes are forked: no thread of torch's may run before, and CUDA must not be asked.
+    # Processes are forked: before that, torch must start no thread and CUDA must not be initialised.
     torch.set_num_threads(1)
     keep_freed_memory()
-    everything = Everything(args, _passed_on(args))
+    everything = Everything(args, _shared_options(args))
     logs = everything.output / "logs"
-    failed = work(everything.jobs(), args.jobs, logs, until)
+    failed = run_jobs(everything.jobs(), args.jobs, logs, until)
     print(f"not done: {', '.join(failed) or 'nothing'}; results in {everything.study.args.result.parent}, logs in {logs}")
     return bool(failed)
 
 
-def _passed_on(args: argparse.Namespace) -> list[str]:
+def _shared_options(args: argparse.Namespace) -> list[str]:
     """The options that all studies share."""
     own = {"studies", "arms", "jobs", "few", "places", "minutes", "result"}
     words = []

@@ -104,7 +104,7 @@ def test_it_mixes_in_training_steps_alone_and_logs(tiny_net, tmp_path):
     assert run.callback_metrics["feataug/num_synthetic"] == 4
     assert not any("generator" in name for name in module.state_dict())
     assert all(p.grad is None for p in mixing.mixer.generator.parameters())
-    with pytest.raises(ConfigError, match=r"^MixFeatures: no trainer runs it\.\n"):
+    with pytest.raises(ConfigError, match=r"^MixFeatures: the trainer does not have this callback\.\n"):
         module.step(*next(iter(loader())))
 
 
@@ -164,7 +164,7 @@ def test_checkpoints_hold_the_statistics_of_real_images(tiny_net, tmp_path, vali
     assert equal({f"model.{name}": value for name, value in expected.state_dict().items()}, saved)
     # Trained on mixed batches, they had been others.
     mixed, mixing = make(tiny_net, 0.5, bn=False)
-    with pytest.warns(match="MixFeatures: BatchNorm's running statistics will be those of real and synthetic features together"):
+    with pytest.warns(match="MixFeatures: BatchNorm's running statistics will describe real and synthetic features together"):
         trainer(tmp_path, mixing, enable_checkpointing=False, max_epochs=1).fit(mixed, loader())
     assert not torch.equal(mixed.model.head[0][1].running_mean, expected.head[0][1].running_mean)
 

@@ -114,7 +114,7 @@ def picture(root: Path) -> str:
     parts.append(f'<text class="faint" x="{MATRIX + 8}" y="{HEAD + ROW * len(order) - 34}">empty: nothing</text>')
     parts.append(f'<text class="faint" x="{MATRIX + 8}" y="{HEAD + ROW * len(order) - 19}">imports upward</text>')
     parts.append(
-        f'<text class="faint" x="14" y="{height - 10}">A dot: the folder on the left imports the folder above. '
+        f'<text class="faint" x="14" y="{height - 10}">A dot: the folder of this row imports the folder of this column. '
         f"{len(arrows)} dots, all to the right of the diagonal.</text>"
     )
     return "\n".join([*parts, "</svg>", ""])

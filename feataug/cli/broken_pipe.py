@@ -1,4 +1,4 @@
-"""What is printed may be read by a program that stops reading, such as ``head``."""
+"""Exit quietly when the standard output is closed, as in ``feataug ... | head``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-# As a shell reports a program that SIGPIPE ended.
-UNREAD = 141
+# The exit code that a shell reports for a program ended by SIGPIPE.
+CLOSED = 141
 
 
-def until_unread(command: Callable[..., int]) -> Callable[..., int]:
-    """Let a program end without a traceback when nobody reads its output any more; its exit code is then 141."""
+def exit_quietly_on_broken_pipe(command: Callable[..., int]) -> Callable[..., int]:
+    """Return the exit code 141 instead of a traceback if the reader of the standard output has gone."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> int:
@@ -21,20 +21,20 @@ def until_unread(command: Callable[..., int]) -> Callable[..., int]:
             try:
                 return command(*args, **kwargs)
             finally:
-                # Else Python does it at its very end, and complains.
+                # Otherwise Python flushes at exit and prints the error there.
                 sys.stdout.flush()
         except BrokenPipeError:
-            if not _unread():
+            if not _output_is_closed():
                 raise
-            return UNREAD
+            return CLOSED
 
     return run
 
 
-def _unread() -> bool:
-    """Whether it is our own output that broke, and not some other pipe; what is left of it then goes nowhere."""
+def _output_is_closed() -> bool:
+    """Whether the standard output is the pipe that broke; if so, the rest of the output is discarded."""
     try:
-        # Unbuffered output has nothing left to flush. Where another pipe broke, an empty line before its traceback does no harm.
+        # A write is needed, since unbuffered output has nothing left to flush. An empty line before another pipe's traceback does no harm.
         print(flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

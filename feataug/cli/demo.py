@@ -1,4 +1,4 @@
-"""The whole method on the embedded scenes, in a few minutes on a CPU."""
+"""Run the whole method on the embedded scenes, in a few minutes on a CPU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from feataug.training.generator_trainer import GeneratorTrainer
 
 @dataclass(frozen=True)
 class DemoConfig:
-    """Sizes of the demo; the defaults take about three minutes on two cores."""
+    """The sizes of the demo. The defaults take about three minutes on two cores."""
 
     size: tuple[int, int] = (96, 128)
     train_images: int = 256
@@ -47,35 +47,33 @@ class DemoConfig:
 def run_demo(
     output: str | Path, *, seed: int = 0, device: str | None = "auto", config: DemoConfig | None = None, progress: bool = True
 ) -> dict[str, Any]:
-    """Train a small model and a generator, then the model further with and without synthetic features.
+    """Train a small model and a generator; then train the model further with and without synthetic features.
 
     Args:
-        output: Folder for ``result.json``, ``demo.png``, and what ``feataug report`` shows of each stage.
-        seed: Of data, weights and noise.
+        output: The folder for ``result.json``, ``demo.png``, and the files of each stage that ``feataug report`` shows.
+        seed: Seeds the scenes, the weights and the noise.
         device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
-        config: Sizes.
-        progress: Show progress bars.
+        config: The sizes.
+        progress: Shows progress bars.
 
     Returns:
-        The content of ``result.json``: ``base``, ``control``, ``feataug`` with the four measures in percent and ``per_class``;
-        ``recognition``; ``seconds`` per stage.
+        The content of ``result.json``: ``base``, ``control`` and ``feataug`` hold the four measures in percent and ``per_class``;
+        ``recognition`` is the generator's score; ``seconds`` holds the duration of each stage.
     """
     config = config or DemoConfig()
     output = Path(output)
-    folders = {name: _fresh(output / name) for name in ("base", "generator", "control", "feataug")}
+    folders = {name: output / name for name in ("base", "generator", "control", "feataug")}
+    for folder in folders.values():
+        _remove_checkpoints(folder)
+        (folder / "stats.jsonl").unlink(missing_ok=True)
     clock = _Clock()
     train = Scenes(config.train_images, config.size, seed=2 * seed, transforms=train_transforms(config.size, scale=(0.75, 1.5)))
     val = Scenes(config.val_images, config.size, seed=2 * seed + 1, transforms=eval_transforms())
     loader = seeded_loader(train, config.batch_size, seed=seed)
     val_loader = seeded_loader(val, config.batch_size, shuffle=False)
     with seeded(derive_seed(seed, "model"), torch.get_default_device()):
-        model = PSPNet(
-            "resnet10t",
-            train.num_classes,
-            output_stride=8,
-            width=64,
-            encoder_kwargs={"channels": (32, 64, 96, 128), "stem_width": 16},
-        )
+        small = {"channels": (32, 64, 96, 128), "stem_width": 16}
+        model = PSPNet("resnet10t", train.num_classes, output_stride=8, width=64, encoder_kwargs=small)
         cut = split(model, at=config.at)
         generator = FeatureGenerator(train.num_classes, cut.spec, width=96, mask_widths=(36, 72, 144), depth=1)
 
@@ -92,48 +90,33 @@ def run_demo(
 
     base = tuner.fit(loader, validate)[-1]
     clock.lap("base")
+    images = config.generator_images
+    settings = GeneratorConfig(
+        num_images=images, lr=1e-3, critic_width=32, diversity_weight=0.3, seed=seed,
+        log_images=max(images // 40, 1), eval_images=max(images // 4, 1),
+    )  # fmt: skip
     trainer = GeneratorTrainer(
-        generator,
-        cut,
-        GeneratorConfig(
-            num_images=config.generator_images,
-            lr=1e-3,
-            critic_width=32,
-            diversity_weight=0.3,
-            log_images=max(config.generator_images // 40, 1),
-            eval_images=max(config.generator_images // 4, 1),
-            seed=seed,
-        ),
-        output=folders["generator"],
-        device=device,
-        progress=bar("generator"),
+        generator, cut, settings, output=folders["generator"], device=device, progress=bar("generator")
     )
     recognised = trainer.fit(loader, val_loader)[-1]
     clock.lap("generator")
     further = replace(base_config, num_steps=config.finetune_steps, lr=0.02)
-    common: dict[str, Any] = {"device": device}
     control_model, control = train_arm(
-        model, config.at, loader, validate, further, output=folders["control"], progress=bar("control"), **common
+        model, config.at, loader, validate, further, output=folders["control"], progress=bar("control"), device=device
     )
     clock.lap("control")
     masks = HardNegativeSampler(DatasetMasks(train), candidates=48, keep=16, refresh_every=30)
     mixed_model, mixed = train_arm(
         model, config.at, loader, validate, further, generator=generator, masks=masks, output=folders["feataug"],
-        progress=bar("feataug"), **common,
+        progress=bar("feataug"), device=device,
     )  # fmt: skip
     clock.lap("feataug")
     for folder in folders.values():
-        _fresh(folder, stats=True)
+        _remove_checkpoints(folder)
     samples = keep_samples(
-        output / SAMPLES,
-        val_loader,
-        {"control": control_model, "feataug": mixed_model},
-        cut=cut,
-        generator=generator,
-        classes=train.classes,
-        palette=train.palette,
-        units=(IMAGENET_MEAN, IMAGENET_STD),
-    )
+        output / SAMPLES, val_loader, {"control": control_model, "feataug": mixed_model}, cut=cut, generator=generator,
+        classes=train.classes, palette=train.palette, units=(IMAGENET_MEAN, IMAGENET_STD),
+    )  # fmt: skip
     if samples is not None:
         _picture(output / "demo.png", samples, train.palette)
     clock.lap("picture")
@@ -145,14 +128,14 @@ def run_demo(
         "seconds": clock.laps | {"total": round(sum(clock.laps.values()), 1)},
         "seed": seed,
         "device": str(on),
-        "settings": {"data": "scenes, drawn on the spot", "model": "PSPNet on resnet10t"} | asdict(config),
+        "settings": {"data": "embedded scenes", "model": "PSPNet on resnet10t"} | asdict(config),
     }
     write_result(output, result)
     return result
 
 
 def summary(result: dict[str, Any]) -> str:
-    """The table that the demo prints, and what it says in words."""
+    """The text that the demo prints: a table of the measures, and the differences in words."""
     score = result["recognition"]
     gains = ", ".join(f"{TITLES[name]} {result['feataug'][name] - result['control'][name]:+.2f}" for name in MEASURES)
     return "\n".join(
@@ -161,14 +144,14 @@ def summary(result: dict[str, Any]) -> str:
             "",
             f"recognition score (mIoU of the frozen decoder): real {score['real']:.2f}, synthetic {score['synthetic']:.2f}, "
             f"ratio {score['ratio']:.2f}; diversity {score['diversity']:.2f}",
-            f"feataug minus control: {gains}   (one seed: differences of about a point are noise)",
+            f"feataug minus control: {gains}   (one seed: differences of about one point are noise)",
             f"{result['seconds']['total']:.0f} s on {result['device']}",
         ]
     )
 
 
 class _Clock:
-    """Seconds since the lap before, by name."""
+    """A stopwatch: the seconds of each lap, by name."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
@@ -180,15 +163,14 @@ class _Clock:
         self._last = now
 
 
-def _fresh(folder: Path, stats: bool = False) -> Path:
-    """A stage's folder without checkpoints, and without ``stats.jsonl`` unless it is to stay: every demo starts anew."""
-    for left in (*folder.glob("checkpoint-*.safetensors"), *([] if stats else [folder / "stats.jsonl"])):
-        left.unlink(missing_ok=True)
-    return folder
+def _remove_checkpoints(folder: Path) -> None:
+    """Remove a stage's checkpoints, because a demo always starts from the beginning."""
+    for checkpoint in folder.glob("checkpoint-*.safetensors"):
+        checkpoint.unlink()
 
 
 def _picture(path: Path, samples: Samples, palette: Any) -> None:
-    """Some images, masks, real and synthetic features, and predictions."""
+    """Write a grid of images, masks, real and synthetic features, and predictions."""
     columns = {"image": samples.images, "mask": color_masks(samples.masks, palette)}
     columns |= {name if name.startswith("synthetic") else f"{name} features": x for name, x in samples.colors.items()}
     titles = {"real features": "base on real", "synthetic features": "base on synthetic"}

@@ -1,4 +1,4 @@
-"""What a command would do: every option and every setting of the training, as a file that ``--config`` takes."""
+"""Print what a command would do: all its options and training settings, as a file for ``--config``."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from feataug import __version__
-from feataug.cli.config_file import TABLE, option_of, options, training_class
+from feataug.cli.command_parser import CommandParser
+from feataug.cli.config_file import TABLE, option_for, training_class
 
 
 def training_config(args: argparse.Namespace) -> Any:
-    """The settings of a command's training: its options, and what ``[COMMAND.config]`` of a file adds; ``None`` if it has none.
+    """The training settings of a command: its options, and ``[COMMAND.config]`` of a file; ``None`` if it has none.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -28,25 +29,23 @@ def training_config(args: argparse.Namespace) -> Any:
     return kind(**given | args.settings)
 
 
-def dry_run(args: argparse.Namespace, command: argparse.ArgumentParser) -> str:
-    """The text that ``--dry-run`` prints: TOML, with every option of the command and every setting of its training.
+def dry_run(args: argparse.Namespace, command: CommandParser) -> str:
+    """The text that ``--dry-run`` prints: TOML with all options of the command and all settings of its training.
 
     Raises:
-        ConfigError: as ``training_config``.
+        ConfigError: a setting is out of range.
     """
     config = training_config(args)
     settings = config.to_dict() if config is not None else {}
-    values = {name: getattr(args, action.dest) for name, action in options(command).items()}
-    # What a preset decides, such as the learning rate, is known now.
-    for name, value in settings.items():
-        if (action := option_of(command, name)) is not None:
-            values[action.option_strings[-1].removeprefix("--")] = value
+    values = {name: getattr(args, action.dest) for name, action in command.options.items()}
+    # Settings that a preset decides, such as the learning rate, are known only now.
+    values |= {option: value for name, value in settings.items() if (option := option_for(command, name)) is not None}
     lines = [
         f"# feataug {__version__}: what `feataug {args.command}` would do with these options; nothing was done.",
-        f"# As a file: feataug {args.command} --config FILE",
+        f"# To use it as a file: feataug {args.command} --config FILE",
         f"[{args.command}]",
     ]
-    for name, action in options(command).items():
+    for name, action in command.options.items():
         value = values[name]
         if isinstance(value, tuple) and action.nargs is None:
             value = "x".join(map(str, value))
@@ -63,5 +62,5 @@ def _toml(value: Any) -> str:
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
-    # JSON's texts are TOML's but for one control character.
+    # A JSON string is a TOML string, except for this control character.
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

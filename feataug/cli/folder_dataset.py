@@ -1,4 +1,4 @@
-"""``--dataset folder``: images and masks of one's own, by what the command line says of them."""
+"""``--dataset folder``: your own images and masks, as the options describe them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _VOID = "void"
 
 
 def folder_data(args: argparse.Namespace, split: str, transforms: Any) -> Any:
-    """The reader of a split.
+    """The data set of a split.
 
     Raises:
-        ConfigError: an option is missing, or not what it should be; or several folders may be meant.
-        MissingDataError, DataError: as ``data.MaskedImages``; or binary masks of 0 and 255 were not explained.
+        ConfigError: an option is missing or wrong, or several folders fit.
+        MissingDataError, DataError: as ``data.MaskedImages``; or the masks hold 0 and 255, and no option says what they mean.
     """
     from feataug.data import MaskedImages
     from feataug.data.split_layouts import find_layout
@@ -28,7 +28,7 @@ def folder_data(args: argparse.Namespace, split: str, transforms: Any) -> Any:
     if len(args.classes) > 255:
         raise ConfigError(
             message(
-                "feataug: the commands take 255 as the label of void, and so up to 255 classes.",
+                "feataug: the commands use 255 as the label of void, so there can be at most 255 classes.",
                 given=f"{len(args.classes)} classes",
                 needed="at most 255",
                 advice="From Python, pass ignore_index=-1 to MaskedImages, train_transforms, FeatureGenerator and FeatureMixer.",
@@ -47,8 +47,8 @@ def folder_data(args: argparse.Namespace, split: str, transforms: Any) -> Any:
         classes,
         endings=tuple(args.endings or ("", "")),
         names=names,
-        ids=_ids(args.ids, classes),
-        colors=_colors(args.colors, classes),
+        ids=_parse_ids(args.ids, classes),
+        colors=_parse_colors(args.colors, classes),
         void=args.void,
         transforms=transforms,
     )
@@ -56,22 +56,22 @@ def folder_data(args: argparse.Namespace, split: str, transforms: Any) -> Any:
     return data
 
 
-def _ids(given: list[str] | None, classes: list[str]) -> dict[int, int] | None:
-    """``LABEL=CLASS``, with the class by number or name, or ``void``."""
+def _parse_ids(given: list[str] | None, classes: list[str]) -> dict[int, int] | None:
+    """Parse ``LABEL=CLASS``; the class is a number, a name, or ``void``."""
     if given is None:
         return None
     table: dict[int, int] = {}
     for text in given:
         label, mark, name = text.partition("=")
-        number = _class(name, classes)
+        number = _class_number(name, classes)
         if not mark or not label.strip().isdecimal() or number is None or int(label) in table:
-            raise _wrong("--ids", text, 'a label and its class, each label once: 0=0, 255=1, 7=road, 0=void')
+            raise _option_error("--ids", text, "a label and its class, each label once: 0=0, 255=1, 7=road, 0=void")
         table[int(label)] = number
     return table
 
 
-def _colors(given: list[str] | None, classes: list[str]) -> Any:
-    """``R,G,B`` in the order of the classes; or ``NAME=R,G,B``, where a name may come several times."""
+def _parse_colors(given: list[str] | None, classes: list[str]) -> Any:
+    """Parse ``R,G,B`` in the order of the classes, or ``NAME=R,G,B``, where a class may have several colours."""
     if given is None:
         return None
     needed = "three numbers 0 .. 255 for each class, in their order: 128,64,128; or with names: road=128,64,128 void=0,0,0"
@@ -80,20 +80,20 @@ def _colors(given: list[str] | None, classes: list[str]) -> Any:
     for text in given:
         name, mark, rest = text.rpartition("=")
         parts = [part.strip() for part in rest.split(",")]
-        number = _class(name, classes) if mark else None
+        number = _class_number(name, classes) if mark else None
         if len(parts) != 3 or not all(part.isdecimal() and int(part) < 256 for part in parts) or (mark and number is None):
-            raise _wrong("--colors", text, needed)
+            raise _option_error("--colors", text, needed)
         color = tuple(int(part) for part in parts)
         if number is None:
             plain.append(color)
         else:
             named.setdefault(number, []).append(color)
     if named and plain:
-        raise _wrong("--colors", "some with names and some without", needed)
+        raise _option_error("--colors", "some with names and some without", needed)
     return named or plain
 
 
-def _class(name: str, classes: list[str]) -> int | None:
+def _class_number(name: str, classes: list[str]) -> int | None:
     name = name.strip()
     if name in classes:
         return classes.index(name)
@@ -102,5 +102,5 @@ def _class(name: str, classes: list[str]) -> int | None:
     return int(name) if name.isdecimal() and (int(name) < len(classes) or int(name) == 255) else None
 
 
-def _wrong(option: str, given: str, needed: str) -> ConfigError:
+def _option_error(option: str, given: str, needed: str) -> ConfigError:
     return ConfigError(message(f"feataug: {option} does not fit.", given=repr(given), needed=needed))

@@ -1,4 +1,4 @@
-"""The command line, ``feataug COMMAND``: what the commands do is in ``commands``, what they take in ``options``."""
+"""The command line, ``feataug COMMAND``."""
 
 from __future__ import annotations
 
@@ -7,35 +7,42 @@ import time
 import traceback
 from collections.abc import Sequence
 
-from feataug.cli.broken_pipe import until_unread
+from feataug.cli.broken_pipe import exit_quietly_on_broken_pipe
 from feataug.cli.commands import COMMANDS
 from feataug.cli.dry_run import dry_run
 from feataug.cli.parser import parse
 from feataug.errors import FeatAugError
 
-_STOPPED = "stopped; the same command goes on from the last checkpoint"
+_STOPPED = "stopped; the same command resumes from the last checkpoint"
 
 
-@until_unread
+@exit_quietly_on_broken_pipe
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the shell's exit code: 0, 1 for an error of ours, 130 for Ctrl-C, 143 for SIGTERM, 141 if nobody reads."""
+    """Run a command.
+
+    Args:
+        argv: The command line without the program's name; ``sys.argv[1:]`` by default.
+
+    Returns:
+        The shell's exit code: 0, 1 for one of this package's errors, 130 for Ctrl-C, 143 for SIGTERM, 141 for a closed output pipe.
+    """
     began = time.time()
-    show, args = "--traceback" in (sys.argv if argv is None else argv), None
+    show_traceback, args = "--traceback" in (sys.argv if argv is None else argv), None
     try:
-        args, dry = parse(argv)
-        show = args.traceback
-        if dry is not None:
-            print(dry_run(args, dry))
+        args, dry_run_parser = parse(argv)
+        show_traceback = args.traceback
+        if dry_run_parser is not None:
+            print(dry_run(args, dry_run_parser))
             return 0
-        # Here, not at the top: --help is to answer at once, and torch takes seconds to import.
+        # Imported here because --help must answer at once, and torch takes seconds to import.
         from feataug.io.results import write_command
         from feataug.training.device import keep_freed_memory
 
         keep_freed_memory()
-        COMMANDS[args.command](args)
+        COMMANDS[args.command].run(args)
         write_command(vars(args), began, finished=True)
     except FeatAugError as error:
-        if show:
+        if show_traceback:
             traceback.print_exc()
         else:
             print(f"{type(error).__name__}: {error}", file=sys.stderr)

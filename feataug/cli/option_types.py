@@ -1,4 +1,4 @@
-"""What an option takes: the same check for the command line and for a configuration file."""
+"""The types of options, with the same checks for the command line and for a configuration file."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Number:
-    """The type of an option that takes a number: called with its text, as argparse does, or with a number from a file.
+    """The type of an option that takes a number; argparse calls it with a text, a configuration file gives a number.
 
     Args:
-        low, high: Bounds.
-        integer: No fractions.
-        open_low, open_high: The bound itself is not allowed.
+        low, high: The bounds.
+        integer: The number must be an integer.
+        open_low, open_high: The bound itself is excluded.
     """
 
     low: float = -math.inf
@@ -25,20 +25,20 @@ class Number:
     open_high: bool = False
 
     def __call__(self, value: str | float) -> float:
-        """The number; ``ArgumentTypeError`` if it is none, or out of range."""
+        """Return the number; raise ``ArgumentTypeError`` if it is not one, or out of range."""
         try:
-            # A file that says 0.5, or true, does not mean the whole number.
+            # int() would accept 0.5 and true from a file.
             if isinstance(value, bool) or (self.integer and isinstance(value, float)):
                 raise ValueError
             number = int(value) if self.integer else float(value)
-            # What torch can count.
-            good = math.isfinite(number) and abs(number) < 2**63
+            # torch counts with 64 bits.
+            is_valid = math.isfinite(number) and abs(number) < 2**63
         except (ValueError, TypeError, OverflowError):
-            good = False
-        if good:
-            good = number > self.low if self.open_low else number >= self.low
-            good = good and (number < self.high if self.open_high else number <= self.high)
-        if not good:
+            is_valid = False
+        if is_valid:
+            is_valid = number > self.low if self.open_low else number >= self.low
+            is_valid = is_valid and (number < self.high if self.open_high else number <= self.high)
+        if not is_valid:
             raise argparse.ArgumentTypeError(f"{value!r} is not {self}")
         return number
 
@@ -59,18 +59,18 @@ _PLAIN: dict[Any, Number] = {int: ANY, float: Number()}
 
 
 def size(text: Any) -> tuple[int, int]:
-    """Rows and columns from a text such as ``512x1024``; ``ArgumentTypeError`` if it is none."""
+    """Parse rows and columns such as ``512x1024``; raise ``ArgumentTypeError`` for any other text."""
     try:
         rows, columns = (int(part) for part in text.lower().split("x"))
     except (ValueError, AttributeError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size such as 512x1024") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512x1024") from None
     if min(rows, columns) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: rows and columns must be at least 1")
     return rows, columns
 
 
 def needed(action: argparse.Action) -> str:
-    """What an option takes, in words."""
+    """What an option takes, in words for an error message."""
     if action.nargs == 0:
         return "true or false"
     if action.choices is not None:
@@ -80,12 +80,12 @@ def needed(action: argparse.Action) -> str:
     else:
         item = 'a text such as "512x1024"' if action.type is size else "a text"
     if action.nargs == "+":
-        return f"a list, each of it {item}"
-    return f"a list of {action.nargs}, each of it {item}" if isinstance(action.nargs, int) else item
+        return f"a list; each item is {item}"
+    return f"a list of {action.nargs}; each item is {item}" if isinstance(action.nargs, int) else item
 
 
 def convert(action: argparse.Action, value: Any) -> Any:
-    """A file's value as the option would give it; ``ValueError`` if the option does not take it."""
+    """Convert a file's value to what the option gives; raise ``ValueError`` if it does not fit."""
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError
@@ -102,7 +102,7 @@ def _item(action: argparse.Action, value: Any) -> Any:
     kind = _PLAIN.get(action.type, action.type)
     if not isinstance(kind, Number) and not isinstance(value, str):
         raise ValueError
-    # A number in quotes is a text.
+    # A number in quotes is a text, not a number.
     if isinstance(kind, Number) and isinstance(value, str):
         raise ValueError
     try:

@@ -1,4 +1,4 @@
-"""How the commands predict: as training images decided, as ``inference.json`` says, or as options do."""
+"""How commands predict with a saved model: whole images or windows, with or without a class bias."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import argparse
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from feataug.errors import DataError, FeatAugWarning
 
 if TYPE_CHECKING:
     from feataug.inference.inference import Inference
 
-# Training images that decide; more change little.
-IMAGES = 50
+# Number of training images that decide how to predict; more images change little.
+DECISION_IMAGES = 50
 BIASED = "with class bias"
 
 
-def some_of(data: Any, count: int) -> Any:
+def spread_subset(data: Any, count: int) -> Any:
     """At most ``count`` items of a data set, spread evenly over it."""
     from torch.utils.data import Subset
 
@@ -27,69 +27,73 @@ def some_of(data: Any, count: int) -> Any:
     return data if len(data) <= count else Subset(data, spread(range(len(data)), count))
 
 
-def decided(
-    model: Any, loader: Any, num_classes: int, *, crop_size: Sequence[int] | str, class_bias: bool, device: Any
+def fit_or_default(
+    model: Any, loader: Any, num_classes: int, *, crop_size: Sequence[int] | Literal["noted"], class_bias: bool, device: Any
 ) -> Inference:
-    """How a model that was just trained is predicted with; as it is, with a warning, where the images decide nothing: its training is over."""
+    """Fit how to predict with a model; if the images do not allow it, predict whole images and warn.
+
+    It does not raise, because the training before it is already done.
+    """
     from feataug.evaluation import Inference, fit_inference
 
     if num_classes < 2:
         return Inference(model)
-    options: dict[str, Any] = {"crop_size": crop_size, "class_bias": class_bias, "device": device}
     try:
-        return fit_inference(model, loader, num_classes, **options)[0]
+        return fit_inference(model, loader, num_classes, crop_size=crop_size, class_bias=class_bias, device=device)[0]
     except DataError as error:
         text = str(error).replace("\n", " ")
-        warnings.warn(f"feataug finetune: nothing was decided on training images: {text}", FeatAugWarning, stacklevel=2)
+        warnings.warn(f"feataug finetune: training images could not decide how to predict: {text}", FeatAugWarning, stacklevel=2)
         return Inference(model)
 
 
-def measured(predict: Inference, loader: Any, classes: Sequence[str], device: Any, whole: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The figures of a model before and after its class bias, as ``result.json`` has them.
+def inference_figures(
+    predict: Inference, loader: Any, classes: Sequence[str], device: Any, whole: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Evaluate a model before and after its class bias, for ``result.json``.
 
     Args:
-        predict: With windows and a class bias, or without.
-        loader: ``(images, masks)`` to measure on.
-        classes: Their names.
-        device: Where images and masks are sent.
-        whole: Figures of whole images without a bias, if they are known.
+        predict: The model with its windows and class bias, if it has them.
+        loader: Yields the ``(images, masks)`` to evaluate on.
+        classes: The names of the classes.
+        device: The device that images and masks are sent to.
+        whole: Figures of whole images without a class bias, if they are known already.
 
     Returns:
-        The four measures and ``per_class``, predicted with the windows of ``predict`` and without its bias; ``after_bias``: those with it,
-        if it has one; ``whole``: those of whole images, if it has windows; ``inference``: its settings, if there are any.
+        The four measures and ``per_class``, predicted with the windows of ``predict`` but without its class bias. Further keys, if they
+        apply: ``after_bias`` (the same with the class bias), ``whole`` (the same on whole images) and ``inference`` (the settings).
     """
     from feataug.evaluation import Inference
     from feataug.inference.evaluate import evaluate
     from feataug.io.results import by_class
 
-    def figures(how: Any) -> dict[str, Any]:
-        return by_class(evaluate(how, loader, len(classes), device=device, crop_size=None), classes)
+    def figures(model: Any) -> dict[str, Any]:
+        return by_class(evaluate(model, loader, len(classes), device=device, crop_size=None), classes)
 
     plain = figures(predict.model) if whole is None else by_class(whole, classes)
-    found = dict(plain)
+    result = dict(plain)
     if predict.window is not None:
-        found = figures(Inference(predict.model, window=predict.window)) | {"whole": plain}
+        result = figures(Inference(predict.model, window=predict.window)) | {"whole": plain}
     if predict.class_bias is not None:
-        found["after_bias"] = figures(predict)
+        result["after_bias"] = figures(predict)
     settings = predict.settings()
-    return found | ({"inference": settings} if settings else {})
+    return result | ({"inference": settings} if settings else {})
 
 
-def rows_of(name: str, result: Mapping[str, Any]) -> dict[str, Any]:
-    """The rows of a table: whole images, windows, class bias, as far as ``result`` has them."""
+def table_rows(name: str, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The rows of a table of ``inference_figures``: whole images, windows, class bias, as far as ``result`` has them."""
     window = result.get("inference", {}).get("window")
     before = {name: result} if window is None else {"whole images": result["whole"], "windows": result}
     return before | ({BIASED: result["after_bias"]} if "after_bias" in result else {})
 
 
-def folder_of(model: str) -> Path | None:
-    """The folder of a saved model; ``None`` for an id of the hub."""
+def model_folder(model: str) -> Path | None:
+    """The folder of a saved model; ``None`` if the name is an id of the hub."""
     path = Path(model).expanduser()
     return path if path.is_dir() else None
 
 
 def settings_for(args: argparse.Namespace, model: Any, num_classes: int) -> tuple[dict[str, Any], str | None]:
-    """How ``feataug evaluate`` predicts: as ``inference.json`` beside the model says, and as options do, which win.
+    """How ``feataug evaluate`` predicts: as the model's ``inference.json`` says, unless options say otherwise.
 
     Returns:
         Arguments of ``Inference``; and a sentence about the file, if there is one.
@@ -101,19 +105,19 @@ def settings_for(args: argparse.Namespace, model: Any, num_classes: int) -> tupl
     from feataug.io.inference_file import FILE
 
     given = {name: getattr(args, name) for name in ("scales", "flip", "window") if getattr(args, name)}
-    folder = folder_of(args.model)
+    folder = model_folder(args.model)
     if args.plain or folder is None or not (folder / FILE).is_file():
         return given, None
-    kept = Inference.load(model, folder, num_classes=num_classes).settings()
+    stored = Inference.load(model, folder, num_classes=num_classes).settings()
     if "window" in given:
-        # They belong to the window that was, or to none.
-        kept = {name: value for name, value in kept.items() if name not in ("stride", "divisor")}
-    settings = kept | given
-    source = f"{folder / FILE} and options say" if given else f"{folder / FILE} says"
-    return settings, f"predicted as {source}: {said(settings)}; --plain leaves the file out"
+        # These belong to the stored window, or to none.
+        stored = {name: value for name, value in stored.items() if name not in ("stride", "divisor")}
+    settings = stored | given
+    source = f"{folder / FILE} and the options say" if given else f"{folder / FILE} says"
+    return settings, f"predicted as {source}: {describe_settings(settings)}; --plain ignores the file"
 
 
-def said(settings: Mapping[str, Any]) -> str:
+def describe_settings(settings: Mapping[str, Any]) -> str:
     """Settings of ``Inference`` in words."""
     parts = []
     if size := settings.get("window"):

@@ -1,10 +1,10 @@
-"""What an object keeps besides its ``__dict__``."""
+"""The slots of an object, which are not in its ``__dict__``."""
 
 from __future__ import annotations
 
 import weakref
 
-# By type, as looking for them takes longer than all that is done with them.
+# Cached by type, because the search takes longer than what is done with the result.
 _KNOWN: weakref.WeakKeyDictionary[type, tuple[str, ...]] = weakref.WeakKeyDictionary()
 
 

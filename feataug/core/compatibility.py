@@ -1,4 +1,4 @@
-"""Whether a generator fits the cut and the masks that it is to be used with."""
+"""Check that a generator fits the cut and the masks that it is used with."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ from torch import Tensor
 
 from feataug.core.checks import check_masks
 from feataug.core.specs import FeatureSpec
-from feataug.errors import ConfigError, FeatAugWarning, ShapeError, message
+from feataug.errors import ConfigError, FeatAugWarning, ShapeError
 
 _ADVICE = "Cut the model where the generator's was cut, or train a generator for this cut with GeneratorTrainer."
 
 
 def check_spec(who: str, made_for: FeatureSpec, spec: FeatureSpec, advice: str = _ADVICE) -> None:
-    """Raise ``ShapeError`` if a generator's spec differs from that of the cut it is to be used at; layers may have other names."""
+    """Raise ``ShapeError`` if a generator's spec differs from that of the cut where it is used. Layers may have other names."""
     if made_for.shapes != spec.shapes:
-        raise ShapeError(
-            message(f"{who}: the generator was made for another cut.", given=str(made_for), needed=str(spec), advice=advice)
-        )
+        raise ShapeError(f"{who}: the generator was made for another cut.", given=str(made_for), needed=str(spec), advice=advice)
 
 
 def check_fits(who: str, generator: Any, spec: FeatureSpec | None, num_classes: int | None) -> None:
-    """Raise unless a generator that was loaded fits; what is ``None`` is not asked for.
+    """Check that a loaded generator fits. ``None`` for the spec or the number of classes skips that check.
 
     Raises:
-        ShapeError: it was made for another cut.
+        ShapeError: the generator was made for another cut.
         ConfigError: it was made for another number of classes.
 
     Warns:
-        FeatAugWarning: all fits but the layers' names.
+        FeatAugWarning: only the layers' names differ.
     """
     if spec is not None:
         check_spec(who, generator.spec, spec)
@@ -47,33 +45,31 @@ def check_fits(who: str, generator: Any, spec: FeatureSpec | None, num_classes: 
             )
     if num_classes not in (None, generator.num_classes):
         raise ConfigError(
-            message(
-                f"{who}: the generator was made for other classes.",
-                given=f"a generator for {generator.num_classes} classes",
-                needed=f"one for {num_classes}, as the masks have",
-                advice="Train a generator on masks with these classes.",
-            )
+            f"{who}: the generator was made for other classes.",
+            given=f"a generator for {generator.num_classes} classes",
+            needed=f"one for {num_classes}, as the masks have",
+            advice="Train a generator on masks with these classes.",
         )
 
 
 def _same_layer(one: str, other: str) -> bool:
-    """Whether two names may be those of one layer: in a model within another they are longer."""
+    """Whether two names may belong to the same layer. In a model inside another model, names have a prefix."""
     return f".{one}".endswith(f".{other}") or f".{other}".endswith(f".{one}")
 
 
 def labels_checked(generator: Any, masks: Tensor, device: torch.device) -> bool:
-    """Check labels where they lie, so that a generator on a GPU need not wait for the GPU to check them.
+    """Check labels on the CPU before they go to a GPU, where the generator's own check would have to wait for the GPU.
 
     Args:
-        generator: Gets ``checked=True`` if its ``forward`` has this parameter; a user's own generator may not have it.
+        generator: The generator. Its ``forward`` must have the parameter ``checked``, which a user's own generator may lack.
         masks: ``(n, H, W)``, as they were drawn.
-        device: Where the generator will get them.
+        device: The generator's device.
 
     Returns:
-        Whether they were checked here: they lie on the CPU, and will not stay there.
+        Whether the labels were checked here, so that the generator can be called with ``checked=True``.
 
     Raises:
-        LabelError: a value that is neither a class nor ``ignore_index``.
+        LabelError: a value is neither a class nor ``ignore_index``.
     """
     forward = getattr(type(generator), "forward", None)
     takes = forward is not None and "checked" in inspect.signature(forward).parameters

@@ -1,4 +1,4 @@
-"""Copies of models that ``copy.deepcopy`` refuses."""
+"""Copy models that ``copy.deepcopy`` refuses."""
 
 from __future__ import annotations
 
@@ -13,47 +13,44 @@ from feataug.core.attributes import slots_of
 
 Module = TypeVar("Module", bound=nn.Module)
 
-# What deepcopy does not open, so that no tensor in it is copied.
+# Types that deepcopy does not open, so that it copies no tensor in them.
 _ATOMS = (
     type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, str, bytes, int, float, complex, bool, type(None), type(...),
 )  # fmt: skip
 
 
 def copy_model(model: Module) -> Module:
-    """Copy a model as ``copy.deepcopy`` does, also where it keeps tensors that belong to a computation graph.
+    """Copy a model as ``copy.deepcopy`` does, even if it keeps tensors that belong to a computation graph.
 
     ``deepcopy`` refuses a tensor that is no leaf of the graph. Models keep such tensors as attributes: the weight that
-    ``torch.nn.utils.weight_norm`` and ``spectral_norm`` compute in each forward pass, hidden states, features kept for a loss. The copy holds
-    them without a graph, with the same values.
+    ``torch.nn.utils.weight_norm`` and ``spectral_norm`` compute in each forward pass, hidden states, features for a loss. The copy
+    has the same values without the graph.
 
     Args:
-        model: Any module; it stays as it is.
+        model: Any module; it is not changed.
 
     Returns:
-        The copy. Weights, buffers, modes, hooks and attributes are those of ``copy.deepcopy``.
-
-    Source:
-        Ours.
+        The copy, with the weights, buffers, modes, hooks and attributes that ``copy.deepcopy`` would give it.
     """
     memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in _in_graphs(model)}
     return copy.deepcopy(model, memo)
 
 
 def _in_graphs(model: nn.Module) -> list[Tensor]:
-    """The tensors that are no leaves, wherever deepcopy would meet them."""
-    found, seen, waiting = [], set(), [model]
-    keep: list[Any] = []  # Objects made on the way stay alive, or another could have the id of one that was seen.
-    while waiting:
-        value: Any = waiting.pop()
-        if id(value) in seen or isinstance(value, _ATOMS):
+    """The tensors that are no leaves of a graph, in everything that deepcopy would visit."""
+    found, visited, pending = [], set(), [model]
+    alive: list[Any] = []  # Keeps temporary objects alive, because the id of a deleted one could be used again.
+    while pending:
+        value: Any = pending.pop()
+        if id(value) in visited or isinstance(value, _ATOMS):
             continue
-        seen.add(id(value))
-        keep.append(value)
+        visited.add(id(value))
+        alive.append(value)
         if isinstance(value, Tensor):
             if not value.is_leaf:
                 found.append(value)
             continue
-        waiting += _parts(value)
+        pending += _parts(value)
     return found
 
 

@@ -1,4 +1,4 @@
-"""The size of the images that a model was trained on, kept with the model."""
+"""The size of a model's training images, stored with the model."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any
 
 from torch import Tensor, nn
 
-# An attribute, since deepcopy and pickle take it along; with an underscore, so that nothing counts it among a model's settings.
+# deepcopy and pickle copy an attribute. The underscore keeps it out of descriptions of a model's settings.
 _NAME = "_feataug_trained_size"
 
 
 def note_size(model: nn.Module, size: tuple[int, int] | None) -> None:
-    """Note the rows and columns of the images that ``model`` was trained on; ``None`` takes a note back.
+    """Note the rows and columns of the images that ``model`` was trained on; ``None`` removes the note.
 
-    Weights, ``state_dict`` and fingerprints stay as they are. Copies and pickles of the model have the note, too: a tuple of two integers,
-    which needs no code of ours to be read.
+    Weights, ``state_dict`` and fingerprints do not change. Copies and pickles of the model keep the note, a tuple of two integers,
+    which loads without this library.
     """
     own = _unwrapped(model).__dict__
     if size is None:
         own.pop(_NAME, None)
     else:
-        # Not by setattr, which a user's class may have changed.
+        # A user's class may override setattr.
         own[_NAME] = (int(size[0]), int(size[1]))
 
 
 def noted_size(model: Any) -> tuple[int, int] | None:
-    """Rows and columns that were noted; ``None`` if there is no note, as where a model was trained on images of several sizes."""
+    """The rows and columns that were noted; ``None`` without a note, as for a model that was trained on images of several sizes."""
     found: tuple[int, int] | None = getattr(_unwrapped(model), "__dict__", {}).get(_NAME)
     return found
 
@@ -37,23 +37,23 @@ def larger(images: Tensor, size: Sequence[int]) -> bool:
 
 
 class SeenSizes:
-    """The sizes of images that come by; after the second one it is known that there are several.
+    """Finds out whether all images of a training have the same size.
 
     Args:
-        known: What ``state`` returned.
+        known: An earlier ``state``.
     """
 
     def __init__(self, known: Sequence[Sequence[int]] = ()) -> None:
         self._found = [(int(rows), int(columns)) for rows, columns in known]
 
     def see(self, images: Tensor) -> None:
-        """Look at a batch ``(B, C, H, W)``."""
+        """Note the size of a batch ``(B, C, H, W)``."""
         size = (int(images.shape[-2]), int(images.shape[-1]))
         if len(self._found) < 2 and size not in self._found:
             self._found.append(size)
 
     def one(self) -> tuple[int, int] | None:
-        """The size, if there is a single one."""
+        """The size, if all images so far had the same one."""
         return self._found[0] if len(self._found) == 1 else None
 
     def state(self) -> list[list[int]]:
@@ -62,7 +62,7 @@ class SeenSizes:
 
 
 def _unwrapped(model: Any) -> Any:
-    """The model within the wrappers of torch.compile and of data parallel training."""
+    """The model inside the wrappers of torch.compile and of data parallel training."""
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):

@@ -1,4 +1,4 @@
-"""Which device a model is on."""
+"""The device of a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def device_of(predict: Any) -> torch.device:
-    """Where the weights of a module, or of a method's module, are, or its buffers if it has none; the CPU for anything else."""
+    """The device of a module's weights, or else of its buffers. A method counts as its module, anything else as on the CPU."""
     predict = getattr(predict, "__self__", predict)
     if isinstance(predict, torch.nn.Module):
         for tensor in (*predict.parameters(), *predict.buffers()):

@@ -1,4 +1,4 @@
-"""Sums over the processes of a distributed run; in a single process everything is as it is."""
+"""Collective operations of a distributed run; in a single process they return their input."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from torch import Tensor
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's number and how many there are: ``(0, 1)`` unless ``torch.distributed`` is initialised."""
+    """This process's rank and the number of processes: ``(0, 1)`` unless ``torch.distributed`` is initialised."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def is_main() -> bool:
-    """Whether this is the process that writes and prints."""
+    """Whether this is rank 0, the process that writes files and prints."""
     return rank_and_world()[0] == 0
 
 
 def local_slice() -> slice:
-    """What of a list this process has: every so many-th, from its own number on.
+    """This rank's items of a list: ``rank, rank + world_size, ...``.
 
-    Taken so, halves of a batch that all processes share are the halves of what each one has.
+    Striding keeps half-batches aligned: the first half of the whole batch consists of the first halves of all ranks.
     """
-    number, processes = rank_and_world()
-    return slice(number, None, processes)
+    rank, world_size = rank_and_world()
+    return slice(rank, None, world_size)
 
 
 def all_reduce_sum(value: Tensor) -> Tensor:
-    """The sum over all processes, which all of them have to call; without a gradient."""
+    """The sum over all processes, without a gradient. All processes have to call it."""
     if rank_and_world()[1] == 1:
         return value
     value = value.detach().clone()
@@ -37,7 +37,7 @@ def all_reduce_sum(value: Tensor) -> Tensor:
 
 
 def gather_strided(values: Tensor, count: int) -> Tensor:
-    """All ``count`` values, of which each process gives its ``own``."""
+    """All ``count`` values, of which each process passes its ``local_slice``."""
     if rank_and_world()[1] == 1:
         return values
     whole = values.new_zeros(count, *values.shape[1:])

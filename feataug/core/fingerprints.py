@@ -1,4 +1,4 @@
-"""Digests of weights, tensors and files: what changes when these do."""
+"""Digests of weights, tensors and files, which change when the content does."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-# Of large tensors and long lists of files a part is looked at, spread evenly.
+# Limits: values of a tensor, file sizes, file contents, and bytes of a file. Beyond them an evenly spread part is digested.
 _VALUES, _SIZES, _CONTENTS, _BYTES = 2**16, 64, 8, 2**18
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Sixteen digits that change when a weight, a buffer, its name, shape or dtype does; the device and the memory format do not matter."""
+    """Sixteen digits for the values, names, shapes and dtypes of weights and buffers, on any device and in any memory format."""
     digest = hashlib.sha256()
     for name, value in sorted(module.state_dict().items()):
         digest.update(f"{name}\n".encode())
@@ -33,7 +33,7 @@ def fingerprint(module: nn.Module) -> str:
 
 
 def values_of(value: Tensor | np.ndarray) -> dict[str, Any]:
-    """Shape and digest of a tensor; of a large one, of values spread over it."""
+    """Shape and digest of a tensor. The digest of a large one covers values spread over it."""
     plain = value.detach() if isinstance(value, Tensor) else torch.from_numpy(value) if value.dtype.kind in "biuf" else None
     if plain is None or plain.is_meta or plain.layout != torch.strided:
         return {"shape": list(value.shape)}
@@ -43,7 +43,7 @@ def values_of(value: Tensor | np.ndarray) -> dict[str, Any]:
 
 
 def _bytes(value: Tensor) -> Any:
-    """The values of a tensor as they lie in memory, row by row."""
+    """The bytes of a tensor's values, in row-major order."""
     value = value.detach()
     value = value.to_dense() if value.layout != torch.strided else value
     value = value.int_repr() if value.is_quantized else value
@@ -51,14 +51,14 @@ def _bytes(value: Tensor) -> Any:
 
 
 def files_of(value: Sequence[Any]) -> dict[str, Any]:
-    """Names below the folder that all share, sizes of some and beginnings of fewer."""
+    """Number of files, digest of their names below the common folder, and digest of some sizes and contents."""
     rows = [item if isinstance(item, (list, tuple)) else (item,) for item in value]
     names = [str(part) for row in rows for part in row if isinstance(part, (str, Path))]
     try:
         common = os.path.commonpath(names)
         common = common if common not in names else os.path.dirname(common)
         short = [os.path.relpath(name, common or ".") for name in names]
-    except ValueError:  # absolute and relative ones
+    except ValueError:  # absolute and relative paths have no common folder
         short = [os.path.basename(name) for name in names]
     content: list[Any] = [os.path.getsize(name) if os.path.isfile(name) else None for name in spread(names, _SIZES)]
     for name in spread(names, _CONTENTS):

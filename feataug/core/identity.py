@@ -1,4 +1,4 @@
-"""What a run depends on, as plain values that are stored with it: data, mask sources, transforms and losses by their settings."""
+"""Describe what a run depends on (data, mask sources, transforms, losses) by plain values that are stored with it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from torch.utils.data import DistributedSampler, RandomSampler, SequentialSample
 from feataug.core.distributed import rank_and_world
 from feataug.core.fingerprints import digest_of, files_of, fingerprint, spread, text_of, values_of
 
-# Longer texts and lists are kept as a digest.
+# Longer texts and lists are stored as a digest.
 _LONG, _MANY = 1000, 64
 _DEPTH, _ITEMS = 8, 8
-# What data sets commonly call the settings that decide their items.
+# Common names of the settings that decide a data set's items.
 _DATA_SETTINGS = ("seed", "size", "num_images", "num_classes", "split", "image_set", "mode", "year", "fold", "void", "ignore_index")
 _TRANSFORMS = ("transforms", "transform", "target_transform")
 
 
 def architecture(module: nn.Module) -> dict[str, Any]:
-    """What a module is, but for the values of its weights."""
+    """A module's class, settings and shapes, without the values of its weights."""
     state = {name: tuple(value.shape) for name, value in module.state_dict().items() if isinstance(value, Tensor)}
     known = ("num_classes", "latent_dim", "ignore_index", "modulation")
     settings = {name: _plain(getattr(module, name)) for name in known if hasattr(module, name)}
@@ -40,10 +40,10 @@ def describe_data(loader: Any, *, measured: bool = False) -> dict[str, Any] | No
 
     Args:
         loader: A ``DataLoader``, or anything with a ``dataset``; any object with a ``settings()`` that returns a dictionary.
-        measured: The loader is read to measure, where neither batch size nor order matters.
+        measured: The loader is only read to measure, so that batch size and order do not matter.
 
     Returns:
-        Plain values; ``None`` for no loader, and an empty dictionary for an iterable that says nothing of itself.
+        Plain values; ``None`` for no loader, and an empty dictionary for an iterable without a description.
     """
     if loader is None:
         return None
@@ -54,7 +54,7 @@ def describe_data(loader: Any, *, measured: bool = False) -> dict[str, Any] | No
     if dataset is None:
         return {}
     if callable(getattr(getattr(loader, "batch_sampler", None), "start", None)):
-        # What seeded_loader wraps a data set in follows from the seed.
+        # seeded_loader wraps the data set; the wrapper follows from the seed.
         dataset = getattr(dataset, "dataset", dataset)
     order = _order(loader)
     kept = ("drop_last",) if measured else tuple(order)
@@ -62,9 +62,9 @@ def describe_data(loader: Any, *, measured: bool = False) -> dict[str, Any] | No
 
 
 def describe_dataset(dataset: Any, depth: int = 0) -> dict[str, Any]:
-    """A data set by its class, length, classes, files, transforms and settings; ``settings()`` of its own goes first.
+    """A data set's class, length, classes, files, transforms and settings; or its own ``settings()``, if it has that method.
 
-    Files are known by their names below a common folder, sizes and some of their content: a data set that was moved is the same.
+    Files are identified by their names below a common folder, sizes and some of their content, so a data set may be moved.
     """
     found: dict[str, Any] = {"class": _name(dataset)}
     own = _settings(dataset)
@@ -101,12 +101,12 @@ def describe_dataset(dataset: Any, depth: int = 0) -> dict[str, Any]:
 
 
 def describe_masks(source: Any) -> dict[str, Any]:
-    """A mask source by its class and its ``settings()``, if it has that method; sources within it are part of its settings."""
+    """A mask source's class and its ``settings()``, if it has that method. Inner sources are part of the settings."""
     return {"class": _name(source)} | (_settings(source) or {})
 
 
 def describe_callable(function: Any, depth: int = 0) -> Any:
-    """A transform, loss or score: its name and the plain values that it was made with; what cannot be known is left out."""
+    """A transform, loss or score: its name and the plain values that it was made with. Unknown values are left out."""
     if function is None or depth > _DEPTH:
         return None
     own = _settings(function)
@@ -131,7 +131,7 @@ def describe_callable(function: Any, depth: int = 0) -> Any:
 
 
 def describe_filter(pixel_filter: Any) -> Any:
-    """A pixel filter with the weights of its reference and its bounds; others by what they were made with."""
+    """A pixel filter: the weights of its reference model and its bounds. Other callables are described by ``describe_callable``."""
     model, bounds = getattr(getattr(pixel_filter, "cut", None), "model", None), getattr(pixel_filter, "class_loss", None)
     if not isinstance(model, nn.Module) or not isinstance(bounds, Tensor):
         return describe_callable(pixel_filter)
@@ -139,7 +139,7 @@ def describe_filter(pixel_filter: Any) -> Any:
 
 
 def _order(loader: Any) -> dict[str, Any]:
-    """How a loader goes through its data set. Batches are those of all processes together."""
+    """A loader's batch size (over all processes), seed and order."""
     batches = getattr(loader, "batch_sampler", None)
     found = {name: _plain(getattr(batches, name)) for name in ("batch_size", "seed", "shuffle", "drop_last") if hasattr(batches, name)}
     sampler = getattr(loader, "sampler", None)
@@ -155,14 +155,14 @@ def _order(loader: Any) -> dict[str, Any]:
 
 
 def _closure(function: Any, depth: int) -> dict[str, Any]:
-    """The plain values that a function of a function took along."""
+    """The plain values in a function's closure."""
     names = getattr(getattr(function, "__code__", None), "co_freevars", ())
     cells = getattr(function, "__closure__", None) or ()
     found = {}
     for name, cell in zip(names, cells, strict=True):
         try:
             value = cell.cell_contents
-        except ValueError:  # not filled yet
+        except ValueError:  # the cell is still empty
             continue
         if _is_plain(value) or isinstance(value, (Tensor, np.ndarray)) or callable(value):
             found[name] = _plain(value, depth + 1)
@@ -180,7 +180,7 @@ def _public(value: Any, depth: int) -> dict[str, Any]:
 
 
 def _settings(value: Any) -> dict[str, Any] | None:
-    """What an object says of itself, or ``None``."""
+    """What an object's method ``settings()`` returns; ``None`` without such a method."""
     method = None if inspect.isclass(value) else getattr(value, "settings", None)
     if not inspect.ismethod(method):
         return None
@@ -192,7 +192,7 @@ def _settings(value: Any) -> dict[str, Any] | None:
 
 
 def _plain(value: Any, depth: int = 0) -> Any:
-    """JSON for a setting; for an object that says nothing of itself, its class."""
+    """A setting as plain values for JSON; for an unknown object, its class."""
     if value is None or isinstance(value, (bool, int, float)):
         return value if value == value else "nan"
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""How transforms are called: with an image and its mask, with one of them, or with named arguments as albumentations wants them."""
+"""Call transforms with an image and its mask, with one of them, or with named arguments as albumentations takes them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from feataug.core.checks import describe
-from feataug.errors import DataError, message
+from feataug.errors import DataError
+
+# Returned in place of a result; no transform returns it.
+_REJECTED = object()
 
 _MASK_NAMES = ("mask", "masks", "label", "labels", "target", "targets", "segmentation", "annotation")
 _NAMED = "a dictionary with \"image\", an array (H, W, 3) or a tensor (3, H, W), and \"mask\", integers (H, W)"
@@ -21,37 +25,31 @@ def transform_pair(who: str, transforms: Callable[..., Any], image: Tensor, mask
     """An image and its mask after ``transforms``.
 
     Args:
-        who: The reader, for errors.
-        transforms: Takes ``(image, mask)`` and returns the same, as torchvision v2's joint transforms; or takes ``image=`` and ``mask=``
-            as numpy arrays (``(H, W, 3)`` and ``(H, W)``) and returns a dictionary, as ``albumentations.Compose``.
+        who: Name of the reader, for error messages.
+        transforms: Takes ``(image, mask)`` and returns the same, as torchvision v2's joint transforms; or takes ``image=`` and
+            ``mask=`` as numpy arrays (``(H, W, 3)`` and ``(H, W)``) and returns a dictionary, as ``albumentations.Compose``.
         image: ``(3, H, W)``.
         mask: ``(H, W)`` int64.
 
     Returns:
-        What the transforms return; from a dictionary a tensor ``(3, H, W)`` and an int64 tensor ``(H, W)``.
+        The image and the mask that the transforms return; from a dictionary, a tensor ``(3, H, W)`` and an int64 one ``(H, W)``.
 
     Raises:
         DataError: the transforms return something else.
     """
-    by_name = takes_names(transforms)
-    if not by_name:
-        try:
-            return _read_pair(who, transforms(image, mask))
-        except (KeyError, TypeError) as error:
-            if not _rejected_call(transforms, error):
-                raise
+    if not takes_names(transforms):
+        result = _called(transforms, image, mask)
+        if result is not _REJECTED:
+            return _read_pair(who, result)
     return _read_pair(who, transforms(**_arrays(image, mask)))
 
 
 def transform_image(who: str, transforms: Callable[..., Any], image: Tensor) -> Any:
     """An image without a mask after ``transforms``, which may take ``image=``; see ``transform_pair``."""
-    by_name = takes_names(transforms)
-    if not by_name:
-        try:
-            return transforms(image)
-        except (KeyError, TypeError) as error:
-            if not _rejected_call(transforms, error):
-                raise
+    if not takes_names(transforms):
+        result = _called(transforms, image)
+        if result is not _REJECTED:
+            return result
     result = transforms(image=_image_array(image))
     if not isinstance(result, Mapping) or "image" not in result:
         raise _wrong_output(who, result, 'a dictionary with "image"')
@@ -61,8 +59,7 @@ def transform_image(who: str, transforms: Callable[..., Any], image: Tensor) -> 
 def transform_mask(who: str, transforms: Callable[..., Any], mask: Tensor) -> Any:
     """A mask without an image after ``transforms``.
 
-    Transforms that need an image get a black one of the mask's size: those that take ``(image, mask)``, and those that take named
-    arguments.
+    Transforms that take ``(image, mask)`` or named arguments get a black image of the mask's size.
     """
     if takes_names(transforms):
         return _mask_by_name(who, transforms, mask)
@@ -73,13 +70,22 @@ def transform_mask(who: str, transforms: Callable[..., Any], mask: Tensor) -> An
     except (KeyError, TypeError) as error:
         if not _rejected_call(transforms, error):
             raise
-        refused = error
+        rejection = error
     try:
-        return _read_pair(who, transforms(_black_image(mask), mask))[1]
+        result = _called(transforms, _black_image(mask), mask)
+    except (KeyError, TypeError):
+        raise rejection from None
+    return _mask_by_name(who, transforms, mask) if result is _REJECTED else _read_pair(who, result)[1]
+
+
+def _called(transforms: Any, *values: Tensor) -> Any:
+    """The result of a call by position; ``_REJECTED`` if the callable itself does not take these arguments."""
+    try:
+        return transforms(*values)
     except (KeyError, TypeError) as error:
         if not _rejected_call(transforms, error):
-            raise refused from None
-    return _mask_by_name(who, transforms, mask)
+            raise
+        return _REJECTED
 
 
 def takes_names(transforms: Any) -> bool:
@@ -94,9 +100,9 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 def _parameters(transforms: Any) -> list[inspect.Parameter] | None:
-    """A callable's parameters; ``None`` where Python does not know them."""
+    """A callable's parameters; ``None`` if Python cannot tell them."""
     try:
-        # Module.__call__ takes anything, and hands it to forward.
+        # Module.__call__ takes any arguments and passes them to forward.
         called = transforms.forward if isinstance(transforms, nn.Module) else transforms
         return list(inspect.signature(called).parameters.values())
     except (ValueError, TypeError):
@@ -104,7 +110,7 @@ def _parameters(transforms: Any) -> list[inspect.Parameter] | None:
 
 
 def _takes_two(transforms: Any) -> bool:
-    """Whether a callable wants an image and a mask, so that a mask alone would be taken for an image."""
+    """Whether a callable takes an image and a mask, so that it would mistake a single mask for an image."""
     found = _parameters(transforms)
     places = [p for p in found or () if p.kind in _POSITIONAL]
     if len(places) < 2:
@@ -113,13 +119,13 @@ def _takes_two(transforms: Any) -> bool:
 
 
 def _rejected_call(transforms: Any, error: BaseException) -> bool:
-    """Whether a callable of ``*args, **named`` itself refused how it was called; an error from within it is the user's to see."""
+    """Whether a callable of ``*args, **named`` itself rejected the arguments, so that no error of the user's code is hidden."""
     found = _parameters(transforms)
     if found is None or {p.kind for p in found} != {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD} | (
         {p.kind for p in found} & {inspect.Parameter.KEYWORD_ONLY}
     ):
         return False
-    # Frames: ours, then the callable's own. One more, and something that it calls has failed.
+    # The traceback holds our frame and the callable's. A third frame means that code which it calls has failed.
     frame = error.__traceback__
     return frame is not None and frame.tb_next is not None and frame.tb_next.tb_next is None
 
@@ -137,7 +143,7 @@ def _mask_by_name(who: str, transforms: Any, mask: Tensor) -> Tensor:
 
 
 def _black_image(mask: Tensor) -> Tensor:
-    from torchvision import tv_tensors  # not at the top: importing it costs a tenth of importing torch
+    from torchvision import tv_tensors  # imported here: it takes a tenth of the time that torch takes
 
     return tv_tensors.Image(torch.zeros(3, *mask.shape[-2:], dtype=torch.uint8))
 
@@ -145,13 +151,13 @@ def _black_image(mask: Tensor) -> Tensor:
 def _arrays(image: Tensor, mask: Tensor) -> dict[str, np.ndarray]:
     labels = mask.as_subclass(Tensor).numpy()
     low, high = int(labels.min()), int(labels.max())
-    # The smallest type that OpenCV can resize and turn: it takes neither int64 nor, for all of it, int32.
+    # The smallest dtype that OpenCV can resize and rotate. It does not take int64, and only some functions take int32.
     kind = next((k for k in (np.uint8, np.int16, np.uint16) if low >= np.iinfo(k).min and high <= np.iinfo(k).max), np.int32)
     return {"image": _image_array(image), "mask": labels.astype(kind)}
 
 
 def _image_array(image: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(image.as_subclass(Tensor).permute(1, 2, 0).numpy())
+    return np.ascontiguousarray(rearrange(image.as_subclass(Tensor), "c h w -> h w c").numpy())
 
 
 def _read_pair(who: str, result: Any) -> tuple[Any, Any]:
@@ -161,11 +167,9 @@ def _read_pair(who: str, result: Any) -> tuple[Any, Any]:
         image, mask = _image_tensor(who, result["image"]), _mask_tensor(who, result["mask"])
         if image.shape[1:] != mask.shape:
             raise DataError(
-                message(
-                    f"{who}: the transforms return an image and a mask of different sizes.",
-                    given=f"image {describe(image)}, mask {describe(mask)}",
-                    needed=_NAMED,
-                )
+                f"{who}: the transforms return an image and a mask of different sizes.",
+                given=f"image {describe(image)}, mask {describe(mask)}",
+                needed=_NAMED,
             )
         return image, mask
     if not isinstance(result, (tuple, list)) or len(result) != 2:
@@ -175,7 +179,7 @@ def _read_pair(who: str, result: Any) -> tuple[Any, Any]:
 
 def _image_tensor(who: str, image: Any) -> Tensor:
     if isinstance(image, np.ndarray) and image.ndim == 3 and image.dtype.kind in "uf":
-        image = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+        image = torch.from_numpy(np.ascontiguousarray(rearrange(image, "h w c -> c h w")))
     if not isinstance(image, Tensor) or image.ndim != 3 or not (image.is_floating_point() or image.dtype is torch.uint8):
         raise _wrong_output(who, image, _NAMED)
     return image.float() if image.dtype is torch.float64 else image
@@ -201,4 +205,4 @@ def _wrong_output(who: str, result: Any, needed: str) -> DataError:
         given = f"a {type(result).__name__} of {len(result)}"
     else:
         given = describe(result)
-    return DataError(message(f"{who}: the transforms return neither image nor mask as they should.", given=given, needed=needed))
+    return DataError(f"{who}: the transforms return neither image nor mask as they should.", given=given, needed=needed)

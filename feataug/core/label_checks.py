@@ -1,4 +1,4 @@
-"""Do the labels mean what their user thinks? Asked before hours of training, and before a figure is given that says nothing."""
+"""Check that labels are not mistaken for void, before hours of training and before meaningless figures."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 from torch import Tensor
 
-from feataug.errors import DataError, FeatAugWarning, message
+from feataug.errors import DataError, FeatAugWarning
 
-# Masks that are read in any case, and at most where the first ones look wrong or the set is small.
+# Masks that are read first; sets up to this size are read whole before training; masks that are read if the first ones look wrong.
 _FIRST, _WHOLE, _MOST = 16, 64, 256
 
 
 def check_labels(who: str, *sources: Any, training: bool = False) -> None:
-    """Look at some masks of each source that a reader of ``feataug.data`` is behind; anything else is passed over.
+    """Read some masks of each source that is based on a reader of ``feataug.data``; other sources are ignored.
 
     Args:
-        who: For errors.
-        sources: Loaders, data sets, mask sources.
-        training: Warn of classes that no mask holds, where the set is small enough to read all of it.
+        who: Name of the caller, for messages.
+        sources: Loaders, data sets and mask sources.
+        training: Whether to warn about classes that occur in no mask, if the set is small enough to read all of it.
 
     Raises:
-        DataError: all labels are one class and the label that is void unless ``ids`` say otherwise, as in binary masks of 0 and 255.
+        DataError: the masks hold one class and the default label of void only, as binary masks of 0 and 255 do.
     """
     for source in sources:
         reader = _reader(source)
@@ -34,7 +34,7 @@ def check_labels(who: str, *sources: Any, training: bool = False) -> None:
             if reader.void_is_assumed and one_class(counts.classes, counts.void):
                 counts = reader.label_counts(_MOST)
         except (DataError, OSError):
-            continue  # raised, or skipped, when that mask is read in its turn
+            continue  # reading that mask later raises or skips it
         names = reader.classes
         if reader.void_is_assumed and one_class(counts.classes, counts.void):
             raise _binary(who, reader, counts)
@@ -48,12 +48,12 @@ def check_labels(who: str, *sources: Any, training: bool = False) -> None:
 
 
 class FirstLabels:
-    """Looks at the masks of a training's first batches, whatever they come from, until two classes were seen.
+    """Checks the masks of a training's first batches, from any source, until two classes have occurred.
 
     Args:
-        who: For the error.
+        who: Name of the caller, for messages.
         ignore_index: Label of void.
-        batches: After so many with one class and void only, that is what the masks hold.
+        batches: Number of batches after which one class and void only is an error.
     """
 
     def __init__(self, who: str, ignore_index: int, batches: int = _FIRST) -> None:
@@ -64,11 +64,11 @@ class FirstLabels:
         """Count a batch's labels.
 
         Args:
-            masks: ``(B, H, W)``, best where the loader left them: on a GPU this waits.
-            num_classes: Of the task; ``None`` where nobody has said.
+            masks: ``(B, H, W)``, preferably on the CPU, because a GPU would have to be waited for.
+            num_classes: Number of classes; ``None`` if it is unknown.
 
         Raises:
-            DataError: this was the last of the first batches, and all had one class and void only.
+            DataError: this was the last of the batches, and all of them held one class and void only.
         """
         if self.left <= 0:
             return
@@ -85,35 +85,33 @@ class FirstLabels:
 
 
 def one_class(classes: Sequence[int], void: int) -> bool:
-    """Whether pixels of one class and of void are all there is, though there are more classes."""
+    """Whether all pixels belong to one class or to void, although there are more classes."""
     return len(classes) > 1 and void > 0 and sum(count > 0 for count in classes) == 1
 
 
 def refuse_one_class(
     who: str, classes: Sequence[int], void: int, ignore_index: int, effect: str = "so that the measures say nothing"
 ) -> None:
-    """Raise ``DataError`` where all masks that were measured on, or trained on so far, hold one class and void only."""
+    """Raise ``DataError`` if all masks that were used hold one class and void only."""
     if not one_class(classes, void):
         return
     held = next(number for number, count in enumerate(classes) if count)
     raise DataError(
-        message(
-            f"{who}: the masks hold one class and void only, {effect}.",
-            given=f"{classes[held]} pixels of class {held}, {void} of void ({ignore_index}), none of the other {len(classes) - 1}",
-            needed="pixels of two classes or more",
-            advice=f"If {ignore_index} is a class in the files, say so: the readers take ids={{0: 0, 255: 1}}. A set that is so all the same "
-            "is measured by feataug.SegmentationMetrics.",
-        )
+        f"{who}: the masks hold one class and void only, {effect}.",
+        given=f"{classes[held]} pixels of class {held}, {void} of void ({ignore_index}), none of the other {len(classes) - 1}",
+        needed="pixels of two classes or more",
+        advice=f"If {ignore_index} is a class in the files, say so: the readers take ids={{0: 0, 255: 1}}. To measure "
+        "such a set all the same, use feataug.SegmentationMetrics.",
     )
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:
-    """Names with commas between them, the last ones counted."""
+    """Names separated by commas; those beyond ``most`` are counted."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _reader(source: Any) -> Any:
-    """The reader behind a loader, a subset or a mask source."""
+    """The reader that a loader, a subset or a mask source is based on."""
     for _ in range(6):
         if callable(getattr(source, "label_counts", None)):
             return source
@@ -127,14 +125,12 @@ def _binary(who: str, reader: Any, counts: Any) -> DataError:
     plain = ", ".join(f"{number}: {number}" for number in range(len(names)))
     asked = f"ids={{{held}: {held}, {reader.void}: {other}}}"
     return DataError(
-        message(
-            f"{who}: the masks hold one class and void only.",
-            given=f'label {held} ("{names[held]}") and label {reader.void}, which was taken for void, in '
-            f"{counts.masks} of {counts.of} masks; no pixel of {listed([names[k] for k in counts.absent])}",
-            needed="pixels of two classes or more",
-            advice=f'If {reader.void} stands for "{names[other]}", pass {asked} to {type(reader).__name__} (--ids {held}={held} '
-            f"{reader.void}={other}).\nIf it is void, say so: ids={{{plain}, {reader.void}: {reader.ignore_index}}}."
-            if len(names) <= 8
-            else f"If {reader.void} is a class, pass ids= to {type(reader).__name__}: the class of each label in the files.",
-        )
+        f"{who}: the masks hold one class and void only.",
+        given=f'label {held} ("{names[held]}") and label {reader.void}, which was taken for void, in '
+        f"{counts.masks} of {counts.of} masks; no pixel of {listed([names[k] for k in counts.absent])}",
+        needed="pixels of two classes or more",
+        advice=f'If {reader.void} stands for "{names[other]}", pass {asked} to {type(reader).__name__} (--ids {held}={held} '
+        f"{reader.void}={other}).\nIf it is void, say so: ids={{{plain}, {reader.void}: {reader.ignore_index}}}."
+        if len(names) <= 8
+        else f"If {reader.void} is a class, pass ids= to {type(reader).__name__}: the class of each label in the files.",
     )

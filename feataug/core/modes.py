@@ -1,4 +1,4 @@
-"""Put a model into eval mode, or on its training paths, for a while."""
+"""Contexts that put a model into eval mode, or on its training branches."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from feataug.core.rng import preserved_rng
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module into eval mode, and each back into the mode that it had."""
+    """Put every module into eval mode, and restore its former mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     try:
-        # Calls `train` of every part, which may do more than switch: timm's LeViT forgets biases that it has cached.
+        # `eval` of a module may do more than set a flag: timm's LeViT drops cached biases.
         model.eval()
-        # Where it does less (smp's frozen encoders stay as they are), the switch is thrown all the same.
+        # It may also do less (smp's frozen encoders keep their mode), so the flag is set as well.
         for module, _ in modes:
             module.training = False
         yield
     finally:
         for module, mode in modes:
             module.training = mode
-        # Inside the user's autocast, torch (2.6) hands weights that were cast without gradients to the training pass, which loses theirs.
+        # Inside the user's autocast, torch (2.6) would reuse weights that were cast here without gradients, in training too.
         torch.clear_autocast_cache()
 
 
 @contextmanager
 def training_paths(model: nn.Module, like: Tensor) -> Iterator[None]:
-    """Let composite modules go the ways of training, but norms and dropout those of eval: no statistics move.
+    """Let composite modules take their training branches, with norms and dropout in eval mode, so that no statistics change.
 
-    What a composite module draws all the same is drawn from a fork of torch's generators, on ``like``'s device.
+    Random numbers that a composite module draws come from a fork of torch's generators on the device of ``like``.
     """
     with eval_mode(model), preserved_rng(like.device):
         for module in model.modules():

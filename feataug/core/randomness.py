@@ -1,4 +1,4 @@
-"""Random numbers of transforms: every generator that they may draw from is seeded for one item, and put back afterwards."""
+"""Seed every generator that transforms may draw from, for one item, and restore it afterwards."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ import torch
 from feataug.core.attributes import slots_of
 from feataug.core.rng import derive_seed, preserved_rng
 
-# How far, and over how many objects, generators are looked for: a pipeline of transforms is small, a data set may be large.
+# Limits of the search for generators: a pipeline of transforms is small, but a data set may be large.
 _DEPTH = 12
 _OBJECTS = 4096
 _ITEMS = 64
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _LEAVES = (str, bytes, int, float, complex, torch.Tensor, np.ndarray, np.generic, Path, type, types.ModuleType, types.BuiltinFunctionType)
 
-# The commonest of them, by type: most attributes are one of these.
+# The most common leaves by exact type, to skip most attributes fast.
 _PLAIN = frozenset((str, bytes, int, float, bool, type(None), torch.Tensor, np.ndarray, type))
-# What torch keeps in every module, but for the modules within it.
+# Attributes that torch keeps in every module, except its submodules.
 _OF_MODULES = frozenset(torch.nn.Module().__dict__) - {"_modules"}
 
 
 def generators_in(*roots: Any) -> list[Any]:
-    """Generators that objects keep for themselves, such as those of albumentations' transforms, in a fixed order.
+    """The generators that objects keep for themselves, such as those of albumentations' transforms, in a fixed order.
 
-    Looks into attributes, short lists and dictionaries, and what functions refer to: closures, defaults, names of their module. The global
-    generators of torch, numpy and ``random`` are left out: ``seeded`` always covers those.
+    The search covers attributes, short lists and dictionaries, and what functions refer to: closures, defaults, names of their
+    module. The global generators of torch, numpy and ``random`` are left out, because ``seeded`` always covers them.
 
     Args:
-        roots: Data sets and transforms.
+        roots: Data sets and transforms to search.
     """
     found: list[Any] = []
     common = {id(item) for item in (torch.default_generator, np.random.mtrand._rand, getattr(random, "_inst", None))}
-    seen: set[int] = set()
+    visited: set[int] = set()
     queue = deque((root, 0) for root in roots)
-    # Everything that was looked at stays alive until the end, so that no id is used twice.
-    kept: list[Any] = []
-    while queue and len(kept) < _OBJECTS:
+    # Keeps visited objects alive, because the id of a deleted one could be used again.
+    alive: list[Any] = []
+    while queue and len(alive) < _OBJECTS:
         value, depth = queue.popleft()
-        if value is None or isinstance(value, _LEAVES) or id(value) in seen:
+        if value is None or isinstance(value, _LEAVES) or id(value) in visited:
             continue
-        seen.add(id(value))
-        kept.append(value)
+        visited.add(id(value))
+        alive.append(value)
         if isinstance(value, _GENERATORS):
             if id(value) not in common and not isinstance(value, random.SystemRandom):
                 found.append(value)
@@ -60,7 +60,7 @@ def generators_in(*roots: Any) -> list[Any]:
 
 
 def _children(value: Any) -> Sequence[Any]:
-    """Objects that one refers to."""
+    """The objects that an object refers to."""
     if isinstance(value, dict):
         return list(value.values()) if len(value) <= _ITEMS else ()
     if isinstance(value, (list, tuple)):
@@ -80,19 +80,19 @@ def _children(value: Any) -> Sequence[Any]:
 
 
 def _referenced(function: types.FunctionType) -> list[Any]:
-    """What a function's code refers to; other functions of its module among it, since pipelines are built of helpers."""
+    """The objects that a function's code refers to, including other functions of its package."""
     found: list[Any] = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     for cell in function.__closure__ or ():
         try:
             found.append(cell.cell_contents)
-        except ValueError:  # not filled yet
+        except ValueError:  # the cell is still empty
             continue
     codes = [function.__code__]
     while codes:
         code = codes.pop()
         found += [function.__globals__[name] for name in code.co_names if name in function.__globals__]
         codes += [part for part in code.co_consts if isinstance(part, types.CodeType)]
-    # Functions and objects of other packages keep no generator that a user's transform would draw from by name.
+    # Functions of other packages keep no generator that a user's transform would draw from by name.
     return [item for item in found if not _from_other_package(item, function)]
 
 
@@ -102,7 +102,7 @@ def _from_other_package(item: Any, function: types.FunctionType) -> bool:
 
 @contextmanager
 def preserved_global_rng(device: torch.device | str = "cpu") -> Iterator[None]:
-    """Put the global generators of torch (the CPU's and one device's), numpy and ``random`` back afterwards."""
+    """Restore the global generators of torch (of the CPU and one device), numpy and ``random`` afterwards."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with preserved_rng(device):
@@ -114,16 +114,16 @@ def preserved_global_rng(device: torch.device | str = "cpu") -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, generators: Sequence[Any] = ()) -> Iterator[None]:
-    """Seed the global CPU generators of torch, numpy and ``random``, and the given ones; put all of them back at the end.
+    """Seed the global CPU generators of torch, numpy and ``random``, and further generators; restore all of them at the end.
 
     Args:
-        seed: Goes to torch as it is; the other generators get seeds that are derived from it.
-        generators: Further ones, as ``generators_in`` finds them.
+        seed: Seeds torch. The other generators get seeds that are derived from it.
+        generators: Further generators, as ``generators_in`` finds them.
     """
     states = [_state(generator) for generator in generators]
     try:
         with preserved_global_rng():
-            # Not torch.manual_seed, which seeds every GPU as well: a training loop's dropout would follow from the data.
+            # torch.manual_seed would also seed every GPU, so that a training loop's dropout would depend on the data.
             torch.default_generator.manual_seed(seed)
             np.random.seed(derive_seed(seed, "numpy") % 2**32)
             random.seed(derive_seed(seed, "random"))

@@ -1,4 +1,4 @@
-"""Seeds for independent streams of random numbers, derived from what the stream is for."""
+"""Seeds for independent streams of random numbers, derived from the purpose of each stream."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def generator_for(*parts: int | str) -> torch.Generator:
 
 @contextmanager
 def preserved_rng(device: torch.device | str = "cpu") -> Iterator[None]:
-    """Put torch's global generators of the CPU and of one device back afterwards; other devices are not touched."""
+    """Restore torch's global generators of the CPU and one device afterwards; other devices are not touched."""
     device = torch.device(device)
     if device.type == "mps":
-        # It has one generator, and functions that take no device.
+        # MPS has a single generator, and its functions take no device.
         state = torch.mps.get_rng_state()
         try:
             with torch.random.fork_rng(devices=[]):
@@ -44,15 +44,15 @@ def preserved_rng(device: torch.device | str = "cpu") -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Seed torch's global generators of the CPU and of one device for a while; other devices are not touched.
+    """Seed torch's global generators of the CPU and one device, and restore them afterwards; other devices are not touched.
 
     Args:
         seed: The seed.
-        device: Where the work within happens.
+        device: The device on which the seeded work runs.
     """
     device = torch.device(device)
     with preserved_rng(device):
-        # Not torch.manual_seed, which seeds every GPU as well.
+        # torch.manual_seed would seed every GPU.
         torch.default_generator.manual_seed(seed)
         if device.type == "cuda":
             with torch.cuda.device(_number(device)):

@@ -1,4 +1,4 @@
-"""The nouns that travel between the parts: what crosses a cut, and a batch of real and synthetic samples."""
+"""The shapes of the tensors that cross a cut."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -14,13 +14,13 @@ class LevelSpec:
     """One tensor that crosses the cut.
 
     Args:
-        name: Where it is made, for messages: the layer's name in the model.
-        channels: Size of its dimension 1.
-        reduction: Its stride (timm's ``FeatureInfo`` term): an image of ``H`` rows gives ``ceil(H / reduction)`` rows.
-        tokens: Number of class and register tokens, where these are the level: ``(B, channels, 1, tokens)``, no map; ``reduction``
-            is then 0.
-        offset: Where sizes are not rounded up: an image of ``H`` rows gives ``(H + offset) // reduction`` rows. 0 rounds down, as pooling
-            and patches without padding do; ``None`` rounds up.
+        name: Name of the layer that makes the tensor, for messages.
+        channels: Size of dimension 1.
+        reduction: The stride (timm's ``FeatureInfo`` term): an image of ``H`` rows gives ``ceil(H / reduction)`` rows.
+        tokens: Number of class and register tokens, if the level consists of these, ``(B, channels, 1, tokens)``, and is no map.
+            Then ``reduction`` is 0.
+        offset: Rounding of sizes: an image of ``H`` rows gives ``(H + offset) // reduction`` rows. 0 rounds down, as pooling and
+            patches without padding do; ``None`` rounds up.
 
     Raises:
         ConfigError: a number is out of range.
@@ -41,19 +41,17 @@ class LevelSpec:
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise ConfigError(
-                    message(f"LevelSpec: {field} is out of range.", given=repr(value), needed=f"an integer of at least {low}")
+                    f"LevelSpec: {field} is out of range.", given=repr(value), needed=f"an integer of at least {low}"
                 )
         if self.offset is not None and (not isinstance(self.offset, int) or isinstance(self.offset, bool) or self.tokens):
             raise ConfigError(
-                message("LevelSpec: offset is out of range.", given=repr(self.offset), needed="an integer, or None; of a map")
+                "LevelSpec: offset is out of range.", given=repr(self.offset), needed="an integer, or None; of a map"
             )
         if self.tokens and self.reduction:
             raise ConfigError(
-                message(
-                    "LevelSpec: tokens have no stride.",
-                    given=f"reduction {self.reduction}, tokens {self.tokens}",
-                    needed="one of them 0",
-                )
+                "LevelSpec: tokens have no stride.",
+                given=f"reduction {self.reduction}, tokens {self.tokens}",
+                needed="one of them 0",
             )
 
     def __repr__(self) -> str:
@@ -75,7 +73,7 @@ class LevelSpec:
 
 
 def crossing(levels: Iterable[LevelSpec]) -> str:
-    """What crosses a cut, for people: channels and stride of each map, number and size of tokens."""
+    """The levels as a short text: channels and stride of each map, number and channels of tokens."""
     return ", ".join(
         f"{level.tokens} token{'s' * (level.tokens > 1)} of {level.channels}"
         if level.tokens
@@ -86,10 +84,10 @@ def crossing(levels: Iterable[LevelSpec]) -> str:
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Everything that crosses a cut: one level for each tensor, in the order in which ``cut.encode`` returns them.
+    """All tensors that cross a cut, in the order in which ``cut.encode`` returns them.
 
     Args:
-        levels: ``LevelSpec`` for each tensor.
+        levels: One ``LevelSpec`` for each tensor.
 
     Raises:
         ConfigError: a level is no ``LevelSpec``.
@@ -108,15 +106,15 @@ class FeatureSpec:
     levels: tuple[LevelSpec, ...]
 
     def __post_init__(self) -> None:
-        # Dictionaries come from files: huggingface_hub's mixin rebuilds a dataclass from its fields alone.
+        # huggingface_hub's mixin rebuilds a dataclass from a file, with dictionaries for the levels.
         levels = tuple(LevelSpec(**level) if isinstance(level, Mapping) else level for level in self.levels)
         if not all(isinstance(level, LevelSpec) for level in levels):
             raise ConfigError(
-                message("FeatureSpec: a level is no LevelSpec.", given=repr(levels), needed="LevelSpec(name, channels, reduction)")
+                "FeatureSpec: a level is no LevelSpec.", given=repr(levels), needed="LevelSpec(name, channels, reduction)"
             )
         object.__setattr__(self, "levels", levels)
         if not self.levels:
-            raise ConfigError(message("FeatureSpec: no level.", given="()", needed="at least one LevelSpec"))
+            raise ConfigError("FeatureSpec: no level.", given="()", needed="at least one LevelSpec")
 
     def __len__(self) -> int:
         return len(self.levels)
@@ -144,9 +142,9 @@ class FeatureSpec:
 
     @property
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
-        """Channels, stride and tokens of every level: what must agree between two specs, whatever the layers' names.
+        """Channels, stride and tokens of every level, which must be equal in two specs that fit each other. Layers' names may differ.
 
-        Offsets need not: they matter only to images whose sides the stride does not divide, and there a wrong size is an error.
+        Offsets may differ too: they matter only if the stride does not divide the image, and a wrong size raises an error.
         """
         return tuple((level.channels, level.reduction, level.tokens) for level in self.levels)
 
@@ -156,7 +154,7 @@ class FeatureSpec:
         return min((level.reduction for level in self.levels if not level.tokens), default=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionaries and lists, for JSON; an offset only where there is one."""
+        """Plain dictionaries and lists for JSON. An offset of ``None`` is left out."""
         return {"levels": [{k: v for k, v in asdict(level).items() if k != "offset" or v is not None} for level in self.levels]}
 
     @classmethod
@@ -170,11 +168,9 @@ class FeatureSpec:
             return cls(tuple(data["levels"]))
         except (KeyError, TypeError) as error:
             raise ConfigError(
-                message(
-                    "FeatureSpec: cannot be read.",
-                    given=repr(data),
-                    needed='{"levels": [{"name": str, "channels": int, "reduction": int, "tokens": int}, ...]}',
-                )
+                "FeatureSpec: cannot be read.",
+                given=repr(data),
+                needed='{"levels": [{"name": str, "channels": int, "reduction": int, "tokens": int}, ...]}',
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""Windows of images and masks, in which every pixel counts once."""
+"""Cut images and masks into windows, so that every pixel counts once."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ def tiles(
     Args:
         images: ``(B, C, H, W)``.
         masks: ``(B, H, W)``.
-        window: Rows and columns of a window. A side of the images that is shorter is taken as it is. ``None`` for one window that is everything.
+        window: Rows and columns of a window, at most those of the images. ``None`` for a single window with everything.
         ignore_index: Label of void.
 
     Yields:
-        ``(B, C, h, w)`` images, ``(B, h, w)`` masks, and the same masks with void where an earlier window has counted the pixel. Images
-        keep their memory format.
+        ``(B, C, h, w)`` images, ``(B, h, w)`` masks, and the same masks with void where an earlier window has counted the pixel.
+        Images keep their memory format.
     """
     rows, columns = int(images.shape[-2]), int(images.shape[-1])
     if window is None or tuple(masks.shape[-2:]) != (rows, columns) or (rows <= window[0] and columns <= window[1]):
-        # Masks at another size than the images are left to those who check that.
+        # The caller checks masks whose size differs from that of the images.
         yield images, masks, masks
         return
     height, width = min(window[0], rows), min(window[1], columns)
     kept = torch.channels_last if images.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
     done_down = 0
-    for top in _starts(rows, height):
+    for top in window_starts(rows, height, height):
         done_right = 0
-        for left in _starts(columns, width):
+        for left in window_starts(columns, width, width):
             part = masks[:, top : top + height, left : left + width].contiguous()
             counted = part.clone()
             counted[:, : done_down - top] = ignore_index
@@ -43,5 +43,6 @@ def tiles(
         done_down = top + height
 
 
-def _starts(side: int, window: int) -> list[int]:
-    return [*range(0, side - window, window), side - window]
+def window_starts(side: int, window: int, stride: int) -> list[int]:
+    """List where windows start along a side: every ``stride`` pixels; the last one ends at the edge."""
+    return [*range(0, side - window, stride), side - window]

@@ -1,4 +1,4 @@
-"""Is a cut complete, by the dataflow of a traced pass? Go back from the output over everything that decoding would run."""
+"""What the decoder reads of what was made before the cut: follow a traced pass back from its output."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from feataug.cutting.dataflow import Dataflow
 
 @dataclass(eq=False)
 class Needs:
-    """What the decoder reads of what was there before the cut.
+    """What the decoder reads of what existed before the cut.
 
     Attributes:
-        leaks: Names of the replaced calls that made a tensor which is read round the cut, in the order of the pass.
-        images: Whether the images are read themselves.
-        crossing: Storages of tensors that cross and are read.
-        given: All other storages that are read and made by no operation: parameters, buffers, further arguments.
+        leaks: Names of the replaced calls whose tensors are read without crossing the cut, in the order of the pass.
+        images: Whether the decoder reads the images.
+        crossing: Storages of the tensors that cross and are read.
+        given: Other storages that are read and that no operation made: parameters, buffers, further arguments.
     """
 
     leaks: list[str] = field(default_factory=list)
@@ -29,23 +29,20 @@ class Needs:
 
     @property
     def complete(self) -> bool:
-        """Whether what crosses is all that is read."""
+        """Whether the decoder reads only what crosses."""
         return not self.leaks and not self.images
 
 
 def decoder_needs(flow: Dataflow, replaced: Sequence[tuple[Call, float]], captured: Sequence[Captured]) -> Needs:
-    """What decoding would read, by storages.
+    """The storages that decoding would read.
+
+    A tensor and the result of an operation in place on it share a storage, so they look alike here. Decoding with other
+    placeholders tells them apart.
 
     Args:
-        flow: Of a whole pass.
-        replaced: The calls that decoding does not make, and when each is over: stand-ins return at once, a layer of the cut before the
-            hooks of others.
-        taken: What crosses at each site.
-
-    Two names for one memory (an activation in place, and its input) look alike here: decoding once with spoiled stand-ins tells them apart.
-
-    Source:
-        Ours.
+        flow: The dataflow of a whole pass.
+        replaced: The calls that decoding does not make, and when each ends. A layer of the cut ends before the hooks of others.
+        captured: The value that crosses at each site.
     """
     intervals = sorted(((call.start, end, call.name) for call, end in replaced), key=lambda interval: interval[0])
     starts = [start for start, _, _ in intervals]

@@ -25,7 +25,7 @@ from feataug.cutting.hooks import CutHook, detach_hooks
 from feataug.cutting.layer_lookup import find_call, layer_names
 from feataug.cutting.level_reading import read_levels
 from feataug.cutting.verification import IMAGES, UNTRACED, Trace, verify
-from feataug.errors import SplitError, message
+from feataug.errors import SplitError
 
 # A search that takes longer prints that it is under way.
 _SLOW_SECONDS = 5.0
@@ -42,24 +42,25 @@ def split(
     """Cut a segmentation model into an encoder and a decoder.
 
     Args:
-        model: Any module that takes images. It stays as it is; a forward hook that does nothing by itself is added.
-        at: Name of a layer, as ``named_modules()`` gives it: everything up to its output becomes the encoder. A layer called several
-            times is cut at its last call. ``"name:input"`` cuts before the layer, ``"name:pre_act"`` before the activation that
-            makes its output (where the paper cuts). Several names where no single layer holds all that the decoder reads.
+        model: Any module that takes images. It is not changed, except for a forward hook that is idle until the cut is used.
+        at: Name of a layer, as ``named_modules()`` gives it: everything up to its output becomes the encoder. A layer called
+            several times is cut at its last call. ``"name:input"`` cuts before the layer, ``"name:pre_act"`` before the activation
+            that makes its output (where the paper cuts). Several names where no single layer holds all that the decoder reads.
             ``feataug.cuts(model, images)`` lists the places where a model can be cut.
-        example: Images ``(B, C, H, W)`` that the model can take, on its device, to measure the features on; zeros of
-            ``(1, 3, 128, 128)`` by default. Or a dictionary of the model's arguments, as it is called in training: what crosses and
-            is not read in that call is left out. Arguments that are no tensors are then passed in every call.
+        example: Images ``(B, C, H, W)`` that the model takes, on its device, to measure the features; zeros of ``(1, 3, 128, 128)``
+            by default. Or a dictionary of the model's arguments, as in training: tensors that this call does not read after the cut
+            are left out. Its arguments that are no tensors are passed in every call.
         encoder, decoder: The two halves, instead of ``model`` and ``at``. ``decoder`` is called as ``decoder(features)``, or as
-            ``decoder(features, image_size)`` if its ``forward`` takes two positional arguments; ``features`` is what ``encoder``
-            returned, in the same structure.
+            ``decoder(features, image_size)`` if its ``forward`` takes two positional arguments. ``features`` is the output of
+            ``encoder``, in the same structure.
 
     Returns:
         The cut; ``cut.decode(cut.encode(images), images.shape[-2:])`` equals ``model(images)`` bit for bit in eval mode on CPU.
 
     Raises:
-        SplitError: no such layer; it is not called; what crosses is no feature map; or something made before the cut is read
-            after it, so that the features alone do not determine the output: the message names a complete cut.
+        SplitError: there is no such layer; the model does not call it; the tensor that crosses is no feature map; or a tensor from
+            before the cut is read after it without crossing, so that the features do not determine the output. The message then
+            names a complete cut.
 
     Source:
         Sec. 3 (E and D), Sec. 4.4 (before ReLU). Ours: cutting by hooks.
@@ -78,16 +79,14 @@ def split(
     if model is None and at is None and encoder is not None and decoder is not None:
         return Cut(EncoderDecoder(encoder, decoder), "encoder", example)
     raise SplitError(
-        message(
-            "split: a model and a layer, or an encoder and a decoder, are needed.",
-            given=", ".join(
-                name
-                for name, value in (("model", model), ("at", at), ("encoder", encoder), ("decoder", decoder))
-                if value is not None
-            )
-            or "nothing",
-            needed='split(model, at="layer3") or split(encoder=..., decoder=...)',
+        "split: a model and a layer, or an encoder and a decoder, are needed.",
+        given=", ".join(
+            name
+            for name, value in (("model", model), ("at", at), ("encoder", encoder), ("decoder", decoder))
+            if value is not None
         )
+        or "nothing",
+        needed='split(model, at="layer3") or split(encoder=..., decoder=...)',
     )
 
 
@@ -99,8 +98,8 @@ class Cut:
         at: The names of the layers where it is cut.
         example: How the model is called; see ``split``.
         spec: A ``FeatureSpec``: name, channels and reduction of each tensor that crosses the cut and is read after it.
-        one_pass: Whether ``mixing`` can append features while the model runs once. Otherwise it runs the two halves in turn, with the
-            same result.
+        one_pass: Whether ``mixing`` can append features while the model runs once. Otherwise it runs the two halves in turn, with
+            the same result.
 
     Source:
         Sec. 3: the model as decoder after encoder. Ours: any model, any layer, several at once, in one pass.
@@ -110,11 +109,9 @@ class Cut:
         self.model, self.at, self._given_example = model, layer_names(at), example
         if isinstance(model, torch.jit.ScriptModule):
             raise SplitError(
-                message(
-                    "split: the model is in TorchScript, which takes no hooks.",
-                    given=type(model).__name__,
-                    needed="a model in Python",
-                )
+                "split: the model is in TorchScript, which takes no hooks.",
+                given=type(model).__name__,
+                needed="a model in Python",
             )
         self.example = Example.of(example, model)
         with explain_failures("split", self.example):
@@ -148,7 +145,7 @@ class Cut:
                 and not any(v.trace.flow.key(parameter) in v.needs.given for v in verifiers)
             }
             if self._executor.planner.twin is None:
-                # Finding this out runs the model with hooks of others, so it is done now. With a twin it can wait until somebody mixes.
+                # Without a twin this runs the model, with hooks of others, so it is done now and not while somebody mixes.
                 _ = self.one_pass
         except BaseException:
             self.remove()
@@ -172,7 +169,7 @@ class Cut:
         return f"Cut({type(self.model).__name__} at {self.label}, {self.spec})"
 
     def encode(self, images: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        """Run the encoder alone; nothing after the cut is computed.
+        """Run the encoder alone: nothing after the cut is computed.
 
         Gradients, modes and running statistics behave as in the model's own forward.
 
@@ -181,10 +178,10 @@ class Cut:
             args, kwargs: Further arguments of the model.
 
         Returns:
-            One tensor per level, as ``(B, channels, h, w)``: tokens and channels-last maps are turned, without a copy.
+            One tensor ``(B, channels, h, w)`` per level. Tokens and channels-last maps are rearranged without a copy.
 
         Raises:
-            DtypeError, ShapeError: these are no images, or of another type than the model's weights.
+            DtypeError, ShapeError: ``images`` are no images, or have another dtype than the model's weights.
             SplitError: the cut is in use, or was removed.
         """
         executor = self._executor
@@ -194,16 +191,16 @@ class Cut:
         return executor.run_encoder(executor.callee(), *self.example.arguments(images, args, kwargs))
 
     def decode(self, features: Sequence[Tensor] | Tensor, image_size: Sequence[int], *args: Any, **kwargs: Any) -> Any:
-        """Run the decoder alone: features at the cut to the model's own output; nothing before the cut is computed.
+        """Run the decoder alone, from features at the cut to the model's own output: nothing before the cut is computed.
 
         Args:
             features: One ``(B, channels, h, w)`` tensor per level.
-            image_size: Rows and columns of the images that the features stand for.
+            image_size: Rows and columns of the images that the features belong to.
             args, kwargs: Further arguments of the model.
 
         Raises:
             ShapeError: the features do not fit the cut.
-            SplitError: the decoder reads an argument that is not given; or the cut is in use, or was removed.
+            SplitError: the decoder reads an argument that is missing; or the cut is in use, or was removed.
         """
         executor = self._executor
         executor.check_usable()
@@ -212,11 +209,9 @@ class Cut:
         check_dtype_of("cut.decode", "features", features[0], self.model)
         if missing := sorted(executor.read_arguments & set(self.example.missing(args, kwargs))):
             raise SplitError(
-                message(
-                    "cut.decode: the decoder reads further arguments of the model.",
-                    given="features alone",
-                    needed=f"cut.decode(features, image_size, {', '.join(f'{name}=...' for name in missing)})",
-                )
+                "cut.decode: the decoder reads further arguments of the model.",
+                given="features alone",
+                needed=f"cut.decode(features, image_size, {', '.join(f'{name}=...' for name in missing)})",
             )
         return executor.run_decoder(executor.callee(), features, size, *executor.blank_arguments(features, size, args, kwargs))
 
@@ -226,7 +221,7 @@ class Cut:
 
         Args:
             synthetic: One ``(n, channels, h, w)`` tensor per level.
-            ready: Called when the model has come to the cut, before ``synthetic`` is read: to wait for a GPU's other stream, say.
+            ready: Called when the model reaches the cut, before ``synthetic`` is read; it can wait for another stream of a GPU.
 
         Raises:
             ShapeError: the features do not fit the cut.
@@ -247,16 +242,14 @@ class Cut:
             yield
         if not arrived:
             raise SplitError(
-                message(
-                    "cut.mixing: the model did not pass the cut.",
-                    given="no forward pass of the cut's model inside `with cut.mixing(...)`",
-                    needed="one call of the model that was split",
-                    advice="Is another copy of the model trained? Split the one that you train, before torch.compile.",
-                )
+                "cut.mixing: the model did not pass the cut.",
+                given="no forward pass of the cut's model inside `with cut.mixing(...)`",
+                needed="one call of the model that was split",
+                advice="Is another copy of the model trained? Split the one that you train, before torch.compile.",
             )
 
     def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters that are used before the cut; with ``decoder_parameters`` disjoint and complete."""
+        """Parameters that are used before the cut and not after it."""
         return (p for name, p in self.model.named_parameters() if name in self._encoder_names)
 
     def decoder_parameters(self) -> Iterator[nn.Parameter]:

@@ -1,4 +1,4 @@
-"""Where can a model be cut? One forward pass in eval mode and one in training tell."""
+"""List the places where a model can be cut, from one forward pass in eval mode and one in training."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from feataug.cutting.example import Example, explain_failures
 from feataug.cutting.meta_twin import MetaTwin
 from feataug.cutting.stride_inference import other_sizes
 from feataug.cutting.tensor_layout import Layout, Size
-from feataug.errors import SplitError, message
+from feataug.errors import SplitError
 
-# Where there are more places, about so many are listed, unless all are asked for.
+# A model with more places gets a list of about this length, unless all are asked for.
 SHOWN = 20
 
-# Of the leaves of what calls return, by their names and numbers.
+# By name and number of each call: the shapes of the leaves that it returns.
 Shapes = dict[tuple[str, int], list[tuple[int, ...]]]
 
 
@@ -35,10 +35,10 @@ class CutPoint:
     """A place where a model can be cut.
 
     Attributes:
-        at: What ``split`` takes: a layer's name, or several.
-        spec: What crosses there.
-        encoder_parameters, decoder_parameters: How many parameters are last used before the cut, and how many are not.
-        encoder_macs, decoder_macs: Multiply-adds on either side, for the example.
+        at: The name of a layer, or several names, as ``split`` takes them.
+        spec: The levels that cross there.
+        encoder_parameters, decoder_parameters: Number of parameters that are last used before the cut, and of all others.
+        encoder_macs, decoder_macs: Multiply-adds before and after the cut, for the example.
 
     Source:
         Ours.
@@ -78,14 +78,13 @@ def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8, everythi
         model: Any module that takes images.
         example: As for ``split``.
         max_levels: Leave out places where more tensors cross.
-        everything: List all places. Otherwise, where there are many, about twenty are chosen: the model's own parts, and others spread over it
-            where few tensors cross.
+        everything: List all places. Otherwise a long list is reduced to about twenty: the model's own parts, and places spread over
+            the model where few tensors cross.
 
     Returns:
-        Places in the order of the forward pass, complete in eval mode and along the paths that only training takes. Where several
-        layers end at one place the outermost is named; of a convolution, its norm and its activation the last. They are found with
-        torch's dispatcher listening to a forward pass; ``split`` then verifies the one that you choose, by decoding (and may find
-        that class tokens listed here are not read).
+        Places in the order of the forward pass. Training-only branches are checked as well. Where several layers end at one place,
+        the outermost is named; of a convolution, its norm and its activation, the last. The list comes from a trace; ``split``
+        verifies the place that you choose by decoding, and may find that class tokens listed here are not read.
 
     Raises:
         SplitError: the example holds no images, or the model does not take it.
@@ -102,9 +101,7 @@ def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8, everythi
     check_number("cuts", "max_levels", max_levels, low=1, integer=True)
     if isinstance(model, torch.jit.ScriptModule):
         raise SplitError(
-            message(
-                "cuts: the model is in TorchScript, which takes no hooks.", given=type(model).__name__, needed="a model in Python"
-            )
+            "cuts: the model is in TorchScript, which takes no hooks.", given=type(model).__name__, needed="a model in Python"
         )
     case = Example.of(example, model)
 
@@ -118,7 +115,7 @@ def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8, everythi
     places = _without_near_duplicates(_find(_PointFinder(model, calls, flow, case, max_levels, elsewhere)))
     try:
         calls, _, flow = trace(model, case.followed, call, training=True)
-    except Exception:  # a forward that wants targets while it trains: nothing can be told here
+    except Exception:  # a forward that needs targets while it trains
         return places if everything else shortlist(places)
     # An auxiliary head may read more than eval mode shows.
     in_training = {place.at: place for place in _find(_PointFinder(model, calls, flow, case, max_levels, elsewhere))}
@@ -127,10 +124,10 @@ def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8, everythi
 
 
 def shortlist(places: list[CutPoint]) -> list[CutPoint]:
-    """The places that one would take: the model's own parts (``"encoder"``), and one in each stretch of the model.
+    """A shorter list: the model's own parts (``"encoder"``), and one place from each stretch of the model.
 
-    There are ``SHOWN`` stretches, of equal shares of the multiply-adds. In each it is the place where the fewest tensors cross, and of
-    several the last.
+    There are ``SHOWN`` stretches with equal shares of the multiply-adds. The place where the fewest tensors cross is taken from
+    each; of several, the last.
     """
     if len(places) <= SHOWN:
         return places
@@ -146,7 +143,7 @@ def shortlist(places: list[CutPoint]) -> list[CutPoint]:
 
 def _find(finder: _PointFinder) -> list[CutPoint]:
     found: dict[tuple[int, frozenset[int | None]], CutPoint] = {}
-    # Outer calls end after inner ones; the later of two places that are one takes the name.
+    # Outer calls end after inner ones, so the outermost of several equal places overwrites the others.
     for call in finder.in_order():
         for key, place in finder.at(call):
             found[key] = place
@@ -154,7 +151,7 @@ def _find(finder: _PointFinder) -> list[CutPoint]:
 
 
 def _without_near_duplicates(places: list[CutPoint]) -> list[CutPoint]:
-    """Leave out what hardly differs from the place that follows, and what lies within a block."""
+    """Leave out places that hardly differ from the next one, and places inside a block."""
     counts = [1, *(len(place.spec) for place in places), 1]
     outside = [
         place
@@ -165,7 +162,7 @@ def _without_near_duplicates(places: list[CutPoint]) -> list[CutPoint]:
     return [
         place
         for place, after in zip(outside, [*outside[1:], None], strict=False)
-        # A norm or an activation follows, and nothing else.
+        # Nothing but a norm or an activation lies between the two.
         if after is None
         or after.spec.shapes != place.spec.shapes
         or after.encoder_macs - place.encoder_macs > 0.002 * (place.encoder_macs + place.decoder_macs)
@@ -173,7 +170,7 @@ def _without_near_duplicates(places: list[CutPoint]) -> list[CutPoint]:
 
 
 class _PointFinder:
-    """What one trace says about each place."""
+    """Finds the places of one trace where a cut is complete."""
 
     def __init__(
         self, model: nn.Module, calls: list[Call], flow: Dataflow, case: Example, max_levels: int, elsewhere: dict[Size, Shapes]
@@ -195,7 +192,7 @@ class _PointFinder:
         return sorted((c for c in self.last.values() if c.name), key=lambda c: c.end or 0)
 
     def at(self, call: Call) -> Iterator[tuple[tuple[int, frozenset[int | None]], CutPoint]]:
-        """The place at the end of a call, if it is one."""
+        """The place at the end of a call, if a cut there is complete, with a key that equal places share."""
         if call.end is None:
             return
         live = self.flow.live(call.end)
@@ -205,7 +202,7 @@ class _PointFinder:
         layers = {call}
         if live - own:
             if call not in self.composite:
-                return  # within a block: a cut there is possible, too, but there are better ones
+                return  # a cut inside a block is possible, but there are better places
             for key in live - own:
                 ended = [other for other in self.holders.get(key, []) if (other.end or 0) < call.end and not call.within(other)]
                 if not ended:
@@ -224,7 +221,7 @@ class _PointFinder:
         yield (moment, frozenset(live)), CutPoint(names[0] if len(names) == 1 else names, spec, *counts)
 
     def _levels(self, call: Call, live: set[int | None]) -> Iterator[LevelSpec | None]:
-        """Levels of a call's output; ``None`` for something that is read and is no feature map."""
+        """Levels of a call's output; ``None`` for a tensor that is read and is no feature map."""
         leaves = leaves_of(call.output)
         read = [n for n, leaf in enumerate(leaves) if isinstance(leaf, TensorInfo) and leaf.key in live]
         batch = len(self.case.images)
@@ -236,15 +233,15 @@ class _PointFinder:
             }
             layout = Layout.of(leaves[number], batch, self.case.size, shapes)
             name = call.name if len(read) == 1 else f"{call.name}[{number}]"
-            whole = leaves[number].shape[-2:] == (1, 1) and leaves[number].ndim == 4
-            if layout is None or whole:  # what was pooled over the whole image is no map
+            pooled = leaves[number].shape[-2:] == (1, 1) and leaves[number].ndim == 4
+            if layout is None or pooled:  # a tensor pooled over the whole image is no map
                 yield None
             else:
                 yield from layout.specs(name)
 
 
 def _shapes_at_other_sizes(model: nn.Module, case: Example, calls: list[Call]) -> dict[Size, Shapes]:
-    """Shapes of the leaves of what each call returns for one image of other sizes, where that costs next to nothing."""
+    """Shapes that each call returns for one image of other sizes, measured on a twin; empty where there is no twin."""
 
     def shapes(twin: MetaTwin, batch: int, size: Size) -> Shapes:
         images = twin.like(case.images, (batch, case.images.shape[1], *size))
@@ -257,12 +254,12 @@ def _shapes_at_other_sizes(model: nn.Module, case: Example, calls: list[Call]) -
         twin = MetaTwin(model)
         if shapes(twin, len(case.images), case.size) != _shapes(calls):
             return {}
-    except Exception:  # whatever a model may do with numbers that are not there
+    except Exception:  # a model may fail in any way on tensors without values
         return {}
     measured: dict[Size, Shapes] = {}
     for sizes in other_sizes(case.size):
         for size in sizes if not measured else ():
-            with suppress(Exception):  # whatever it may say to such images
+            with suppress(Exception):  # a model may refuse a size in any way
                 measured[size] = shapes(twin, 1, size)
     return measured
 

@@ -41,7 +41,7 @@ class CutTwin(MetaTwin):
 
     def encoder_pass(self, batch: int, image_size: tuple[int, int]) -> EncoderPass:
         """A pass of ``batch`` images of this size, as far as the cut."""
-        # The model itself was traced with all tensors of the example, so the twin gets them too where it is compared with that trace.
+        # The twin is compared with the model's trace, for which the model got all tensors of the example.
         is_example = batch == len(self.example.images) and image_size == self.example.size
         arguments = self._arguments(batch, image_size, self.example.tensors if is_example else self.example.required)
         with self.active(), eval_mode(self.model):

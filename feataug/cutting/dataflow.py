@@ -1,4 +1,4 @@
-"""Which tensors depend on the images, when is each made and last read, and how many multiply-adds were done until then."""
+"""Trace the dataflow of a forward pass: which tensors depend on the images, when each is made and last read, and multiply-adds."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from feataug.core.modes import eval_mode, training_paths
 from feataug.cutting.call_trace import Call, TensorInfo, record_calls, shape_of
 from feataug.cutting.containers import opaque_types, tensors_of
 
-# Overwrite their first argument without looking at it.
+# Operators that overwrite their first argument without reading it.
 _OVERWRITES = {"aten::copy_", "aten::fill_", "aten::zero_"}
-# Look at the shape of their first argument, never at its numbers.
+# Operators that read the shape of their first argument, not its values.
 _SHAPE_ONLY = {
     f"aten::{name}"
     for name in (
@@ -30,13 +30,13 @@ _SHAPE_ONLY = {
     )
 }  # fmt: skip
 
-# Hand on a tensor that was made of Python's numbers, which nobody has seen before.
+# Operators whose argument is a new tensor, made from Python's numbers.
 _NEW_CONSTANTS = {"aten::lift", "aten::lift_fresh"}
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One operation on tensors: when it ran, and the storages that it read and wrote."""
+    """One operation on tensors: its time, and the storages that it read and wrote."""
 
     time: int
     reads: frozenset[int | None]
@@ -44,23 +44,28 @@ class Operation:
 
 
 class Dataflow(TorchDispatchMode):
-    """Records every operation on tensors, whatever Python code calls them: nothing is asked of the model.
+    """Records every operation on tensors; the model needs no change.
 
-    Tensors are told apart by their storages, which are numbered as they appear and freed as ever: nothing is kept. (Weak references would
-    keep small parts of them, between which freed memory is of little use.) ``made`` holds the time of the first write, ``times`` those of
-    all operations; only storages that depend on ``inputs`` are in ``tainted``.
+    Tensors are identified by their storages, which get numbers as they appear. No tensor is kept alive, not even by a weak
+    reference: its remains would fragment memory.
 
     Args:
-        inputs: The images, and whatever else is to be followed as they are.
-        clock: Ticks at every operation, and at whatever else is to be ordered with them.
-        within: Seconds after which ``TimeoutError`` is raised.
+        inputs: The images, and other tensors to follow.
+        clock: Gives the times of operations, and of other events that are ordered with them.
+        within: ``TimeoutError`` is raised after this many seconds.
+
+    Attributes:
+        made: When each storage was first written to.
+        tainted: The storages that depend on ``inputs``.
+        operations: All operations, in their order.
+        outputs: The storages of the output; ``None`` where the output may hold tensors that cannot be found.
     """
 
-    # Operators that take functions (torch.cond, flex_attention) come here, too.
+    # Operators that take functions (torch.cond, flex_attention) are recorded as well.
     supports_higher_order_operators = True
 
     def __init__(self, inputs: Iterable[Tensor], clock: Iterator[int], within: float = math.inf) -> None:
-        # Brings triton, which takes an eighth of what torch takes to import.
+        # Imported here because it imports triton, which takes an eighth of the time that torch takes.
         from torch.utils.flop_counter import flop_registry
 
         super().__init__()
@@ -79,7 +84,7 @@ class Dataflow(TorchDispatchMode):
         self._last_read: dict[int | None, float] | None = None
 
     def key(self, tensor: Tensor) -> int | None:
-        """The number of the tensor's storage; ``None`` if it has none of its own."""
+        """The number of a tensor's storage; ``None`` if it has no storage of its own."""
         where = storage(tensor)
         if where is None:
             return None
@@ -88,38 +93,38 @@ class Dataflow(TorchDispatchMode):
         return self._numbers[where]
 
     def _renumber(self, results: list[Tensor], given: list[Tensor]) -> None:
-        """Number the storages of results, which may lie where others have been freed; those of what was given are known."""
+        """Give new numbers to the storages of results, which may reuse freed memory. Storages of the arguments keep theirs."""
         old = {storage(tensor) for tensor in given}
         for where in {storage(tensor) for tensor in results} - old:
             if where is not None:
                 self._numbers[where] = next(self._count)
 
     def describe(self, tensor: Tensor) -> TensorInfo:
-        """Shape and storage of a tensor."""
+        """Shape, dtype and storage of a tensor."""
         return TensorInfo(shape_of(tensor), tensor.dtype, self.key(tensor))
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done within is nobody's work."""
-        before, self._paused = self._paused, True
+        """Do not record operations in this context."""
+        previous, self._paused = self._paused, True
         try:
             yield
         finally:
-            self._paused = before
+            self._paused = previous
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         results = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        # An operator that takes functions has no schema: it may read all its tensors, and makes new ones.
+        # An operator that takes functions has no schema. It is assumed to read all its tensors and to return new ones.
         schema = getattr(func, "_schema", None)
         returns, parameters, name = (schema.returns, schema.arguments, schema.name) if schema else ((), (), "")
         self._renumber(results, [] if name in _NEW_CONSTANTS else given)
         if self._paused:
             return out
         if schema and results and all(ret.alias_info is not None and not ret.alias_info.is_write for ret in returns):
-            return out  # a view: nothing is read yet, and the storage stays the same
+            return out  # a view reads nothing and keeps the storage
         if time.monotonic() > self._deadline:
             raise TimeoutError("the pass takes too long")
         when = next(self.clock)
@@ -142,16 +147,16 @@ class Dataflow(TorchDispatchMode):
         return out
 
     def _keys(self, values: Iterable[Any]) -> frozenset[int | None]:
-        """Storages of the tensors among some values; those without any number (features of no channels) hold nothing to read."""
+        """Storages of the tensors among the values, except empty tensors, which hold nothing to read."""
         return frozenset(self.key(value) for value in values if isinstance(value, Tensor) and value.numel())
 
     def finish(self, output: Any) -> None:
-        """The pass is over, and has returned ``output``; ``outputs`` is ``None`` where this may hold tensors that cannot be found."""
+        """Note the output of the pass."""
         self.outputs = None if opaque_types(output) else {self.key(tensor) for tensor in tensors_of(output)}
 
     @property
     def read(self) -> dict[int | None, float]:
-        """When each storage is last read by an operation that the output depends on; infinity for what is part of the output."""
+        """When an operation that the output depends on last reads each storage; infinity for storages of the output."""
         if self._last_read is None:
             self._last_read = dict.fromkeys(self.outputs or (), math.inf)
             needed = set(self.outputs or ())
@@ -163,33 +168,33 @@ class Dataflow(TorchDispatchMode):
         return self._last_read
 
     def last_use(self) -> dict[int | None, int]:
-        """When each storage is last read by any operation, whether the output depends on it or not."""
+        """When any operation last reads each storage, whether or not the output depends on it."""
         return {key: operation.time for operation in self.operations for key in operation.reads}
 
     def writes(self, keys: set[int | None], after: float, before: float) -> bool:
-        """Whether anything writes to one of these storages between two times."""
+        """Whether an operation writes to one of these storages between the two times."""
         return any(after < operation.time < before and not keys.isdisjoint(operation.writes) for operation in self.operations)
 
     @property
     def times(self) -> list[int]:
-        """Those of all operations, in their order."""
+        """The times of all operations, in order."""
         return [operation.time for operation in self.operations]
 
     def live(self, time: float) -> set[int | None]:
-        """Storages that depend on the images, made before ``time`` and read after it."""
+        """The storages that depend on the images, were made before ``time`` and are read after it."""
         return {key for key in self.tainted if self.made[key] < time <= self.read.get(key, -math.inf)}
 
     def macs(self, time: float = math.inf) -> int:
-        """Multiply-adds done before ``time``: half of what torch's registry counts as operations."""
+        """Multiply-adds before ``time``: half of the operations that torch's registry counts."""
         return sum(flops for when, flops in self.flops if when < time) // 2
 
     def depends(self, call: Call) -> bool:
-        """Does anything that a call returned depend on the images?"""
+        """Whether a tensor that the call returned depends on the images."""
         return any(info.key in self.tainted for info in call.tensors())
 
 
 def storage(tensor: Tensor) -> int | None:
-    """A number for the memory behind a tensor, as long as it is there; ``None`` if it has none of its own."""
+    """A number that identifies a tensor's storage while the storage exists; ``None`` if the tensor has none of its own."""
     try:
         return tensor.untyped_storage()._cdata
     except RuntimeError:  # also its subclass NotImplementedError
@@ -206,11 +211,21 @@ def trace(
     within: float = math.inf,
     during: Callable[[Dataflow], AbstractContextManager[None]] | None = None,
 ) -> tuple[list[Call], Any, Dataflow]:
-    """``run()`` the model on ``inputs`` in eval mode (or along the paths that only training takes): its calls, its output, and what
-    flowed; one clock for all. Around the pass stands what ``during`` makes of the dataflow.
+    """Trace one forward pass.
+
+    Args:
+        model: The model.
+        inputs: The images, and other tensors to follow.
+        run: Calls the model.
+        training: Whether to take the branches of training instead of those of eval mode.
+        within: Time limit in seconds.
+        during: Makes a context, from the dataflow, that is active during the pass.
+
+    Returns:
+        The model's calls, its output, and the dataflow; all times are of one clock.
 
     Raises:
-        TimeoutError: it takes longer than ``within`` seconds.
+        TimeoutError: the pass takes longer than ``within`` seconds.
     """
     clock = itertools.count()
     inputs = list(inputs)

@@ -18,12 +18,12 @@ from feataug.cutting.cut_sites import CutSite
 from feataug.cutting.cut_twin import CutTwin
 from feataug.cutting.encoder_pass import CallRole, EncoderPass
 from feataug.cutting.example import Example
-from feataug.errors import SplitError, message
+from feataug.errors import SplitError
 
 
 @dataclass(frozen=True)
 class ShapeTemplate(Leaf):
-    """A tensor's shape as a function of the batch size: ``base + step * (batch - 1)``. The leading dimension need not be the batch."""
+    """A tensor's shape for any batch size: ``base + step * (batch - 1)``. The first dimension need not be the batch."""
 
     base: tuple[int, ...]
     step: tuple[int, ...]
@@ -34,7 +34,7 @@ class ShapeTemplate(Leaf):
         return [base + step * (batch - 1) for base, step in zip(self.base, self.step, strict=True)]
 
     def placeholder(self, batch: int, device: torch.device) -> Tensor:
-        """What the encoder's calls return while decoding: NaN (zeros for integers), so that a value that is read shows in the output."""
+        """A placeholder: NaN (zeros for integers), so that the output shows whether it was read."""
         value = math.nan if self.dtype.is_floating_point or self.dtype.is_complex else 0
         return torch.full(self.shape(batch), value, dtype=self.dtype, device=device)
 
@@ -83,8 +83,8 @@ class DecodePlan:
 class DecodePlanner:
     """Plans decoding for any image size.
 
-    It measures the model's ``CutTwin``, which takes no memory and hardly any time, if the twin returns the same shapes for the example as
-    the model does. Otherwise it runs the model's encoder, on one image and on two.
+    It measures the model's ``CutTwin``, which takes no memory and hardly any time, if the twin returns the same shapes for the
+    example as the model does. Otherwise it runs the model's encoder, on one image and on two.
 
     Args:
         model: The whole model.
@@ -134,9 +134,7 @@ class DecodePlanner:
         """The plan from the passes of one image and of two, which show what grows with the batch."""
         if [call.name for call, _ in one.calls] != [call.name for call, _ in two.calls]:
             raise SplitError(
-                message(
-                    "split: the model calls other layers for another batch size.", given="1 and 2 images", needed="the same calls"
-                )
+                "split: the model calls other layers for another batch size.", given="1 and 2 images", needed="the same calls"
             )
         planned: list[PlannedCall] = []
         skipped = [0] * len(self.sites)

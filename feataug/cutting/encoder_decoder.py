@@ -9,7 +9,12 @@ from torch import Tensor, nn
 
 
 class EncoderDecoder(nn.Module):
-    """Two halves as one model: ``decoder(encoder(images))``."""
+    """Two halves as one model: ``decoder(encoder(images))``.
+
+    Args:
+        encoder: Takes the images.
+        decoder: Takes the encoder's output, and the images' size if its ``forward`` needs two positional arguments.
+    """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -22,6 +27,6 @@ class EncoderDecoder(nn.Module):
         self.takes_size = len(positional) >= 2
 
     def forward(self, images: Tensor) -> Any:
-        """Images to whatever the decoder returns."""
+        """The decoder's output for these images."""
         features = self.encoder(images)
         return self.decoder(features, tuple(images.shape[-2:])) if self.takes_size else self.decoder(features)

@@ -1,4 +1,4 @@
-"""How the user calls the model, and the same call with other images."""
+"""An example of how the user calls the model, and the same call with other images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from feataug.core.checks import check_images, describe
-from feataug.errors import FeatAugError, SplitError, message
+from feataug.errors import FeatAugError, SplitError
 
-# Of the images that stand in where the user gives none.
+# Rows and columns of the example where the user gives none.
 DEFAULT_SIDE = 128
 
 
@@ -25,11 +25,11 @@ class Example:
     Args:
         images: ``(B, C, H, W)``.
         key: Name of the argument that holds them; ``None`` for the first positional one.
-        settings: Further arguments that are no tensors (``mode="tensor"``); repeated in every call.
+        settings: Further arguments that are no tensors (``mode="tensor"``). Every call repeats them.
         tensors: Further tensors (``labels``, ``depth``).
         names: The positional parameters of the model's ``forward``, in their order.
-        required: Those of ``tensors`` that no call can do without: parameters without a default.
-        given: Whether the user gave it.
+        required: Those of ``tensors`` whose parameter has no default, so that every call needs them.
+        given: Whether the user gave the example.
     """
 
     images: Tensor
@@ -42,7 +42,7 @@ class Example:
 
     @classmethod
     def of(cls, value: Any, model: nn.Module) -> Example:
-        """Read what the user gave as ``example``: images, a dictionary of arguments, or nothing.
+        """Read the user's ``example``: images, a dictionary of arguments, or nothing.
 
         Raises:
             SplitError: there are no images in it.
@@ -63,11 +63,9 @@ class Example:
                 required = tuple(key for key in tensors if key in without_default)
                 return cls(value[found[0]], found[0], settings, tensors, names, required)
         raise SplitError(
-            message(
-                "split: the example holds no images.",
-                given=describe(value),
-                needed="images (B, C, H, W), or a dictionary of the model's arguments with such images among them",
-            )
+            "split: the example holds no images.",
+            given=describe(value),
+            needed="images (B, C, H, W), or a dictionary of the model's arguments with such images among them",
         )
 
     @property
@@ -77,12 +75,12 @@ class Example:
 
     @property
     def followed(self) -> list[Tensor]:
-        """The images, and further tensors that are images, too (a depth map, a second date): floating point, of the same rows and columns."""
+        """The images, and further tensors that are images (a depth map, a second date)."""
         return [self.images, *(self.tensors[name] for name in self.image_like)]
 
     @property
     def image_like(self) -> list[str]:
-        """Names of the further tensors that are images."""
+        """Names of the further tensors that are images: floating point, of the images' rows and columns."""
         return [name for name, item in self.tensors.items() if item.is_floating_point() and tuple(item.shape[-2:]) == self.size]
 
     def arguments(self, images: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -92,13 +90,13 @@ class Example:
         return args, {**self.settings, self.key: images, **kwargs}
 
     def images_of(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        """The images among the arguments of somebody's call.
+        """The images among the arguments of a call.
 
         Raises:
             SplitError: there are none.
         """
         named = dict(zip(self.names, args, strict=False)) | dict(kwargs)
-        # By name or by place, so that labels with four dimensions are not taken for them.
+        # By name or position first, so that labels with four dimensions are not mistaken for images.
         key = self.key or next(iter(self.names), None)
         chosen = named[key] if key in named else next(iter((*args, *kwargs.values())), None)
         if isinstance(chosen, Tensor) and chosen.ndim == 4:
@@ -107,9 +105,7 @@ class Example:
             item for item in (*args, *kwargs.values()) if isinstance(item, Tensor) and item.ndim == 4 and item.is_floating_point()
         ]
         if not found:
-            raise SplitError(
-                message("cut: the model is called without images.", given=describe(args), needed="a tensor (B, C, H, W)")
-            )
+            raise SplitError("cut: the model is called without images.", given=describe(args), needed="a tensor (B, C, H, W)")
         return found[0]
 
     def missing(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[str]:
@@ -121,7 +117,7 @@ class Example:
     def replaced(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], by_identity: Mapping[int, Tensor], by_name: Mapping[str, Tensor]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Somebody's arguments with others in place of some."""
+        """A call's arguments, some of them replaced by identity or by name."""
         named = [*self.names, *[""] * len(args)]
         return (
             tuple(by_identity.get(id(item), by_name.get(name, item)) for name, item in zip(named, args, strict=False)),
@@ -129,8 +125,8 @@ class Example:
         )
 
     def placeholders(self, names: Iterable[str], batch: int, size: tuple[int, int], device: torch.device) -> dict[str, Tensor]:
-        """Zeros in place of further tensors, for other numbers of samples and other image sizes; they take no memory."""
-        made = {}
+        """Zeros, which take no memory, as further tensors for another number of samples and another image size."""
+        zeros = {}
         for name in names:
             like = self.tensors[name]
             shape = list(like.shape)
@@ -138,15 +134,15 @@ class Example:
                 shape[0] = batch
             if len(shape) > 2 and tuple(shape[-2:]) == self.size:
                 shape[-2:] = size
-            made[name] = torch.zeros((), dtype=like.dtype, device=device).expand(shape)
-        return made
+            zeros[name] = torch.zeros((), dtype=like.dtype, device=device).expand(shape)
+        return zeros
 
 
 @contextmanager
 def explain_failures(who: str, example: Example) -> Iterator[None]:
-    """Explain what the model raises when it is called with the example within.
+    """Explain an error that the model raises on the example.
 
-    An error on the default example becomes a ``SplitError``. An error on the user's own example stays as it is and gets a note.
+    On the default example it becomes a ``SplitError``. On the user's own example the error stays as it is, and gets a note.
     """
     shape = " x ".join(map(str, example.images.shape[1:]))
     try:
@@ -159,13 +155,11 @@ def explain_failures(who: str, example: Example) -> Iterator[None]:
             raise
         first = str(error).strip().splitlines()[:1] or [""]
         raise SplitError(
-            message(
-                f"{who}: the model does not take zeros of {shape}.",
-                given=f"no example; {type(error).__name__}: {first[0][:200]}",
-                needed="images that the model takes, on its device",
-                advice="Pass example=: a batch as the model gets it in training, such as torch.zeros(1, 4, 224, 224),\n"
-                'or a dictionary of all its arguments, {"pixel_values": images, "labels": masks}.',
-            )
+            f"{who}: the model does not take zeros of {shape}.",
+            given=f"no example; {type(error).__name__}: {first[0][:200]}",
+            needed="images that the model takes, on its device",
+            advice="Pass example=: a batch as the model gets it in training, such as torch.zeros(1, 4, 224, 224),\n"
+            'or a dictionary of all its arguments, {"pixel_values": images, "labels": masks}.',
         ) from error
 
 
@@ -180,9 +174,9 @@ def _parameters(model: nn.Module) -> tuple[tuple[str, ...], set[str]]:
 
 
 def _channels(model: nn.Module) -> int:
-    """Of the images, as the model's first convolution takes them; 3 where there is none."""
+    """Channels of the images: those that the model's first convolution takes, or 3 where there is no convolution."""
     for module in model.modules():
-        weight = getattr(module, "weight", None)  # a convolution in TorchScript has one, too
+        weight = getattr(module, "weight", None)  # not by type, because of convolutions in TorchScript
         if isinstance(weight, Tensor) and weight.ndim == 4:
             channels = module.in_channels if isinstance(module, nn.Conv2d) else int(weight.shape[1])
             return channels if channels < 32 else 3

@@ -27,7 +27,7 @@ from feataug.cutting.hooks import CutHook, attach_hook, detach_hooks, in_use_err
 from feataug.cutting.output_comparison import same_outputs
 from feataug.cutting.partial_forward import PartialForward
 from feataug.cutting.tensor_layout import Layout
-from feataug.errors import ShapeError, SplitError, message
+from feataug.errors import ShapeError, SplitError
 
 
 class SplitExecutor:
@@ -84,11 +84,9 @@ class SplitExecutor:
         """
         if self._removed:
             raise SplitError(
-                message(
-                    "feataug: the cut was removed.",
-                    given="encode, decode or mixing after cut.remove()",
-                    needed="a cut: split again",
-                )
+                "feataug: the cut was removed.",
+                given="encode, decode or mixing after cut.remove()",
+                needed="a cut: split again",
             )
         for module, hook in self._hooks:
             attach_hook(module, hook)
@@ -115,9 +113,7 @@ class SplitExecutor:
         collector = CrossingCollector(self.sites)
         if not collector.run(lambda: call_model(call, args, kwargs)):
             missed = [site.name for site, value in zip(self.sites, collector.values, strict=True) if value is None]
-            raise SplitError(
-                message("cut.encode: the model did not pass the cut.", given=", ".join(missed), needed="a call of that layer")
-            )
+            raise SplitError("cut.encode: the model did not pass the cut.", given=", ".join(missed), needed="a call of that layer")
         leaves = [leaves_of(value) for value in collector.values]
         return tuple(
             level
@@ -139,7 +135,7 @@ class SplitExecutor:
         device, batch = features[0].device, len(features[0])
         plan = self.planner.plan(size, device)
         modes = tuple(module.training for module in self._modules)
-        # An in-place activation after the cut must not write to the caller's tensors. The first call decodes copies, to see whether it does.
+        # The decoder must not write to the caller's tensors in place. The first call decodes copies, to see whether it does.
         copied = self._in_place.get(modes, True)
         given = tuple(feature.clone() for feature in features) if copied else features
         crossing = self._crossing(plan, given, size)
@@ -157,7 +153,7 @@ class SplitExecutor:
     def blank_arguments(
         self, features: Sequence[Tensor], size: tuple[int, int], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The model's arguments for decoding: blank images, the given arguments, and placeholders for required ones that are missing."""
+        """The model's arguments for decoding: blank images, the given arguments, and placeholders for missing ones."""
         batch, device = len(features[0]), features[0].device
         others = self.example.placeholders(self.example.missing(args, kwargs), batch, size, device)
         return self.example.arguments(self.blank_images(batch, size, device), args, {**kwargs, **others})
@@ -178,11 +174,9 @@ class SplitExecutor:
                 expected = layout.size(leaf.base, size) if isinstance(leaf, ShapeTemplate) else ()
                 if tuple(levels[0].shape[2:]) != expected:
                     raise ShapeError(
-                        message(
-                            "cut.decode: the features do not fit the image size.",
-                            given=f'{describe(levels[0])}   at level "{self.level_name(site, number)}"',
-                            needed=f"[B, {layout.channels}, {', '.join(map(str, expected))}]   for images of {size[0]} x {size[1]}",
-                        )
+                        "cut.decode: the features do not fit the image size.",
+                        given=f'{describe(levels[0])}   at level "{self.level_name(site, number)}"',
+                        needed=f"[B, {layout.channels}, {', '.join(map(str, expected))}]   for images of {size[0]} x {size[1]}",
                     )
                 leaves[number] = layout.to_tensor(levels)
             crossing.append(rebuild(leaves))

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils import checkpoint
 
-from feataug.errors import SplitError, message
+from feataug.errors import SplitError
 
 _TORCH = os.path.dirname(torch.__file__)
 _LAYERS, _MODULE_CALL = os.path.dirname(nn.modules.module.__file__), nn.modules.module.__file__
@@ -34,14 +34,15 @@ def call_model(call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str
 def surrounding_checkpoint(*, at_output: bool) -> Checkpoint | None:
     """The gradient checkpoint inside the model whose segment the running code belongs to, if there is one.
 
-    torch has no function that tells this. Hooks for saved tensors do not show where a segment begins, and a reentrant checkpoint leaves no
-    trace but the gradient mode. So this reads Python's call stack, and relies on two facts about torch: that ``CheckpointFunction.forward``
-    runs the segment of a reentrant checkpoint, and that a function in the file of ``torch.utils.checkpoint`` runs that of the other kind.
-    ``tests/cutting/test_gradient_checkpoints.py`` runs real checkpoints, and fails if a version of torch changes either.
+    torch has no function that tells this. Hooks for saved tensors do not show where a segment begins, and a reentrant checkpoint
+    leaves no trace but the gradient mode. So this reads Python's call stack, and relies on two facts about torch: that
+    ``CheckpointFunction.forward`` runs the segment of a reentrant checkpoint, and that a function in the file of
+    ``torch.utils.checkpoint`` runs that of the other kind. ``tests/cutting/test_gradient_checkpoints.py`` runs real checkpoints,
+    and fails if a version of torch changes either.
 
     Args:
-        at_output: The caller returns a module's output in place of the module. A non-reentrant segment that consists of this module alone
-            is then no obstacle: nothing of it is left to recompute.
+        at_output: The caller returns a module's output in place of the module. A non-reentrant segment that consists of this module
+            alone is then no obstacle: nothing of it is left to recompute.
     """
     frame = sys._getframe(1)
     found, inside_segment = None, not at_output
@@ -61,11 +62,9 @@ def surrounding_checkpoint(*, at_output: bool) -> Checkpoint | None:
 def reentrant_error(who: str) -> SplitError:
     """A reentrant checkpoint runs its segment without gradients, and again from the segment's inputs in backward."""
     return SplitError(
-        message(
-            f"{who}: the cut lies inside a reentrant gradient checkpoint.",
-            given="torch.utils.checkpoint(..., use_reentrant=True) around a layer of the cut: gradients would be lost",
-            needed="use_reentrant=False, or a cut where a checkpointed segment ends",
-        )
+        f"{who}: the cut lies inside a reentrant gradient checkpoint.",
+        given="torch.utils.checkpoint(..., use_reentrant=True) around a layer of the cut: gradients would be lost",
+        needed="use_reentrant=False, or a cut where a checkpointed segment ends",
     )
 
 

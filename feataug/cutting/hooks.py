@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from feataug.core.checks import describe
 from feataug.cutting.gradient_checkpoints import in_backward
-from feataug.errors import ShapeError, SplitError, message
+from feataug.errors import ShapeError, SplitError
 
 
 class CutHook:
@@ -24,7 +24,8 @@ class CutHook:
     Args:
         index: Number of the layer's call, within a forward pass, at which the model is cut.
         before: Whether the cut is at the input of that call, not at its output.
-        cut: A reference to the ``Cut``, by which a mixer that is given the model finds the cut. It is weak, because the cut owns the hook.
+        cut: A reference to the ``Cut``, by which a mixer that is given the model finds the cut. It is weak, because the cut owns
+            the hook.
     """
 
     def __init__(self, index: int, before: bool, cut: weakref.ref[Any] | None = None) -> None:
@@ -85,7 +86,7 @@ class CutHook:
 def in_use_error() -> SplitError:
     """Only one of encoding, decoding and mixing can use a cut at a time."""
     return SplitError(
-        message("feataug: the cut is in use.", given="encode, decode or mixing inside `with cut.mixing`", needed="one at a time")
+        "feataug: the cut is in use.", given="encode, decode or mixing inside `with cut.mixing`", needed="one at a time"
     )
 
 
@@ -143,12 +144,10 @@ def join(real: Tensor, synthetic: Tensor) -> Tensor:
     """Real samples followed by synthetic ones, with the device, dtype and memory format of the real ones."""
     if synthetic.shape[1:] != real.shape[1:]:
         raise ShapeError(
-            message(
-                "cut.mixing: the synthetic features do not fit the cut.",
-                given=describe(synthetic),
-                needed=f"[n, {', '.join(map(str, real.shape[1:]))}]",
-                advice="Generate from masks of the images' size, by a generator that was trained for this cut.",
-            )
+            "cut.mixing: the synthetic features do not fit the cut.",
+            given=describe(synthetic),
+            needed=f"[n, {', '.join(map(str, real.shape[1:]))}]",
+            advice="Generate from masks of the images' size, by a generator that was trained for this cut.",
         )
     channels_last = real.ndim == 4 and real.is_contiguous(memory_format=torch.channels_last)
     # If the two differed, `cat` would drop channels_last and promote bf16.
@@ -171,10 +170,8 @@ def cut_of(target: Any) -> Any:
     else:
         count = "no module"
     raise SplitError(
-        message(
-            "FeatureMixer: where to mix is not clear.",
-            given=f"{type(target).__name__} with {count}",
-            needed="a cut, or a model that was split once and whose cut is still there",
-            advice='cut = feataug.split(model, at="..."), then mixer.on(cut, masks).',
-        )
+        "FeatureMixer: where to mix is not clear.",
+        given=f"{type(target).__name__} with {count}",
+        needed="a cut, or a model that was split once and whose cut is still there",
+        advice='cut = feataug.split(model, at="..."), then mixer.on(cut, masks).',
     )

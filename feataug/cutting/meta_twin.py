@@ -1,4 +1,4 @@
-"""A copy of a model without numbers, on torch's meta device: what shapes would it make of other images?"""
+"""A copy of a model on torch's meta device, which shows the shapes that the model makes of other images."""
 
 from __future__ import annotations
 
@@ -14,23 +14,20 @@ from torch.overrides import TorchFunctionMode
 
 from feataug.core.rng import preserved_rng
 
-# Libraries whose hooks are plain functions that keep nothing beyond a forward pass.
+# The hooks of these libraries are plain functions that keep nothing beyond a forward pass.
 _TRUSTED_HOOKS = {"torch", "timm", "transformers", "accelerate"}
 
 
 class MetaTwin:
-    """The model's modules, hooks and attributes with tensors that have a shape and no memory.
+    """A copy of the model's modules, hooks and attributes whose tensors have a shape but no values.
 
-    A pass of it takes milliseconds whatever the size of the images, and can change nothing in the model.
+    A pass takes milliseconds for images of any size, and cannot change the model.
 
     Args:
         model: Any module; it stays as it is.
 
     Raises:
         Exception: of any kind, where the model cannot be copied, or its hooks would write to what belongs to the model.
-
-    Source:
-        Ours.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -47,21 +44,21 @@ class MetaTwin:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Within, new tensors are made on the meta device, and no gradient is recorded; the twin is in the modes of the model."""
+        """Put the twin in the model's modes. New tensors are made on the meta device, and no gradients are recorded."""
         for module, twin in self.of.items():
             twin.training = module.training
-        # What a model draws, it would draw from the generators that everybody has.
+        # A model that draws random numbers would advance the global generators.
         with preserved_rng(), torch.no_grad(), torch.device("meta"):
             yield
 
     @staticmethod
     def like(tensor: Tensor, shape: Any) -> Tensor:
-        """A tensor of that shape, and of the type of ``tensor``."""
+        """A meta tensor of this shape with the dtype of ``tensor``."""
         return torch.empty(tuple(shape), dtype=tensor.dtype, device="meta")
 
 
 class _TensorsToMeta(TorchFunctionMode):
-    """Copies of tensors that are neither parameters nor buffers have no memory, either."""
+    """Copies tensors that are neither parameters nor buffers to the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__:
@@ -77,7 +74,7 @@ def _on_meta(tensor: Tensor) -> Tensor:
 
 
 def _shares_state(module: nn.Module) -> bool:
-    """Whether a copy of the module might write to what belongs to the model: it would share plain functions, and all that these refer to."""
+    """Whether a copy of the module might write to the model's state, because copies share plain functions."""
     hooks = (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
     foreign = [hook for hook in hooks if isinstance(hook, FunctionType) and hook.__module__.partition(".")[0] not in _TRUSTED_HOOKS]
     return bool(foreign) or isinstance(module.__dict__.get("forward"), FunctionType)

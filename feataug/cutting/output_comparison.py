@@ -1,4 +1,4 @@
-"""Compare what two passes of a model return."""
+"""Compare the outputs of two passes of a model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from feataug.cutting.containers import leaves_of
 
 
 def has_nan(out: Any) -> bool:
-    """Is there a NaN in any tensor, array or number?"""
+    """Whether any tensor, array or number holds NaN."""
     return any(bool(values.isnan().any()) for values in numbers_in(out))
 
 
 def same_outputs(out: Any, plain: Any, *, exact: bool = True) -> bool:
-    """Equal in all tensors, arrays and numbers of two outputs, NaN equal to NaN.
+    """Whether all tensors, arrays and numbers of two outputs are equal; NaN equals NaN.
 
-    Bit for bit on CPU, nearly on a GPU, whose kernels may be others.
+    On the CPU they must be equal bit for bit. Elsewhere a small difference is allowed, because kernels may differ.
     """
 
     def equal(x: Tensor, y: Tensor) -> bool:
@@ -33,7 +33,7 @@ def same_outputs(out: Any, plain: Any, *, exact: bool = True) -> bool:
 
 
 def numbers_in(value: Any) -> list[Tensor]:
-    """All numbers in a value, as dense tensors: those of its tensors, of NumPy's arrays and of Python."""
+    """All numbers in a value as dense tensors: from tensors, NumPy arrays, and Python numbers."""
     found = []
     for leaf in leaves_of(value):
         if isinstance(leaf, Tensor):

@@ -16,7 +16,7 @@ from feataug.cutting.cut_sites import CutSite
 from feataug.cutting.decode_plan import DecodePlan
 from feataug.cutting.encoder_pass import CallRole
 from feataug.cutting.gradient_checkpoints import Checkpoint, reentrant_error, surrounding_checkpoint
-from feataug.errors import SplitError, message
+from feataug.errors import SplitError
 
 # For each call of a module, in order: what decoding does with it, and the value that it returns instead of running.
 Results = deque[tuple[CallRole, Any]]
@@ -78,11 +78,9 @@ class PartialForward:
             raise reentrant_error("cut.decode")
         if kind is not None:
             raise SplitError(
-                message(
-                    "cut.decode: the cut lies inside a gradient checkpoint.",
-                    given="a layer of the cut, called by torch.utils.checkpoint",
-                    needed="a segment that is recomputed from its own inputs, which decode does not have",
-                    advice="Cut where a checkpointed segment ends, switch checkpointing off, or mix by `with cut.mixing(...)` in the model's\n"
-                    "own pass.",
-                )
+                "cut.decode: the cut lies inside a gradient checkpoint.",
+                given="a layer of the cut, called by torch.utils.checkpoint",
+                needed="a segment that is recomputed from its own inputs, which decode does not have",
+                advice="Cut where a checkpointed segment ends, switch checkpointing off, or mix by `with cut.mixing(...)` in the model's\n"
+                "own pass.",
             )

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-# Pixels by which images have to differ until every map does.
+# If images differ by this many pixels, so does every map.
 WIDER = 64
 
-# A multiple of the strides of networks: powers of two up to 64, and 7 times up to 64 of them.
+# A multiple of the usual strides: powers of two up to 64, and 7 times these.
 _COMMON = 448
 
 Size = tuple[int, int]
 
 
 def other_sizes(size: Size) -> tuple[list[Size], list[Size]]:
-    """Image sizes to measure at besides ``size``, where that costs next to nothing.
+    """Image sizes to measure besides ``size`` where a measurement is nearly free: odd ones, and multiples of usual strides.
 
-    First those that tell how sizes are rounded: one more pixel than a multiple of every usual stride begins a new cell only if they are
-    rounded up, one less leaves the last cell out only if they are rounded down. Then, for models that do not take these, multiples.
-    One of either is much wider, so that every map is.
+    The odd sizes show how the model rounds. One pixel more than a multiple of every usual stride begins a new cell only if the
+    model rounds up; one pixel less drops the last cell only if it rounds down. The multiples are for models that take no odd sizes.
+    One size of each kind is much wider than ``size``, so that every map is wider too.
     """
     rows, columns = size
     odd = [(rows - 1, columns + 1), (_COMMON * -(-rows // _COMMON) + 1, _COMMON * (-(-columns // _COMMON) + 3) - 1)]
@@ -27,7 +27,7 @@ def other_sizes(size: Size) -> tuple[list[Size], list[Size]]:
 
 
 def cheap_sizes(size: Size) -> list[Size]:
-    """Sizes to measure at where each costs a pass of the encoder: the first that the model takes has to do."""
+    """Image sizes to try where each measurement is a pass of the encoder, so that the first one that the model takes must do."""
     rows, columns = max(1, 5 * size[0] // 8), max(1, 7 * size[1] // 8)
     return [
         (rows + 1, max(1, columns - 3)),
@@ -44,9 +44,16 @@ def stays(found: Mapping[Size, Sequence[int]], dimensions: Sequence[int]) -> boo
 def stride_of_sides(
     sides: Iterable[tuple[int, int]], image_size: Size, *, single: bool
 ) -> tuple[int, int | None, tuple[int, int] | None] | None:
-    """Stride and offset that give each second number of ``sides`` from the first, if there are any, and what is open about the offset.
+    """The stride and offset of a map.
 
-    From a ``single`` image size no offsets are concluded but those that round up or down.
+    Args:
+        sides: Pairs of an image's side and the map's side, in pixels and cells.
+        image_size: The example's size, which decides between several strides.
+        single: Whether all pairs are of one image size. Then only offsets that round up or down are considered.
+
+    Returns:
+        Stride, offset (``None`` for rounding up), and the least and greatest possible offset if there are several. ``None`` if no
+        stride explains the pairs.
     """
     sides = sorted(set(sides))
     longest, number = max(sides)
@@ -60,7 +67,7 @@ def stride_of_sides(
 
 
 def stride_of_tokens(counts: Mapping[Size, int], image_size: Size, downwards: bool) -> int | None:
-    """The stride that gives so many tokens for images of each size, rounding up or ``downwards``, if there is one."""
+    """The stride that explains the number of tokens for each image size, rounding up or ``downwards``, if any."""
     if min(counts.values()) < 1:
         return None
 
@@ -73,21 +80,21 @@ def stride_of_tokens(counts: Mapping[Size, int], image_size: Size, downwards: bo
 
 
 def _offsets(sides: Sequence[tuple[int, int]], stride: int) -> tuple[int, int] | None:
-    """The least and the greatest offset by which ``(image + offset) // stride`` gives each map."""
+    """The least and greatest offset for which ``(image + offset) // stride`` is the map's side in all pairs."""
     low = max(cells * stride - pixels for pixels, cells in sides)
     high = min(cells * stride - pixels for pixels, cells in sides) + stride - 1
-    # Convolutions without padding lose a few pixels; none gains any.
+    # Convolutions without padding lose a few pixels, and none gains any.
     low, high = max(low, -8 * stride), min(high, stride - 1)
     return (low, high) if low <= high else None
 
 
 def _chosen(offsets: Mapping[int, tuple[int, int]], image_size: Size) -> tuple[int, int | None, tuple[int, int] | None] | None:
-    """The likeliest stride: a usual one if there is one, rounding up if that fits, else down, else by the offset that is nearest to it."""
+    """The likeliest stride: a usual one if possible, then one that rounds up, then one that rounds down."""
 
     def rank(stride: int) -> tuple[bool, int, tuple[int, int]]:
         low, high = offsets[stride]
         rounding = 0 if high == stride - 1 else 1 if low <= 0 <= high else 2 if high > 0 else 3
-        # Hardly any network has a stride such as 31, however well it is rounded.
+        # Hardly any network has a stride such as 31, even if it explains the sizes by rounding up.
         return _rank(image_size, stride)[0] > 1, rounding, _rank(image_size, stride)
 
     stride = min(offsets, key=rank, default=None)
@@ -102,7 +109,7 @@ def _likeliest(image_size: Size, strides: list[int]) -> int | None:
 
 
 def _rank(image_size: Size, stride: int) -> tuple[int, int]:
-    """Small maps fit several strides: powers of two and patch sizes that divide the image come first."""
+    """Rank for strides that all explain a small map: powers of two and patch sizes that divide the image come first."""
     exact = not any(side % stride for side in image_size)
     power = stride & (stride - 1) == 0
     return (0 if exact and (power or stride <= 16) else 1 if power else 2 if exact else 3), stride

@@ -26,11 +26,11 @@ from feataug.cutting.encoder_pass import CallRole, EncoderPass, calls_before_cut
 from feataug.cutting.example import Example
 from feataug.cutting.executor import SplitExecutor
 from feataug.cutting.output_comparison import has_nan, same_outputs
-from feataug.errors import SplitError, message
+from feataug.errors import SplitError
 
 # Besides the outputs of layers, the decoder may read these round the cut.
 IMAGES = "the images themselves"
-UNTRACED = "a number of Python's, or an array of NumPy's"
+UNTRACED = "a Python number or a NumPy array"
 
 # The twin may take this share of a pass's time to show that training takes the same branches.
 _TWIN_SHARE = 0.35
@@ -74,12 +74,10 @@ class Trace:
             calls, output, flow = trace(model, example.followed, run, training=training, during=capture.during)
         if not flow.outputs or None in flow.outputs or any(tensor.is_nested for tensor in tensors_of(output)):
             raise SplitError(
-                message(
-                    "split: the model's output cannot be looked into.",
-                    given=", ".join(opaque_types(output)) or f"{type(output).__name__} without any tensor that has a memory of its own",
-                    needed="tensors, in lists, dictionaries, dataclasses, or objects with attributes",
-                    advice="Split the part of the model that returns tensors.",
-                )
+                "split: the tensors in the model's output cannot be found.",
+                given=", ".join(opaque_types(output)) or f"{type(output).__name__} without any tensor that has storage of its own",
+                needed="tensors, in lists, dictionaries, dataclasses, or objects with attributes",
+                advice="Split the part of the model that returns tensors.",
             )
         return cls(at, calls, output, flow, capture, training, time.monotonic() - start)
 
@@ -193,8 +191,8 @@ def verify(
         executor: The cut's executor.
         traced: The model's pass in eval mode.
         constants: As for the executor.
-        complete_cuts: Finds complete cuts for the error, given the layers that leak. ``None`` for a cut that is only suggested: it is not
-            verified by decoding in training, which happens when the user takes it.
+        complete_cuts: Finds complete cuts for the error, given the layers that leak. ``None`` for a cut that is only suggested: it
+            is not verified by decoding in training, which happens when the user takes it.
 
     Returns:
         A verifier for each trace.
@@ -253,15 +251,13 @@ def _leak_error(label: str, names: list[str], training: bool, complete: list[str
     elif IMAGES not in names:
         advice = "A skip connection goes round this layer. feataug.cuts(model, images) lists the places where a cut is complete."
     else:
-        advice = "No layer can stand for the images: cut a model whose decoder does not read them."
+        advice = "No layer can replace the images: cut a model whose decoder does not read them."
     return SplitError(
-        message(
-            f"split: the cut at {label} leaks.",
-            given=f"read after the cut{', in training' * training}, made before it: "
-            + ", ".join(name if name in (IMAGES, UNTRACED) else repr(name) for name in names),
-            needed="everything that the decoder reads crosses the cut",
-            advice=advice,
-        )
+        f"split: the cut at {label} leaks.",
+        given=f"read after the cut{', in training' * training}, made before it: "
+        + ", ".join(name if name in (IMAGES, UNTRACED) else repr(name) for name in names),
+        needed="everything that the decoder reads crosses the cut",
+        advice=advice,
     )
 
 

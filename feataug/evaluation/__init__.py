@@ -1,4 +1,4 @@
-"""Questions about a trained model: what does it predict, where to cut it, how good are synthetic features, and does feataug help it?"""
+"""Evaluate a trained model: how to predict with it, where to cut it, how good synthetic features are, and whether feataug helps it."""
 
 from feataug.evaluation.class_bias import fit_class_bias
 from feataug.evaluation.comparison.arms import train_arm

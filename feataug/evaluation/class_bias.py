@@ -1,4 +1,4 @@
-"""One number for each class, added to a trained model's logits: fitted on training images, free at inference."""
+"""Class bias: one number for each class, added to a trained model's logits. It is fitted on training images and costs no inference time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from feataug.core.checks import check_batch, check_loader, check_masks, check_number, check_void, describe, is_plain
@@ -18,12 +19,12 @@ from feataug.errors import ConfigError, DataError, ShapeError, message
 from feataug.losses import resize_logits, split_outputs
 from feataug.metrics import scores
 
-# Changes of one class's number that are tried at once, in units of the step; and the steps, from coarse to fine.
+# The changes of one class's number to try, in units of the step, and the steps from coarse to fine.
 _REACH = torch.arange(-8.0, 9.0)
 _STEPS = (1.0, 0.5, 0.25, 0.125)
-# Shares of the prior's logarithm that the ascent may start from, besides nothing.
+# The ascent may start from these shares of the prior's logarithm, besides zero.
 _PRIORS = (0.25, 0.5, 1.0)
-# An end to the ascent on measures that creep.
+# The most sweeps over all classes for each step, for measures that improve only slowly.
 _SWEEPS = 20
 
 
@@ -39,27 +40,27 @@ def fit_class_bias(
     seed: int = 0,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """The number for each class which, added to the logits, gives the best ``measure`` on labelled images: post-hoc logit adjustment.
+    """Fit a number for each class which, added to the logits, maximises ``measure`` on labelled images (post-hoc logit adjustment).
 
     A model that was trained on rare classes, or on crops and measured on whole images, predicts some classes too rarely and others too often.
-    Class weights press on that in training; this costs one pass over some images. Fit it on *training* images, never on those that you
-    measure on. ``Inference(model, class_bias=...)`` applies it.
+    Class weights address this in training; a class bias takes one pass over some images. Fit it on *training* images, never on those that
+    you measure on. ``Inference(model, class_bias=...)`` applies it.
 
     Args:
-        predict: Images ``(B, C, H, W)`` to logits ``(B, K, h, w)``, or to any output that ``losses.split_outputs`` understands: the
-            way you predict with later, such as ``Inference(model, window=...)``. A module is put into eval mode, and each of its parts back
-            into the mode that it had.
-        loader: Labelled ``(images, masks)``, as they will be predicted: without random colours, at the size of prediction. One pass.
-        num_classes: Number of classes ``K``.
-        measure: One of ``"pixel_acc"``, ``"class_acc"``, ``"miou"`` and ``"fw_iou"``, or a function from what ``metrics.scores`` returns to
-            a number, larger for better; that takes about a hundred times as long.
-        ignore_index: Label of void.
-        pixels: Labelled pixels that are kept, drawn evenly from all; memory and time grow with them and with ``K``.
-        seed: Of that draw.
-        device: Where images and masks are sent; where a module's weights are by default; the CPU for a function.
+        predict: Maps images ``(B, C, H, W)`` to logits ``(B, K, h, w)``, or to any output that ``losses.split_outputs`` understands. Use
+            what you predict with later, such as ``Inference(model, window=...)``. A module is put into eval mode; afterwards each of its
+            parts has its previous mode.
+        loader: Yields labelled ``(images, masks)`` without random colours, at the size of prediction. It is read once.
+        num_classes: The number of classes ``K``.
+        measure: ``"pixel_acc"``, ``"class_acc"``, ``"miou"``, ``"fw_iou"``, or a function from the result of ``metrics.scores`` to a
+            number, where larger is better. A function takes about a hundred times as long.
+        ignore_index: The label of void.
+        pixels: The number of labelled pixels to use, drawn evenly from all. Memory and time grow with it and with ``K``.
+        seed: Seeds the draw of pixels.
+        device: The device for images and masks. By default that of a module's weights, or the CPU for a function.
 
     Returns:
-        ``(K,)`` float32 on the CPU, with a mean of 0. A class without a labelled pixel has the mean of the others: nothing is known of it.
+        ``(K,)`` float32 on the CPU, with a mean of 0. A class without a labelled pixel gets the mean of the others.
 
     Raises:
         ConfigError: a number is out of range, ``measure`` is unknown, or ``ignore_index`` is a class.
@@ -67,8 +68,8 @@ def fit_class_bias(
         ShapeError, DtypeError, LabelError: images, masks or predictions do not fit.
 
     Source:
-        Menon et al. (2021), logit adjustment: the prior's logarithm, to some power, is where the ascent may start. Ours: coordinate ascent
-        on the measure itself, over the sampled pixels, with steps of 1 down to 1/8.
+        Menon et al. (2021), logit adjustment: the ascent may start from a share of the prior's logarithm. Ours: coordinate ascent on the
+        measure itself, over the sampled pixels, with steps of 1 down to 1/8.
 
     Example:
         >>> logits = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -91,7 +92,7 @@ def fit_class_bias(
             )
         )
     device = device_of(predict) if device is None else device
-    sample = _Sample(pixels, seed)
+    sample = _PixelSample(pixels, seed)
     with eval_mode(predict) if isinstance(predict, nn.Module) else nullcontext():
         for batch in check_loader("fit_class_bias", loader):
             images, masks = check_batch("fit_class_bias", batch)
@@ -99,7 +100,7 @@ def fit_class_bias(
             images = images.to(device, memory_format=torch.channels_last)
             logits = resize_logits(_logits(predict(images), masks, num_classes), masks.shape[-2:])
             labelled = masks != ignore_index
-            sample.add(logits.permute(0, 2, 3, 1)[labelled].float(), masks[labelled])
+            sample.add(rearrange(logits, "b k h w -> b h w k")[labelled].float(), masks[labelled])
     found, labels = sample.kept()
     if not len(labels):
         raise DataError(
@@ -118,8 +119,8 @@ def fit_class_bias(
     return _ascend(found, labels, measure)
 
 
-class _Sample:
-    """Pixels drawn evenly from all that come by: each has a random key, and the smallest keys stay."""
+class _PixelSample:
+    """Draw pixels evenly from a stream: each gets a random key, and the smallest keys are kept."""
 
     def __init__(self, size: int, seed: int) -> None:
         self.size, self.rng = size, generator_for(seed, "class bias")
@@ -139,7 +140,7 @@ class _Sample:
         self.items = kept  # type: ignore[assignment]
 
     def kept(self) -> tuple[Tensor, Tensor]:
-        """Logits ``(N, K)`` and labels ``(N,)``."""
+        """Return logits ``(N, K)`` and labels ``(N,)``."""
         if self.items is None:
             return torch.zeros(0, 0), torch.zeros(0, dtype=torch.long)
         return self.items[1], self.items[2]
@@ -155,22 +156,22 @@ def _logits(out: Any, masks: Tensor, num_classes: int) -> Tensor:
 
 
 def _ascend(logits: Tensor, labels: Tensor, measure: str | Callable[[dict[str, Any]], float]) -> Tensor:
-    """The numbers that give the best measure, one class after another."""
+    """Maximise the measure by changing one class's number after another."""
     classes = logits.shape[1]
     counts = torch.bincount(labels, minlength=classes)
     known = counts > 0
     bias, best = _start(logits, labels, counts, measure)
-    leaders = _Leaders(logits, bias)
+    leaders = _TopTwo(logits, bias)
     for step in _STEPS:
         for _ in range(_SWEEPS):
             before = best
             for k in known.nonzero().flatten().tolist():
                 tried = bias[k] + step * _REACH
-                values = _measured(_confusions(logits, labels, leaders, k, tried), measure)
-                # Of equal ones the nearest to what it is: a class on which nothing depends stays where it was.
-                place = int((values - 1e-9 * _REACH.abs()).argmax())
-                if float(values[place]) > best + 1e-7:
-                    bias[k], best = tried[place], float(values[place])
+                values = _measure_all(_confusions(logits, labels, leaders, k, tried), measure)
+                # Among equals take the smallest change: a class without any influence keeps its number.
+                index = int((values - 1e-9 * _REACH.abs()).argmax())
+                if float(values[index]) > best + 1e-7:
+                    bias[k], best = tried[index], float(values[index])
                     leaders.change(k, float(bias[k]))
             if best <= before + 1e-7:
                 break
@@ -178,10 +179,10 @@ def _ascend(logits: Tensor, labels: Tensor, measure: str | Callable[[dict[str, A
     return bias - bias.mean()
 
 
-class _Leaders:
-    """The two classes with the largest biased logits at every pixel, kept while one number after the other changes.
+class _TopTwo:
+    """The two classes with the largest biased logits at every pixel, updated as the numbers change.
 
-    With many classes looking for them anew in every step would take most of the time.
+    With many classes, finding them again in every step would take most of the time.
 
     Args:
         logits: ``(N, K)``.
@@ -193,40 +194,41 @@ class _Leaders:
         self.values, self.classes = self.biased.topk(2, dim=1)
 
     def without(self, k: int) -> tuple[Tensor, Tensor]:
-        """The largest biased logit of all classes but ``k``, and its class, ``(N,)`` each."""
+        """Return the largest biased logit of all classes except ``k``, and its class, ``(N,)`` each."""
         first = (self.classes[:, 0] != k).long()[:, None]
         return self.values.gather(1, 1 - first)[:, 0], self.classes.gather(1, 1 - first)[:, 0]
 
     def change(self, k: int, number: float) -> None:
-        """Give class ``k`` another number."""
+        """Set the number of class ``k``."""
         new = self.logits[:, k] + number
         self.biased[:, k] = new
-        held = (self.classes == k).any(1)
-        # It may have fallen behind a third class there.
-        rows = held.nonzero().flatten()
+        was_top = (self.classes == k).any(1)
+        # Where k was among the two, a third class may now be larger.
+        rows = was_top.nonzero().flatten()
         self.values[rows], self.classes[rows] = self.biased[rows].topk(2, dim=1)
-        # Elsewhere it can only have come in.
-        ahead, second = ~held & (new > self.values[:, 0]), ~held & (new > self.values[:, 1]) & (new <= self.values[:, 0])
+        # Elsewhere k can only have become one of the two.
+        ahead = ~was_top & (new > self.values[:, 0])
+        second = ~was_top & (new > self.values[:, 1]) & (new <= self.values[:, 0])
         self.values[ahead, 1], self.classes[ahead, 1] = self.values[ahead, 0], self.classes[ahead, 0]
         self.values[ahead, 0], self.classes[ahead, 0] = new[ahead], k
         self.values[second, 1], self.classes[second, 1] = new[second], k
 
 
 def _start(logits: Tensor, labels: Tensor, counts: Tensor, measure: Any) -> tuple[Tensor, float]:
-    """Nothing, or a share of the prior's logarithm, whichever measures best."""
+    """Choose the best start: zero, or a share of the prior's logarithm."""
     prior = torch.where(counts > 0, (counts.clamp(min=1) / counts.sum()).log(), torch.zeros(()))
     tried = [torch.zeros_like(prior), *(-share * prior for share in _PRIORS)]
     classes = len(counts)
     found = [torch.bincount(labels * classes + (logits + bias).argmax(1), minlength=classes**2).view(classes, classes) for bias in tried]
-    values = _measured(torch.stack(found), measure)
+    values = _measure_all(torch.stack(found), measure)
     return tried[int(values.argmax())].clone(), float(values.max())
 
 
-def _confusions(logits: Tensor, labels: Tensor, leaders: _Leaders, k: int, tried: Tensor) -> Tensor:
-    """Confusion matrices ``(T, K, K)`` with each of ``T`` ascending numbers for class ``k``, from one look at every pixel."""
+def _confusions(logits: Tensor, labels: Tensor, leaders: _TopTwo, k: int, tried: Tensor) -> Tensor:
+    """Compute the confusion matrices ``(T, K, K)`` for ``T`` ascending numbers of class ``k`` in one pass over the pixels."""
     classes = logits.shape[1]
     margin, runner_up = leaders.without(k)
-    # The first number that makes the pixel one of class k: with all before it, it is the runner-up's.
+    # The first number with which the pixel is predicted as class k; with all smaller numbers it is the runner-up.
     first = torch.searchsorted(tried, margin - logits[:, k])
     size = len(tried) + 1
 
@@ -239,8 +241,8 @@ def _confusions(logits: Tensor, labels: Tensor, leaders: _Leaders, k: int, tried
     return taken + left
 
 
-def _measured(confusions: Tensor, measure: str | Callable[[dict[str, Any]], float]) -> Tensor:
-    """The measure of each of ``(T, K, K)``; ``metrics.scores`` for all of them at once, where it has a name."""
+def _measure_all(confusions: Tensor, measure: str | Callable[[dict[str, Any]], float]) -> Tensor:
+    """Compute the measure of each confusion matrix ``(T, K, K)``; named measures for all at once, as ``metrics.scores`` defines them."""
     if callable(measure):
         return torch.tensor([float(measure(scores(one))) for one in confusions], dtype=torch.float64)
     counts = confusions.double()

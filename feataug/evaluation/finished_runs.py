@@ -1,4 +1,4 @@
-"""Finished runs of a study, each kept as JSON beside the settings that it depends on."""
+"""Store the figures of finished runs as JSON, with the settings that they depend on."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def kept_run(
     settings: dict[str, Any],
     run: Callable[[], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Return the figures that an earlier call left, or those of ``run``, which are then kept.
+    """Return the figures stored by an earlier call, or call ``run`` and store its figures.
 
     Args:
-        who: The function that asks, for messages.
-        folder: The output folder; ``None`` to keep nothing.
-        device: The device on which the processes of a distributed run talk to each other.
-        old: Settings that version 0.1.0 stored in another form, by name, with a function that returns that form.
+        who: The name of the calling function, for messages.
+        folder: The output folder; ``None`` stores nothing.
+        device: The device on which the processes of a distributed run communicate.
+        old: By name, functions that return a setting in the form in which version 0.1.0 stored it.
         name: The run's name; its file is ``folder / f"{name}.json"``.
         settings: Everything that the figures depend on.
-        run: Makes the figures. They go through JSON, so that a first call returns what later calls read.
+        run: Returns the figures. They are converted to JSON and back, so that all calls return the same.
 
     Raises:
-        CheckpointError: the file holds a run with other settings, or is damaged.
+        CheckpointError: the file is damaged or holds a run with other settings.
     """
     if folder is None:
         return run()
@@ -46,7 +46,7 @@ def kept_run(
     stored = broadcast_from_main(lambda: _read(who, path) if path.exists() else None, device)
     if stored is not None:
         advice = f"Use another output folder, or delete this file and {path.with_suffix('')} to run that arm again."
-        # Shorter fingerprints are those of version 0.1.0.
+        # Version 0.1.0 had shorter fingerprints.
         same = {key: settings[key] for key in old if len(stored["settings"].get(key, "")) == 12 and stored["settings"][key] == old[key]()}
         check_settings(f"{who}: the output folder holds a run with other settings.", settings, stored["settings"] | same, path, advice)
     else:
@@ -57,19 +57,19 @@ def kept_run(
 
 
 def _read(who: str, path: Path) -> dict[str, Any]:
-    """A finished run; files from before there were checksums are taken as they are."""
+    """Read a finished run. Older files have no checksum and are not verified."""
     try:
         stored: dict[str, Any] = json.loads(path.read_text())
         written = stored.pop("sha256", None)
         if stored.keys() != {"settings", "figures"} or (written is not None and written != _digest(stored)):
-            raise ValueError("not what was written")
+            raise ValueError("the content was altered")
     except (ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(
             message(
                 f"{who}: a finished run cannot be read.",
                 given=f"{path} ({error})",
                 needed="the file as it was written",
-                advice="Delete it to run that arm again; checkpoints beside it make that quick.",
+                advice="Delete it to run that arm again; the checkpoints beside it make that quick.",
             )
         ) from error
     return stored
@@ -80,7 +80,7 @@ def _digest(stored: dict[str, Any]) -> str:
 
 
 def old_fingerprint(module: nn.Module) -> str:
-    """The fingerprint of version 0.1.0: twelve digits that change when a weight does."""
+    """Return the fingerprint of version 0.1.0: twelve digits that change when a weight does."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
         digest.update(name.encode())

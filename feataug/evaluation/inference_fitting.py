@@ -1,4 +1,4 @@
-"""How a trained model is best predicted with, decided on training images: whole or by windows, and with which class bias."""
+"""Choose how to predict with a trained model, on training images: whole images or windows, and the class bias."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from feataug.core.checks import check_loader
 from feataug.evaluation.class_bias import fit_class_bias
-from feataug.inference.context_check import MARGIN, CropSize, size_of
+from feataug.inference.context_check import MARGIN, CropSize, resolve_crop_size
 from feataug.inference.evaluate import evaluate
 from feataug.inference.inference import Inference
 
@@ -28,28 +28,28 @@ def fit_inference(
     ignore_index: int = 255,
     device: torch.device | str | None = None,
 ) -> tuple[Inference, dict[str, Any]]:
-    """An ``Inference`` that fits the model, and the figures that it was chosen by: all of it on training images.
+    """Choose an ``Inference`` for a model by measuring on training images, and return it with the figures.
 
-    A model that was trained on crops may predict otherwise at another size: its stride does not divide it, or its context depends on it. It is
-    another model on whole images: with small crops PSPNet lost 5 points of mIoU on CamVid, with larger ones less than one. So it is measured.
+    A model trained on crops may predict differently at other sizes, if its stride does not divide them or its context depends on them. With
+    small crops PSPNet lost 5 points of mIoU on whole images of CamVid, with larger crops less than one. This function measures it.
 
     Args:
         model: The trained model, with outputs that ``losses.split_outputs`` understands.
-        loader: ``(images, masks)`` of training images as the others will come: whole, without random crops or colours. Read twice or three
-            times; fifty images are enough to decide.
-        num_classes: Number of classes ``K``.
-        crop_size: Rows and columns of the crops that the model was trained on: ``"noted"`` for what ``Finetuner`` noted on it, ``None`` where
-            it was trained on whole images. Windows are tried if an image has another size.
-        class_bias: Whether to fit a class bias, too; see ``fit_class_bias``.
-        measure: What the bias is fitted to.
-        margin: Points of mIoU by which windows must be ahead of whole images on training images: they cost about twice the time.
-        divisor: Of whole images, for models that take no other sizes; see ``Inference``.
-        ignore_index: Label of void.
-        device: Where images and masks are sent; where the model is by default.
+        loader: Yields ``(images, masks)`` of training images in the form of later images: whole, without random crops or colours. It is
+            read two or three times; fifty images are enough.
+        num_classes: The number of classes ``K``.
+        crop_size: Rows and columns of the training crops. ``"noted"`` is the size that ``Finetuner`` noted on the model; ``None`` means
+            that it was trained on whole images. Windows are tried if an image has another size.
+        class_bias: Also fit a class bias; see ``fit_class_bias``.
+        measure: The measure that the bias maximises.
+        margin: Windows must beat whole images by this many points of mIoU, since they take about twice the time.
+        divisor: Pads whole images to multiples of this number, for models that accept no other sizes; see ``Inference``.
+        ignore_index: The label of void.
+        device: The device for images and masks; the model's by default.
 
     Returns:
-        The ``Inference``, and ``{"whole": figures, "windows": figures, "window": [h, w] or None, "class_bias": [...] or None}``: the four
-        measures on the training images, without the bias; ``windows`` only where they were tried.
+        The ``Inference``, and ``{"whole": figures, "windows": figures, "window": [h, w] or None, "class_bias": [...] or None}``. Figures
+        are the four measures on the training images without the bias; ``windows`` is missing if windows were not tried.
 
     Raises:
         ConfigError, DataError, ShapeError, DtypeError, LabelError: as ``Inference``, ``evaluate`` and ``fit_class_bias`` do.
@@ -57,20 +57,20 @@ def fit_inference(
     Source:
         Ours; windows as in Zhao et al. (2017), by their code.
     """
-    size, window = size_of("fit_inference", model, crop_size), None
-    other = False
+    size, window = resolve_crop_size("fit_inference", model, crop_size), None
+    other_size = False
 
-    def watched() -> Iterator[Any]:
-        nonlocal other
+    def watch_sizes() -> Iterator[Any]:
+        nonlocal other_size
         for batch in check_loader("fit_inference", loader):
-            # What is no pair is left to evaluate, which says so.
+            # evaluate raises the error for a batch that is no pair.
             images = batch[0] if isinstance(batch, (tuple, list)) and batch else None
-            other |= size is not None and isinstance(images, Tensor) and images.ndim == 4 and tuple(images.shape[-2:]) != size
+            other_size |= size is not None and isinstance(images, Tensor) and images.ndim == 4 and tuple(images.shape[-2:]) != size
             yield batch
 
     settings: dict[str, Any] = {"ignore_index": ignore_index, "device": device}
-    found: dict[str, Any] = {"whole": evaluate(Inference(model, divisor=divisor), watched(), num_classes, **settings)}
-    if other:
+    found: dict[str, Any] = {"whole": evaluate(Inference(model, divisor=divisor), watch_sizes(), num_classes, **settings)}
+    if other_size:
         found["windows"] = evaluate(Inference(model, window=size), loader, num_classes, **settings)
         if found["windows"]["miou"] > found["whole"]["miou"] + margin:
             window = size

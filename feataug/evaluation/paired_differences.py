@@ -1,4 +1,4 @@
-"""Differences between paired runs, with their intervals, and what they allow to be said."""
+"""Differences between paired runs with their confidence intervals, and a verdict in words."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ from typing import Any
 from feataug.core.checks import check_number
 from feataug.core.measures import MEASURES, TITLES
 
-# Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom; beyond the table the first terms of
-# its expansion around the normal's (Fisher, Cornish 1960).
-_T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131)
-
 
 def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, float | None]:
-    """Mean of ``second - first`` over pairs, with its 95 % interval by Student's t; no interval for a single pair.
+    """Compute the mean of ``second - first`` over pairs and its 95 % interval by Student's t. A single pair has no interval.
 
     Example:
         >>> result = difference([50.0, 51.0, 49.0], [51.0, 52.5, 49.5])
@@ -33,20 +29,24 @@ def difference(first: Sequence[float], second: Sequence[float]) -> dict[str, flo
 
 
 def t95(n: int) -> float:
-    """The two-sided 95 % point of Student's t for ``n`` pairs, two or more.
+    """Return the two-sided 95 % point of Student's t for ``n`` pairs, two or more.
 
     Example:
-        >>> t95(3), round(t95(40), 3)
+        >>> round(t95(3), 3), round(t95(40), 3)
         (4.303, 2.023)
     """
-    return _T95[n - 2] if n - 2 < len(_T95) else 1.96 + 2.372 / (n - 1) + 2.823 / (n - 1) ** 2
+    # What scipy.stats.t.ppf calls; importing scipy.stats takes more than a second. Local, since only finished comparisons need it.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(n - 1, 0.975))
 
 
 def differences(control: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """``difference`` in each of the four measures, in points, ``other`` minus ``control``; by class under ``per_class``, if they have names.
+    """Compute ``difference`` for each of the four measures, in points, ``other`` minus ``control``; and for named classes.
 
     Args:
-        control, other: Figures of paired runs, as ``report.by_class`` gives them. A class that is not measured in some run is left out.
+        control, other: Figures of paired runs, as ``io.results.by_class`` returns them. Classes that some run does not measure are left
+            out of ``per_class``.
     """
     result: dict[str, Any] = {name: difference([c[name] for c in control], [o[name] for o in other]) for name in MEASURES}
     if isinstance(control[0].get("per_class"), Mapping) and all(isinstance(x, Mapping) for x in control[0]["per_class"].values()):
@@ -63,7 +63,7 @@ def differences(control: Sequence[Mapping[str, Any]], other: Sequence[Mapping[st
 
 
 def mean_figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over runs of the four measures and of every class; ``None`` where no run has a figure."""
+    """Average the four measures and every class over runs; ``None`` if no run has a figure."""
 
     def mean(values: list[float | None]) -> float | None:
         known = [value for value in values if value is not None]
@@ -78,7 +78,7 @@ def mean_figures(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def verdict(gaps: Mapping[str, Any], name: str = "feataug") -> str:
-    """What the intervals allow to be said, in words.
+    """Say in words what the intervals show.
 
     Example:
         >>> verdict({m: {"mean": 1.0, "low": -0.1 if m == "miou" else 0.5, "high": 2.1} for m in MEASURES})
@@ -100,5 +100,5 @@ def verdict(gaps: Mapping[str, Any], name: str = "feataug") -> str:
 
 
 def interval(gap: Mapping[str, Any]) -> str:
-    """A mean difference in points, with its interval if there is one."""
+    """Format a mean difference in points, with its interval if it has one."""
     return f"{gap['mean']:+.2f}" + (f" [{gap['low']:+.2f}, {gap['high']:+.2f}]" if gap["low"] is not None else "")

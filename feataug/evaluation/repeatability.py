@@ -1,4 +1,4 @@
-"""What a comparison of several runs rests on: different seeds, and the same batches for the same seed."""
+"""Check what a comparison of runs requires: different seeds, and the same batches for the same seed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def check_seeds(who: str, loader: Any, seeds: Any, runs: str) -> None:
     """Raise ``ConfigError`` unless ``loader`` is a function of the seed, and ``seeds`` are different integers of at least 0.
 
     Args:
-        who: The function that asks, for messages.
-        loader: What it was given.
-        seeds: What it was given.
-        runs: What sees the same batches, in words.
+        who: The name of the calling function, for messages.
+        loader: Its argument ``loader``.
+        seeds: Its argument ``seeds``.
+        runs: The runs that see the same batches, in words.
     """
     if not callable(loader):
         raise ConfigError(
@@ -43,39 +43,41 @@ def check_seeds(who: str, loader: Any, seeds: Any, runs: str) -> None:
 
 
 def check_repeats(loader: Callable[[int], Iterable[Any]], seed: int, who: str = "compare") -> None:
-    """Read the first batch of a seed's loader twice; a loader without batches is left to the training.
+    """Read the first batch of a seed's loader twice and compare. Training itself reports a loader without batches.
 
     Args:
-        loader: A seed to the loader of real pairs, as ``compare`` takes it.
+        loader: Makes the loader of real pairs for a seed, as for ``compare``.
         seed: The first seed of the comparison.
-        who: The function that asks, for messages.
+        who: The name of the calling function, for messages.
 
     Raises:
         DataError: the two batches differ.
 
     Source:
-        ours.
+        Ours.
     """
-    with put_back():
+    with preserved_rng():
         first = next(part_of(loader(seed)), None)
-        # As other work between the arms leaves them: a loader that draws from the global generators now draws other numbers.
-        torch.rand(()), np.random.rand(), random.random()
+        # Move the global generators, as work between the arms does: a loader that uses them then draws other numbers.
+        torch.rand(())
+        np.random.rand()
+        random.random()
         second = next(part_of(loader(seed)), None)
     different = _different(first, second)
     if different:
         raise DataError(
             message(
-                f"{who}: the loader does not repeat itself, so that the arms of a pair would see different real batches.",
+                f"{who}: the loader does not repeat itself, so the arms of a pair would see different real batches.",
                 given=f"{different} of the first batch differ between two readings with seed {seed}",
                 needed="equal batches for equal seeds",
                 advice="feataug.data.seeded_loader(train_set, 16, seed=seed) seeds torch, numpy, random, and generators that transforms keep. A "
-                "transform that draws from elsewhere, such as OpenCV's or imgaug's generator, has to be seeded by itself.",
+                "transform with another generator, such as OpenCV's or imgaug's, must be seeded separately.",
             )
         )
 
 
 def _different(first: Any, second: Any) -> str | None:
-    """Which parts of two batches differ, in words; ``None`` if none do."""
+    """Name the parts in which two batches differ, or return ``None``."""
     if not isinstance(first, (tuple, list)) or not isinstance(second, (tuple, list)):
         return None
     if len(first) != len(second):
@@ -90,16 +92,16 @@ def _equal(first: Any, second: Any) -> bool:
         if first.shape != second.shape or first.dtype != second.dtype:
             return False
         return bool(((first == second) | ((first != first) & (second != second))).all())
-    return True  # anything else is for the training to judge
+    return True  # training checks everything else
 
 
 @contextmanager
-def put_back() -> Any:
-    """Leave the global generators as they were."""
-    kept = torch.get_rng_state(), np.random.get_state(), random.getstate()
+def preserved_rng() -> Any:
+    """Restore the global random generators afterwards."""
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         yield
     finally:
-        torch.set_rng_state(kept[0])
-        np.random.set_state(kept[1])
-        random.setstate(kept[2])
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])

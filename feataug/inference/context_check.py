@@ -1,4 +1,4 @@
-"""A warning where a model predicts whole images worse than windows of the size that it was trained on."""
+"""Warn if a model does worse on whole images than with windows of the size of its training crops."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from feataug.inference.inference import Inference
 
 CropSize = Sequence[int] | Literal["noted"] | None
 
-# Points of mIoU by which windows must be ahead.
+# Windows must be better by this many points of mIoU.
 MARGIN = 1.0
-# Images that are compared: they cost about as much as a hundred more.
+# The number of images to compare; their windows cost about as much as a hundred more images.
 IMAGES = 32
-# Images of a batch, and batches, where nobody knows how many there will be.
-_OF_BATCH = 4
+# Images taken from each batch if the number of batches is unknown.
+_PER_BATCH = 4
 
 
-def size_of(who: str, model: Any, crop_size: CropSize, name: str = "crop_size") -> tuple[int, int] | None:
-    """The size that ``crop_size`` means: itself, or for ``"noted"`` what training noted on ``model``.
+def resolve_crop_size(who: str, model: Any, crop_size: CropSize, name: str = "crop_size") -> tuple[int, int] | None:
+    """Return ``crop_size`` as a size; ``"noted"`` is the size that training noted on ``model``, if any.
 
     Raises:
-        ShapeError: it is no size.
+        ShapeError: ``crop_size`` is no size.
     """
     if crop_size is None:
         return None
     return noted_size(model) if crop_size == "noted" else check_size(who, name, crop_size)
 
 
-def length_of(loader: Any) -> int | None:
-    """How many batches a loader has, if it knows: a ``DataLoader`` of a stream has a ``__len__`` that raises."""
+def known_length(loader: Any) -> int | None:
+    """Return the number of batches, if the loader knows it: a ``DataLoader`` of a stream has a ``__len__`` that raises."""
     try:
         return len(loader)
     except (TypeError, NotImplementedError):
@@ -45,29 +45,29 @@ def length_of(loader: Any) -> int | None:
 
 
 class ContextCheck:
-    """Predicts some of the images of an evaluation by windows as well.
+    """Predict some images of an evaluation with windows as well, and compare.
 
     Args:
         predict: The model.
         size: Rows and columns of its training crops.
-        counters: Two objects that count as ``SegmentationMetrics`` does: of whole images and of windows.
-        batches: How many batches there are, if that is known: images are then taken evenly from all of them.
+        counters: Two ``SegmentationMetrics``, for whole images and for windows.
+        batches: The number of batches, if known: images are then taken evenly from all of them.
     """
 
     def __init__(self, predict: nn.Module, size: tuple[int, int], counters: tuple[Any, Any], batches: int | None) -> None:
         self.size, (self.whole, self.windows) = size, counters
         self.predict = Inference(predict, window=size)
-        # Of every so many batches, so many images.
+        # Take per_batch images of every ``every``-th batch.
         self.every = max(1, -(-batches // IMAGES)) if batches else 1
-        self.of_batch = max(1, IMAGES * self.every // batches) if batches else _OF_BATCH
+        self.per_batch = max(1, IMAGES * self.every // batches) if batches else _PER_BATCH
         self.seen, self.images, self.shape = 0, 0, (0, 0)
 
-    def look(self, images: Tensor, logits: Any, masks: Tensor) -> None:
-        """Take a batch, or pass over it.
+    def update(self, images: Tensor, logits: Any, masks: Tensor) -> None:
+        """Compare images of a batch, or skip it.
 
         Args:
             images: ``(B, C, H, W)``.
-            logits: ``(B, K, h, w)``, predicted from whole images. Anything else, such as classes, is passed over.
+            logits: ``(B, K, h, w)``, predicted from whole images. Anything else, such as classes, is skipped.
             masks: ``(B, H, W)``.
         """
         due = self.seen % self.every == 0 and self.images < IMAGES
@@ -76,7 +76,7 @@ class ContextCheck:
             return
         if not is_plain(logits) or logits.ndim != 4 or not logits.is_floating_point() or logits.shape[1] < 2:
             return
-        count = min(self.of_batch, IMAGES - self.images, len(images))
+        count = min(self.per_batch, IMAGES - self.images, len(images))
         with preserved_rng(images.device):
             found = self.predict(images[:count])
         self.whole.update(logits[:count], masks[:count])
@@ -85,16 +85,16 @@ class ContextCheck:
         self.shape = (int(images.shape[-2]), int(images.shape[-1]))
 
     def warn(self, scores: Callable[[Tensor], dict[str, Any]], stacklevel: int) -> None:
-        """Warn if windows were ahead. The counts are this process's own: nothing waits for the others."""
+        """Warn if windows were better. The main process uses only its own counts, so that no process waits."""
         if not self.images or not is_main():
             return
         whole, windows = (scores(counter.confusion)["miou"] for counter in (self.whole, self.windows))
         if windows > whole + MARGIN:
             (height, width), (rows, columns) = self.size, self.shape
             warnings.warn(
-                f"evaluate: the model does worse on whole images than by windows of the size that it was trained on: mIoU {whole:.2f} on "
-                f"whole images of {rows} x {columns}, {windows:.2f} by windows of {height} x {width} ({self.images} of these images). "
-                f"What it predicts depends on the size. Evaluate feataug.Inference(model, window=({height}, {width})), let "
+                f"evaluate: the model does worse on whole images than with windows of the size of its training crops: mIoU {whole:.2f} on "
+                f"whole images of {rows} x {columns}, {windows:.2f} with windows of {height} x {width} ({self.images} images compared). "
+                f"Its predictions depend on the image size. Evaluate feataug.Inference(model, window=({height}, {width})), let "
                 "feataug.fit_inference decide on training images, or train on larger crops.",
                 FeatAugWarning,
                 stacklevel=stacklevel + 1,

@@ -1,4 +1,4 @@
-"""Weights in a folder or on the hub: safetensors alone, all of them or an error."""
+"""Save and load weights in a folder or on the hub: safetensors only; missing weights are an error."""
 
 from __future__ import annotations
 
@@ -15,45 +15,46 @@ from safetensors import SafetensorError
 from feataug.core.crop_sizes import note_size, noted_size
 from feataug.core.distributed import is_main
 from feataug.errors import CheckpointError, FeatAugError, message
+from feataug.io.card_facts import check_facts, known_facts
 from feataug.io.inference_file import FILE, read_settings
-from feataug.io.model_card import MARK, check_facts, inference_text, known_facts, local_name, model_card, plain
+from feataug.io.model_card import MARK, inference_text, local_name, model_card, plain
 
-# In config.json, beside the arguments of the class: what is known of the model, and the size that it was trained on.
+# Keys of config.json beside the arguments of the class: the facts of the card, and the size of the training images.
 _CARD, _SIZE = "card", "trained_size"
 
 
 class HubModel(PyTorchModelHubMixin):
-    """``save_pretrained``, ``from_pretrained`` and ``push_to_hub``.
+    """Adds ``save_pretrained``, ``from_pretrained`` and ``push_to_hub`` to a module.
 
     Attributes:
-        card: What is known of the model, for its card: saved with it, and loaded.
+        card: The known facts for the model card. They are saved and loaded with the model.
 
     Source:
-        huggingface_hub's mixin. Ours: weights that are missing or do not fit are an error, and pickled ones are refused; the card.
+        huggingface_hub's mixin. Ours: missing or misfitting weights are an error, pickled weights are refused, and the card.
     """
 
     card: Mapping[str, Any] = MappingProxyType({})
 
     def card_text(self, name: str) -> str:
-        """The part of the card that says what the model is, and how ``name`` is loaded and used; for classes of one's own."""
+        """Return the part of the card that describes the model and how to load ``name``. Subclasses override it."""
         return f"# {type(self).__name__}\n\nIt is loaded by `{type(self).__name__}.from_pretrained`, from {plain(name)}.\n"
 
     def save_pretrained(self, save_directory: str | Path, *, card: Mapping[str, Any] | None = None, **kwargs: Any) -> str | None:
         """Save weights, settings and a model card, ``README.md``.
 
         Args:
-            save_directory: The folder. A card of ours that is there is written anew; one of your own stays. ``inference.json`` is removed,
-                since it was fitted to the weights that were there: ``Inference.save`` comes after this.
-            card: What you know of the model, beside what training found out: ``data`` and ``data_license`` (texts), ``classes`` (names),
-                ``images`` (how many training saw), ``recognition`` (real, synthetic, ratio, diversity), ``teaching``
-                (``report.teaching_summary``), ``quality`` (what ``feataug.feature_quality`` returns), ``measures`` (pixel_acc, class_acc,
-                miou, fw_iou), ``license`` (of the weights). It is kept in ``config.json``, for later cards.
-            kwargs: As huggingface_hub's mixin takes them: ``push_to_hub``, ``repo_id`` and so on.
+            save_directory: The folder. An old card written by feataug is replaced; your own card stays. ``inference.json`` is removed,
+                since it was fitted to the previous weights: call ``Inference.save`` after this.
+            card: Facts to add to those from training: ``data`` and ``data_license`` (texts), ``classes`` (names), ``images`` (how many
+                training saw), ``recognition`` (real, synthetic, ratio, diversity), ``teaching`` (``io.results.teaching_summary``),
+                ``quality`` (the result of ``feataug.feature_quality``), ``measures`` (pixel_acc, class_acc, miou, fw_iou), ``license``
+                (of the weights). ``config.json`` keeps them for later cards.
+            kwargs: Arguments of huggingface_hub's mixin: ``push_to_hub``, ``repo_id`` and so on.
 
         Raises:
-            ConfigError: the card says something that a card cannot say.
+            ConfigError: a fact is unknown or invalid.
         """
-        self._learn(card)
+        self._add_facts(card)
         readme = Path(save_directory) / "README.md"
         if _is_ours(readme):
             readme.unlink()
@@ -73,19 +74,19 @@ class HubModel(PyTorchModelHubMixin):
         """Upload weights, settings and a model card.
 
         Args:
-            repo_id: Where to, such as ``"user/name"``.
+            repo_id: The repository, such as ``"user/name"``.
             card: As for ``save_pretrained``.
-            kwargs: As huggingface_hub's mixin takes them: ``private``, ``token``, ``branch`` and so on.
+            kwargs: Arguments of huggingface_hub's mixin: ``private``, ``token``, ``branch`` and so on.
 
         Raises:
-            ConfigError: the card says something that a card cannot say.
+            ConfigError: a fact is unknown or invalid.
         """
-        self._learn(card)
+        self._add_facts(card)
         kwargs["model_card_kwargs"] = {"name": repo_id} | (kwargs.get("model_card_kwargs") or {})
         return super().push_to_hub(repo_id, **kwargs)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The card; ``name`` is how its code calls the model: a folder, or an id of the hub. ``inference``: settings of ``inference.json``."""
+        """Make the card. ``name`` is the folder or hub id in its code; ``inference`` are the settings of ``inference.json``."""
         name = kwargs.get("name", "path/or/hub-id")
         text = self.card_text(name)
         if settings := kwargs.get("inference"):
@@ -93,7 +94,7 @@ class HubModel(PyTorchModelHubMixin):
         return model_card(text, self.card, self._hub_mixin_info.model_card_data)
 
     def renew_card(self, folder: str | Path) -> None:
-        """Write the card in a folder again, if it is ours, with what its ``inference.json`` says; the weights are not touched."""
+        """Rewrite a feataug card in a folder, with the settings of its ``inference.json``. The weights are not touched."""
         readme = Path(folder) / "README.md"
         if is_main() and _is_ours(readme):
             settings = read_settings(folder) if (Path(folder) / FILE).is_file() else None
@@ -101,23 +102,23 @@ class HubModel(PyTorchModelHubMixin):
 
     @classmethod
     def _not_arguments(cls) -> tuple[str, ...]:
-        """The key of the trained size, unless a class of one's own has an argument of that name."""
+        """Return the key of the trained size, unless a subclass has an argument of that name."""
         return () if _SIZE in cls._hub_mixin_init_parameters else (_SIZE,)
 
-    def _learn(self, card: Mapping[str, Any] | None) -> None:
+    def _add_facts(self, card: Mapping[str, Any] | None) -> None:
         if card is not None:
             self.card = dict(self.card) | check_facts(type(self).__name__, card, getattr(self, "num_classes", None))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
-        """Load what ``save_pretrained`` left in a folder, or a model of the hub.
+        """Load a model from a folder written by ``save_pretrained``, or from the hub.
 
         Args:
-            pretrained_model_name_or_path: The folder, or the hub's id, such as ``"user/name"``.
-            kwargs: As huggingface_hub's mixin takes them: ``revision``, ``token``, ``local_files_only`` and so on.
+            pretrained_model_name_or_path: The folder, or a hub id such as ``"user/name"``.
+            kwargs: Arguments of huggingface_hub's mixin: ``revision``, ``token``, ``local_files_only`` and so on.
 
         Raises:
-            CheckpointError: there is no such model, or its weights are not those that its settings call for.
+            CheckpointError: there is no such model, or its weights do not fit its settings.
         """
         name = str(pretrained_model_name_or_path)
         try:
@@ -133,7 +134,7 @@ class HubModel(PyTorchModelHubMixin):
                 message(
                     f"{cls.__name__}: a model cannot be loaded.",
                     given=f"{name} ({type(error).__name__}: {text})",
-                    needed="a folder that save_pretrained left, with config.json and model.safetensors, or a hub id",
+                    needed="a folder written by save_pretrained, with config.json and model.safetensors, or a hub id",
                 )
             ) from error
 
@@ -141,10 +142,10 @@ class HubModel(PyTorchModelHubMixin):
     def _from_pretrained(
         cls, *, model_id: str, map_location: str = "cpu", strict: bool = True, config: Any = None, **kwargs: Any
     ) -> Self:
-        # That ``config`` is among the arguments makes the mixin pass the whole of config.json.
+        # Because ``config`` is among the arguments, the mixin passes all of config.json.
         facts = known_facts((config or {}).get(_CARD))
         size = _trained_size((config or {}).get(_SIZE)) if cls._not_arguments() else None
-        # The mixin hands them to classes that take any keyword.
+        # The mixin passes them on to classes that take any keyword.
         for name in (_CARD, *cls._not_arguments()):
             kwargs.pop(name, None)
         if not os.path.isdir(model_id):
@@ -152,7 +153,7 @@ class HubModel(PyTorchModelHubMixin):
         else:
             for name in ("revision", "cache_dir", "force_download", "local_files_only", "token"):
                 kwargs.pop(name)
-            # As the mixin does it, without a line on the standard output.
+            # As the mixin does it, but without printing a line.
             file = os.path.join(model_id, constants.SAFETENSORS_SINGLE_FILE)
             model = cls._load_as_safetensor(cls(**kwargs), file, map_location, strict)
         model.card = facts
@@ -171,7 +172,7 @@ def _is_ours(readme: Path) -> bool:
 
 
 def _trained_size(value: Any) -> tuple[int, int] | None:
-    """Rows and columns from a file that anybody may have written; ``ValueError`` if it holds something else."""
+    """Read rows and columns from a file that may come from anybody. Anything else raises ``ValueError``."""
     if value is None:
         return None
     good = isinstance(value, list) and len(value) == 2

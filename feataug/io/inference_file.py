@@ -1,4 +1,4 @@
-"""``inference.json``: how a saved model is predicted with, written beside its weights and read as data from others."""
+"""``inference.json``: the settings to predict with a saved model. It may come from anybody, so every setting is checked."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from feataug.errors import CheckpointError, message
 from feataug.io.atomic import write_json
 
 FILE = "inference.json"
-# More than any setting needs; a window of a billion rows would be padded to.
+# Upper bounds beyond any sensible setting. Without them, a window of a billion rows would be allocated as padding.
 _BYTES, _SIDE, _SCALES, _CLASSES = 2**22, 2**16, 64, 2**16
 
 
 def _number(value: Any) -> bool:
-    # An integer of 400 digits is finite, and no float.
+    # The bound also refuses integers that no float can hold.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15
 
 
@@ -29,7 +29,7 @@ def _size(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 2 and all(map(_count, value))
 
 
-# By name what a setting has to be, and how that is seen.
+# By name of the setting: what is needed, and the check.
 _SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "scales": (
         f"1 to {_SCALES} numbers above 0, at most 16",
@@ -48,20 +48,19 @@ _SETTINGS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def write_settings(folder: str | Path, settings: Mapping[str, Any]) -> Path:
-    """Write what ``Inference.settings`` returns, whole or not at all."""
+    """Write the result of ``Inference.settings`` atomically."""
     return write_json(Path(folder) / FILE, settings)
 
 
 def read_settings(folder: str | Path, num_classes: int | None = None) -> dict[str, Any]:
-    """The settings in a folder, or in a repository of the hub, each of them checked: anybody may have written them.
+    """Read and check the settings in a folder or in a repository of the hub.
 
     Args:
-        folder: The folder, or the hub's id, such as ``"user/name"``.
-        num_classes: The model's, if they are known.
+        folder: The folder, or a hub id such as ``"user/name"``.
+        num_classes: The model's number of classes, if known.
 
     Raises:
-        CheckpointError: there is no such file, it cannot be read, holds an unknown setting or one that is not what it has to be, or is for
-            other classes.
+        CheckpointError: the file is missing or unreadable, holds an unknown or invalid setting, or is for other classes.
     """
     path = Path(folder) / FILE if os.path.isdir(folder) else _from_hub(str(folder))
     if not path.is_file():
@@ -76,7 +75,7 @@ def read_settings(folder: str | Path, num_classes: int | None = None) -> dict[st
         refuse(path, f"{type(error).__name__}: {error}", "the file as Inference.save wrote it")
     for name, value in settings.items():
         if name not in _SETTINGS:
-            # It may change the prediction.
+            # Ignoring it could change the prediction.
             refuse(path, f"an unknown setting, {name[:80]!r}", ", ".join(_SETTINGS))
         if not _SETTINGS[name][1](value):
             refuse(path, f"{name}: {value!r}"[:200], _SETTINGS[name][0])
@@ -99,12 +98,12 @@ def refuse(path: str | Path, given: str, needed: str) -> NoReturn:
 
 
 def _absent(path: Path | str) -> CheckpointError:
-    advice = "feataug fit-bias writes one, as does Inference.save; without it the model is predicted with as it is."
+    advice = "feataug fit-bias and Inference.save write one; without it, predict with the model itself."
     return CheckpointError(message(f"Inference: there is no {FILE}.", given=str(path), needed="a folder that holds it", advice=advice))
 
 
 def _from_hub(name: str) -> Path:
-    # Here, not at the top: the core works without it.
+    # A local import: only loading from the hub needs it.
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

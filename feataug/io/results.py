@@ -1,4 +1,4 @@
-"""Figures of a run as ``result.json``, and how the command was called as ``command.json``."""
+"""``result.json``, the figures of a run, and ``command.json``, the command that made it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from feataug.io.atomic import write_json
 
 
 def by_class(result: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """Measures as ``metrics.scores`` gives them, with ``per_class`` by the classes' names: ``{"acc", "iou"}`` each, and ``absent`` as names."""
+    """Return the result of ``metrics.scores`` with class names: ``per_class`` maps each to ``{"acc", "iou"}``, ``absent`` lists names."""
     lists = result["per_class"]
     named = {name: {"acc": acc, "iou": iou} for name, acc, iou in zip(classes, lists["acc"], lists["iou"], strict=True)}
     return {name: result[name] for name in MEASURES} | {"per_class": named, "absent": absent_classes(named)}
 
 
 def absent_classes(per_class: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Classes without a pixel in the masks: those whose accuracy is not defined."""
+    """List the classes without a pixel in the masks: their accuracy is undefined."""
     return [name for name, figures in per_class.items() if figures["acc"] is None]
 
 
 def recognition_summary(result: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """What ``metrics.recognition`` returns, with the two scores (mIoU) first and all measures below them."""
+    """Return the result of ``recognition`` with the two scores (mIoU) first and all measures below them."""
     return {
         "real": result["real"]["miou"],
         "synthetic": result["synthetic"]["miou"],
@@ -37,26 +37,26 @@ def recognition_summary(result: Mapping[str, Any], classes: Sequence[str]) -> di
 
 
 def quality_summary(result: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """What ``evaluation.feature_quality`` returns, with ``per_class`` by the classes' names and without ``levels``."""
+    """Return the result of ``feature_quality`` with ``per_class`` by class names and without ``levels``."""
     kept = {name: value for name, value in result.items() if name != "levels"}
     return kept | {"per_class": dict(zip(classes, result["per_class"], strict=True))}
 
 
 def write_result(folder: str | Path, result: Mapping[str, Any]) -> Path:
-    """Write ``result.json``, whole or not at all."""
+    """Write ``result.json`` atomically."""
     return write_json(Path(folder) / "result.json", result)
 
 
 def write_command(options: Mapping[str, Any], began: float, *, finished: bool) -> Path | None:
-    """Write ``command.json``: what was called, with which versions, when, and how long it took.
+    """Write ``command.json``: the command, its options, versions, start and duration.
 
     Args:
-        options: Of the command line, with ``command`` and ``output``; a later call replaces what an earlier one left.
-        began: ``time.time()`` at its start.
-        finished: False if it was stopped.
+        options: The options of the command line, with ``command`` and ``output``.
+        began: ``time.time()`` at the start of the command.
+        finished: ``False`` if the command was stopped.
 
     Returns:
-        The file; ``None`` for commands without a run, and where nothing was written yet.
+        The path of the file; ``None`` for commands without a run, and if the output folder does not exist yet.
     """
     command, folder = options["command"], options["output"]
     if command in ("inspect", "report") or folder is None or not folder.is_dir():
@@ -83,7 +83,7 @@ def _version(package: str) -> str | None:
 
 
 def teaching_summary(result: Mapping[str, Any], source: str = "generator") -> dict[str, float]:
-    """What ``teaching_score`` returns for one source, as the fact ``teaching`` of a model card: mIoU after the class bias, and the score."""
+    """Return one source's result of ``teaching_score`` as the fact ``teaching`` of a model card: mIoU after the class bias, and the score."""
     gaussians = {"gaussians": result["sources"]["gaussians"]["after"]["miou"]} if "gaussians" in result["sources"] else {}
     return {
         "real": result["sources"]["real"]["after"]["miou"],

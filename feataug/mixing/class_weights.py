@@ -13,7 +13,7 @@ from feataug.core.label_checks import refuse_one_class
 from feataug.core.modes import eval_mode
 from feataug.core.windows import tiles
 from feataug.errors import DataError, message
-from feataug.inference.context_check import CropSize, size_of
+from feataug.inference.context_check import CropSize, resolve_crop_size
 from feataug.losses import split_outputs
 from feataug.metrics import SegmentationMetrics
 
@@ -84,7 +84,7 @@ def class_counts(
         model.to(device)
     device = next(model.parameters()).device
     metrics = SegmentationMetrics(num_classes, ignore_index).to(device)
-    tile = size_of("deficit_weights", model, window, "window")
+    tile = resolve_crop_size("deficit_weights", model, window, "window")
     with eval_mode(model):
         for batch in check_loader("deficit_weights", loader):
             images, masks = check_batch("deficit_weights", batch, model)

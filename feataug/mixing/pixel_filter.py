@@ -23,7 +23,7 @@ from feataug.core.checks import (
 from feataug.core.modes import eval_mode
 from feataug.core.windows import tiles
 from feataug.errors import DataError, ShapeError, message
-from feataug.inference.context_check import CropSize, size_of
+from feataug.inference.context_check import CropSize, resolve_crop_size
 from feataug.losses import resize_logits, smoothed_cross_entropy, split_outputs
 
 
@@ -97,7 +97,7 @@ class PixelFilter:
         if device is not None:
             reference.model.to(device)
         device = next(reference.model.parameters()).device
-        tile = size_of("PixelFilter", cut.model, window, "window")
+        tile = resolve_crop_size("PixelFilter", cut.model, window, "window")
         sums, counts = (torch.zeros(num_classes, dtype=torch.float64) for _ in range(2))
         for batch in check_loader("PixelFilter", loader):
             images, masks = check_batch("PixelFilter", batch, reference.model)

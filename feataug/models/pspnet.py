@@ -1,4 +1,4 @@
-"""The paper's reference network, PSPNet on any timm encoder; and models by their names on the command line."""
+"""The paper's reference network: PSPNet on any timm encoder."""
 
 import inspect
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from feataug.core.checks import check_number
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 from feataug.io.hub import HubModel
 from feataug.io.model_card import model_text
 
@@ -24,7 +24,7 @@ def _conv_bn(in_channels: int, out_channels: int, kernel_size: int) -> nn.Sequen
 
 
 class PyramidPooling(nn.Module):
-    """Averages over grids of ``bins`` cells, each reduced to ``in_channels / len(bins)`` and put back beside the input.
+    """Averages over grids of several sizes, each reduced to ``in_channels / len(bins)`` channels, appended to the input.
 
     Source:
         Zhao et al. (2017), Fig. 3.
@@ -49,19 +49,19 @@ class PSPNet(nn.Module, HubModel, library_name="feataug", tags=["semantic-segmen
     Args:
         encoder: Name of a timm model that supports ``features_only``.
         num_classes: Channels of the logits.
-        output_stride: 8, 16 or 32; what the encoder's ``output_stride`` supports.
+        output_stride: 8, 16 or 32, if the encoder supports it.
         width: Channels of the head's 3x3 convolution.
-        dropout: Before the classifier, in training.
-        auxiliary: Add the deeply supervised head on the last but one stage; the output in training is then a dictionary with
-            ``"out"`` and ``"aux"``, as torchvision's.
-        pretrained: ImageNet weights from the hub, as ``timm.create_model``.
+        dropout: Probability of dropping a channel before the classifier, in training.
+        auxiliary: Whether to add the deeply supervised head on the last stage but one. In training the output is then a dictionary
+            with ``"out"`` and ``"aux"``, as in torchvision.
+        pretrained: Whether to load ImageNet weights from the hub, as in ``timm.create_model``.
         encoder_kwargs: Further arguments of ``timm.create_model``.
 
     Shapes:
         images ``(B, 3, H, W)`` float to logits ``(B, num_classes, H, W)``.
 
     Raises:
-        ConfigError: ``output_stride`` is none of those, or a number is out of range.
+        ConfigError: ``output_stride`` is not 8, 16 or 32, or a number is out of range.
 
     Source:
         Zhao et al. (2017), the paper's segmentation model (Sec. 4.1).
@@ -85,7 +85,7 @@ class PSPNet(nn.Module, HubModel, library_name="feataug", tags=["semantic-segmen
         check_number("PSPNet", "width", width, low=1, integer=True)
         check_number("PSPNet", "dropout", dropout, low=0, high=1, open_high=True)
         if output_stride not in (8, 16, 32):
-            raise ConfigError(message("PSPNet: output_stride is not offered.", given=repr(output_stride), needed="8, 16 or 32"))
+            raise ConfigError("PSPNet: output_stride is not offered.", given=repr(output_stride), needed="8, 16 or 32")
         self.encoder = timm.create_model(
             encoder,
             features_only=True,
@@ -106,13 +106,13 @@ class PSPNet(nn.Module, HubModel, library_name="feataug", tags=["semantic-segmen
             )
 
     def untrained(self, *, pretrained: bool = False) -> "PSPNet":
-        """A new model with the settings of this one, as it is before training; ``pretrained`` as in ``PSPNet``."""
+        """A new, untrained model with the settings of this one; ``pretrained`` as in ``PSPNet``."""
         known = inspect.signature(type(self).__init__).parameters
         settings: Any = self._hub_mixin_config
         return type(self)(**{k: v for k, v in settings.items() if k in known} | {"pretrained": pretrained})
 
     def card_text(self, name: str) -> str:
-        """What the model is, and how ``name`` is loaded and used."""
+        """The text of the model card: what the model is, and how to load and use ``name``."""
         return model_text(name, *self._names)
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:

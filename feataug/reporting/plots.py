@@ -1,4 +1,4 @@
-"""Pictures of images, masks, features, predictions and comparisons: ``draw_...`` returns a figure, which a notebook shows, ``save_...`` a file."""
+"""Draw images, masks, features, predictions and comparisons: ``draw_...`` returns a figure for a notebook, ``save_...`` writes a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from feataug.core.checks import describe
 from feataug.core.measures import TITLES
 from feataug.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from feataug.errors import ShapeError, message
-from feataug.io.samples import feature_colors as feature_colors  # beside color_images and color_masks, where notebooks look for it
+from feataug.io.samples import feature_colors as feature_colors  # so that notebooks find it beside color_images and color_masks
 from feataug.reporting.tables import share_text
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def color_images(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
-    """Images ``(B, 3, H, W)`` to colours ``(B, H, W, 3)``: bytes as they are, floats with ImageNet's normalisation undone, in 0 .. 1."""
+    """Convert images ``(B, 3, H, W)`` to colours ``(B, H, W, 3)``: bytes stay as they are, floats are denormalised to 0 .. 1."""
     shown = images.detach().cpu().movedim(1, -1)
     if not shown.is_floating_point():
         return shown
@@ -30,28 +30,23 @@ def color_images(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Seq
 
 
 def color_masks(masks: Tensor, palette: Sequence[tuple[int, int, int]]) -> Tensor:
-    """Label maps ``(B, H, W)`` to uint8 ``(B, H, W, 3)``; whatever is no class is black."""
+    """Convert label maps ``(B, H, W)`` to uint8 colours ``(B, H, W, 3)``; labels without a colour are black."""
     table = torch.zeros(len(palette) + 1, 3, dtype=torch.uint8)
     table[:-1] = torch.tensor(palette, dtype=torch.uint8)
-    labels = masks.long().cpu()  # an index of bytes would be a mask
+    labels = masks.long().cpu()  # torch would take uint8 indices for a mask
     return table[torch.where((labels >= 0) & (labels < len(palette)), labels, len(palette))]
 
 
 def save_comparison(path: str | Path, result: Mapping[str, Any]) -> Path:
-    """Write a PNG of what ``compare`` returns: ``draw_comparison`` as a file.
-
-    Args:
-        path: Where to write.
-        result: Of ``compare``.
-    """
+    """Write the figure of ``draw_comparison`` as a PNG."""
     draw_comparison(result).savefig(path)
     return Path(path)
 
 
 def draw_comparison(result: Mapping[str, Any]) -> Figure:
-    """What ``compare`` returns as a figure: differences to the control with their intervals, for the measures and for each class.
+    """Draw the result of ``compare``: differences to the control with their intervals, for the measures and for each class.
 
-    Where a class bias was fitted, hollow circles are the differences before it. Where there is a ceiling, the legend has each arm's share of the
+    If a class bias was fitted, hollow circles show the differences before it. If there is a ceiling, the legend shows each arm's share of the
     ceiling's gain in mIoU.
     """
     before = result.get("differences_before_bias", {})
@@ -88,27 +83,19 @@ def draw_comparison(result: Mapping[str, Any]) -> Figure:
 
 
 def save_grid(path: str | Path, columns: Mapping[str, Tensor]) -> Path:
-    """Write a PNG with one column for each entry and one row for each sample: ``draw_grid`` as a file.
-
-    Args:
-        path: Where to write.
-        columns: Title to pictures ``(B, H, W, 3)``, uint8 or float in 0 .. 1, all with the same ``B``.
-
-    Raises:
-        ShapeError: a column is no batch of colour pictures, or the numbers of rows differ.
-    """
+    """Write the figure of ``draw_grid`` as a PNG."""
     _draw_grid("save_grid", columns).savefig(path)
     return Path(path)
 
 
 def draw_grid(columns: Mapping[str, Tensor]) -> Figure:
-    """A figure with one column for each entry and one row for each sample.
+    """Draw a grid of pictures with one column for each entry and one row for each sample.
 
     Args:
-        columns: Title to pictures ``(B, H, W, 3)``, uint8 or float in 0 .. 1, all with the same ``B``.
+        columns: The pictures ``(B, H, W, 3)`` of each column by its title, uint8 or float in 0 .. 1, all with the same ``B``.
 
     Raises:
-        ShapeError: a column is no batch of colour pictures, or the numbers of rows differ.
+        ShapeError: a column is not a batch of colour pictures, or the numbers of rows differ.
     """
     return _draw_grid("draw_grid", columns)
 
@@ -133,11 +120,11 @@ def _draw_grid(who: str, columns: Mapping[str, Tensor]) -> Figure:
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches."""
-    from matplotlib.figure import Figure  # not pyplot: no window, no global state
+    """An empty figure of this size in inches."""
+    from matplotlib.figure import Figure  # not pyplot, which has windows and a global state
 
     class Shown(Figure):
-        # A notebook knows how to show the figures of pyplot alone.
+        # Without this, notebooks show only figures of pyplot.
         def _repr_png_(self) -> bytes:
             file = io.BytesIO()
             self.savefig(file)

@@ -1,4 +1,4 @@
-"""Figures of a run as text and as ``result.json``, and how it was called as ``command.json``."""
+"""Results as text tables and sentences."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ QUALITIES = {"frechet": "Fréchet", "precision": "precision", "recall": "recall"
 
 
 def absent_text(names: Sequence[str]) -> str:
-    """What is said of such classes wherever mIoU is shown."""
+    """A sentence about classes without a pixel, for wherever mIoU is shown."""
     return f"No pixel in the validation masks: {listed(names)}. mIoU counts such a class, as 0, only where it is predicted."
 
 
 def quality_table(result: Mapping[str, Any]) -> str:
-    """Fréchet distance, precision and recall as text, each beside that of real features, by class; and whether features are copied.
+    """A table of Fréchet distance, precision and recall by class, each beside that of real features; and whether features are copied.
 
     Args:
         result: What ``quality_summary`` returns.
@@ -35,7 +35,7 @@ def quality_table(result: Mapping[str, Any]) -> str:
 
 
 def memory_text(memory: Mapping[str, Any]) -> str:
-    """What the memory test says, in a line."""
+    """The result of the memory test, in a line."""
     parts = [
         f"{name} {test['synthetic']:.2f} from training features, {test['held_out']:.2f} from held-out ones"
         for name, test in ((name, memory.get(name)) for name in ("cells", "maps"))
@@ -46,10 +46,10 @@ def memory_text(memory: Mapping[str, Any]) -> str:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Measures in percent, one line for each of ``rows``, IoU per class below, and the names of classes without a pixel.
+    """A table of the measures in percent with one line for each row, the IoU of each class, and the names of classes without a pixel.
 
     Args:
-        rows: Name to what ``by_class`` returns.
+        rows: What ``by_class`` returns, by the name of each row.
     """
     width = max(map(len, rows), default=0) + 2
     lines = [" " * width + "".join(f"{TITLES[name]:>10}" for name in MEASURES)]
@@ -61,17 +61,17 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> str:
     for name in names:
         cells = ("-" if (cell := row["per_class"][name]["iou"]) is None else f"{cell:.2f}" for row in rows.values())
         lines.append(f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)))
-    # Of a class without a pixel in any row's masks; the rows of a table are measured on one set.
+    # The rows of a table share their masks, so a class without a pixel has no accuracy in any row.
     if absent := [name for name in names if all(row["per_class"][name].get("acc", 0) is None for row in rows.values())]:
         lines += ["", absent_text(absent)]
     return "\n".join(lines)
 
 
 def comparison_table(result: Mapping[str, Any]) -> str:
-    """What ``compare`` returns, as text: every arm's measures, IoU per class, and the differences with their intervals.
+    """The result of ``compare`` as text: every arm's measures, the IoU of each class, and the differences with their intervals.
 
     Args:
-        result: Of ``compare``, also of a version that knew neither class biases nor a ceiling.
+        result: What ``compare`` returned, with or without class biases and a ceiling.
     """
     lines = [table({"base": result["base"]} | result["arms"]), ""]
     before = result.get("differences_before_bias", {})
@@ -93,7 +93,7 @@ def comparison_table(result: Mapping[str, Any]) -> str:
 
 
 def teaching_table(result: Mapping[str, Any]) -> str:
-    """What ``teaching_score`` returns, as text: mIoU and score of every source before and after the class bias, and the verdict."""
+    """The result of ``teaching_score`` as text: mIoU and score of each source before and after the class bias, and the verdict."""
     rows = [("features", "seeds", "mIoU", "with bias", "score", "with bias")]
     for name, parts in result["sources"].items():
         figures = [f"{parts[moment]['miou']:.2f}" for moment in ("before", "after")]
@@ -103,12 +103,12 @@ def teaching_table(result: Mapping[str, Any]) -> str:
 
 
 def share_text(share: float | None) -> str:
-    """A share of the ceiling's gain in percent; a dash where the ceiling's gain is not shown."""
+    """A share of the ceiling's gain in percent; a dash if it is not defined."""
     return "-" if share is None else f"{share:.0%}"
 
 
 def prediction_text(prediction: Mapping[str, Any]) -> str:
-    """How a comparison predicted, in a sentence, from its ``settings["prediction"]``."""
+    """How a comparison predicted, in sentences, from its ``settings["prediction"]``."""
     window = prediction.get("window")
     way = f"windows of {window[0]} x {window[1]}" if window else "whole images"
     bias = "after a class bias fitted to each model" if prediction.get("bias") else "without a class bias"
@@ -116,10 +116,10 @@ def prediction_text(prediction: Mapping[str, Any]) -> str:
 
 
 def places_table(places: Sequence[CutPoint]) -> str:
-    """The places where a model can be cut, one line each: layers, tensors that cross, the encoder's shares."""
+    """A table of the places where a model can be cut: layers, tensors that cross, and the encoder's shares of parameters and operations."""
     rows = [("at", "crosses (channels / stride)", "parameters", "multiply-adds")]
     for place in places:
-        # The name last in the pass tells where the cut is; the others make the skips.
+        # The last layer in the forward pass is where the cut is; the others are skip connections.
         names = [place.at] if isinstance(place.at, str) else list(place.at)
         parameters = place.encoder_parameters / max(place.encoder_parameters + place.decoder_parameters, 1)
         macs = place.encoder_macs / max(place.encoder_macs + place.decoder_macs, 1)
@@ -128,7 +128,7 @@ def places_table(places: Sequence[CutPoint]) -> str:
 
 
 def stages_table(result: Mapping[str, Any]) -> str:
-    """What ``stages`` returns, as text: one line for each stage, and the recommendation."""
+    """The result of ``stages`` as text: one line for each stage, and the recommendation."""
     heads = ("at", "channels / stride", "after it", "entropy", "overlap", "real", "synthetic", "ratio", "seconds")
     rows = [heads]
     for stage in result["stages"]:
@@ -138,25 +138,13 @@ def stages_table(result: Mapping[str, Any]) -> str:
         scores = ("-",) * 4
         if score is not None:
             scores = (f"{score['real']:.2f}", f"{score['synthetic']:.2f}", f"{score['ratio']:.2f}", f"{score['seconds']:.0f}")
-        rows.append(
-            (
-                " ".join(names),
-                crossing(FeatureSpec.from_dict(stage)),
-                f"{stage['decoder_share']:.0%}",
-                f"{stage['entropy']:.3f}",
-                overlap,
-                *scores,
-            )
-        )
+        share, entropy = f"{stage['decoder_share']:.0%}", f"{stage['entropy']:.3f}"
+        rows.append((" ".join(names), crossing(FeatureSpec.from_dict(stage)), share, entropy, overlap, *scores))
     return "\n".join([*_aligned(rows), "", result["why"]])
 
 
 def _aligned(rows: Sequence[Sequence[str]], left: int = 2) -> list[str]:
-    """A line for each row: the first ``left`` columns, which are words, to the left, figures to the right."""
+    """A line for each row; the first ``left`` columns are aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:{'<' if column < left else '>'}{width}}" for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    sides = ["<" if column < left else ">" for column in range(len(widths))]
+    return ["  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)) for row in rows]

@@ -1,4 +1,4 @@
-"""BatchNorm's running statistics, measured on real images, for the norms that training has moved and for no others."""
+"""Measure BatchNorm's running statistics on real images, only for the norms that were trained."""
 
 from __future__ import annotations
 
@@ -25,35 +25,34 @@ def update_bn(
     *,
     norms: Iterable[str | nn.Module] | None = None,
 ) -> None:
-    """Measure BatchNorm's running statistics on one pass over real images, for the norms that were trained; frozen norms stay.
+    """Measure BatchNorm's running statistics on one pass over real images, for the norms that were trained. Frozen norms do not change.
 
-    After mixed training the running statistics are those of real and synthetic features together, which evaluation on real images does
-    not want. ``torch.optim.swa_utils.update_bn`` measures every norm, frozen ones too, and a norm that it resets but that does not run in
-    training mode ends at mean 0 and variance 1. This function leaves ``running_mean``, ``running_var`` and ``num_batches_tracked`` of
-    other norms as they are, bit for bit: of norms in eval mode, and of norms with ``momentum=0`` or ``track_running_stats=False``, whose
-    statistics training does not move either.
+    After mixed training the running statistics describe real and synthetic features together, which does not suit evaluation on real
+    images. ``torch.optim.swa_utils.update_bn`` measures every norm, including frozen ones; a norm that does not run in training mode ends
+    at mean 0 and variance 1. This function keeps ``running_mean``, ``running_var`` and ``num_batches_tracked`` of other norms bit for bit:
+    of norms in eval mode, and of norms with ``momentum=0`` or ``track_running_stats=False``, whose statistics training does not change.
 
-    Call it right after training, before ``model.eval()``: the modes then tell which norms were trained. The measured statistics are
-    those of torch's function, plain averages over the batches. InstanceNorm with running statistics is measured in the same way.
+    Call it right after training, before ``model.eval()``: the modes then show which norms were trained. The measured statistics are those
+    of torch's function, plain averages over the batches. InstanceNorm with running statistics is measured in the same way.
 
-    All modules run in the mode that they have, so dropout that trained is active, as it is in torch's function. Afterwards every module
-    has the mode and momentum that it had, and the random number generators of torch (the CPU's and the model's device's), numpy and
-    ``random`` are as they were. Where the pass fails, and in norms that no batch has reached, the statistics are as before.
+    All modules run in their current modes, so dropout in training mode is active, as in torch's function. Afterwards the modes, momenta
+    and the random generators of torch (for the CPU and the model's device), numpy and ``random`` are restored. If the pass fails, and in
+    norms that no batch has reached, the old statistics are restored.
 
     Args:
-        model: Images to anything. A model that was cut, or wrapped by ``DistributedDataParallel``, can be given as it is.
-        loader: Yields images ``(B, C, H, W)``, or tuples and lists that begin with them; read once.
-        device: Where images are sent; where the model is by default.
-        norms: The norms to measure, as modules or by their names in ``model.named_modules()``, whatever their modes. Then all other
-            modules run in training mode, and all other norms in eval mode.
+        model: Maps images to anything. A cut model, or one wrapped by ``DistributedDataParallel``, can be passed as it is.
+        loader: Yields images ``(B, C, H, W)``, or tuples and lists that start with them. It is read once.
+        device: The device for images; the model's by default.
+        norms: The norms to measure, as modules or names in ``model.named_modules()``, whatever their modes. All other modules then run in
+            training mode, and all other norms in eval mode.
 
     Raises:
-        ConfigError: ``model`` is no module; a name in ``norms`` is no norm with running statistics; or the model is in eval mode, so that
-            its modes do not tell which norms were trained.
+        ConfigError: ``model`` is no module; ``norms`` names something other than a norm with running statistics; or the model is in eval
+            mode, so its modes do not show which norms were trained.
         DataError: the loader yields nothing, or something else.
 
     Source:
-        ``torch.optim.swa_utils.update_bn``. Ours: frozen norms stay.
+        ``torch.optim.swa_utils.update_bn``. Ours: frozen norms do not change.
     """
     _check_model(model)
     measure(model, loader, device, _own_modes(model) if norms is None else _modes_for(model, _named(model, norms)))
@@ -63,7 +62,7 @@ def update_bn(
 def measure(
     model: nn.Module, loader: Iterable[Any], device: torch.device | str | None, trained: Mapping[nn.Module, bool], who: str = "update_bn"
 ) -> None:
-    """``update_bn`` where the modes of training are known: ``trained`` has them; modules that it lacks keep their own."""
+    """Run ``update_bn`` with the modes ``trained``; modules that it lacks keep their current mode."""
     chosen = [module for module in norms_of(model) if trained.get(module, module.training)]
     if not chosen:
         return
@@ -85,7 +84,7 @@ def measure(
 
 
 def norms_of(model: nn.Module) -> list[_NormBase]:
-    """The norms whose running statistics training in ``train()`` mode moves."""
+    """List the norms whose running statistics change in ``train()`` mode."""
     return [
         module
         for module in model.modules()
@@ -98,13 +97,13 @@ def norms_of(model: nn.Module) -> list[_NormBase]:
 
 
 def modes_of(model: nn.Module) -> dict[nn.Module, bool]:
-    """The mode of every module: true where it trains."""
+    """Return the mode of every module: true in training mode."""
     return {module: module.training for module in model.modules()}
 
 
 @contextmanager
 def modes(model: nn.Module, wanted: Mapping[nn.Module, bool]) -> Iterator[None]:
-    """Give modules other modes for a while; those that are not in ``wanted`` keep theirs."""
+    """Set modes of modules inside the context; those that are not in ``wanted`` keep theirs."""
     before = modes_of(model)
     try:
         for module in before:
@@ -118,10 +117,10 @@ def modes(model: nn.Module, wanted: Mapping[nn.Module, bool]) -> Iterator[None]:
 
 
 def frozen_parts(model: nn.Module) -> list[nn.Module]:
-    """Modules that somebody froze: in eval mode within a model in training mode, and without a weight that is trained.
+    """List the frozen modules: those in eval mode within a model in training mode, without a trainable weight.
 
-    A module without weights (dropout, a norm without affine parameters) is frozen with the nearest module around it that has some.
-    A model in eval mode as a whole has none: nothing tells what was frozen there.
+    For a module without weights (dropout, a norm without affine parameters), the nearest enclosing module with weights decides. For a
+    model in eval mode the list is empty, since its modes do not show what was frozen.
     """
     if not model.training:
         return []
@@ -130,7 +129,7 @@ def frozen_parts(model: nn.Module) -> list[nn.Module]:
 
 
 def statistics_of(model: nn.Module) -> dict[str, Tensor]:
-    """The running statistics of all norms, by name."""
+    """Return the running statistics of all norms by name."""
     return {
         f"{name}.{key}": value
         for name, module in model.named_modules()
@@ -141,11 +140,11 @@ def statistics_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def moved_norms(model: nn.Module, before: Mapping[str, Tensor]) -> dict[nn.Module, bool]:
-    """The modes of training of a model that unknown code has trained: norms are frozen whose statistics are those of ``before``.
+    """Infer the training modes of a model that unknown code has trained: norms with unchanged statistics count as frozen.
 
     Args:
         model: The trained model.
-        before: What ``statistics_of`` gave before training, as copies. A norm that was not there was trained.
+        before: Copies of ``statistics_of`` from before training. New norms count as trained.
     """
     now = statistics_of(model)
     moved = dict.fromkeys(model.modules(), True)
@@ -161,7 +160,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _trains(named: Mapping[str, nn.Module], name: str) -> bool:
-    """Whether the module, or the nearest one around it that has weights, has one that is trained."""
+    """Whether the module, or the nearest enclosing module with weights, has a trainable weight."""
     while True:
         weights = list(named[name].parameters())
         if weights or not name:
@@ -186,7 +185,7 @@ def _own_modes(model: nn.Module) -> dict[nn.Module, bool]:
     if norms and not model.training and not any(own[norm] for norm in norms):
         raise ConfigError(
             message(
-                "update_bn: the model is in eval mode, which does not tell which norms were trained.",
+                "update_bn: the model is in eval mode, which does not show which norms were trained.",
                 given=f"{type(model).__name__} in eval mode, with {len(norms)} norms that have running statistics",
                 needed="the modes of training",
                 advice="Call it before model.eval(), or call model.train() first and freeze again what was frozen, or pass norms=.",
@@ -234,13 +233,13 @@ def _images(who: str, batch: Any) -> Tensor:
 
 @contextmanager
 def _averaging(norms: list[_NormBase], others: list[_NormBase]) -> Iterator[None]:
-    """Let norms take plain averages over the batches, from nothing on; old statistics come back where no batch came.
+    """Reset norms and let them average over the batches. Norms that no batch reaches get their old statistics back.
 
     Args:
-        norms: These.
-        others: All other norms, which stay as they are.
+        norms: The norms to measure.
+        others: All other norms; they do not change.
     """
-    # With momentum 0 a norm counts its batches all the same.
+    # A norm with momentum 0 still counts its batches.
     counts = {norm: norm.num_batches_tracked.clone() for norm in others if norm.num_batches_tracked is not None}
     before = [
         {name: value.clone() for name in _STATISTICS if (value := getattr(norm, name, None)) is not None} for norm in norms
@@ -251,7 +250,7 @@ def _averaging(norms: list[_NormBase], others: list[_NormBase]) -> Iterator[None
     def count(norm: _NormBase, args: Any) -> None:
         seen[norm] += 1
         if not isinstance(norm, _BatchNorm):
-            # InstanceNorm knows no cumulative average: torch takes momentum None for 0.
+            # InstanceNorm has no cumulative average: torch treats momentum None as 0.
             norm.momentum = 1 / seen[norm]
 
     handles = [norm.register_forward_pre_hook(count) for norm in norms]
@@ -275,7 +274,7 @@ def _averaging(norms: list[_NormBase], others: list[_NormBase]) -> Iterator[None
 
 
 def _was_run(norm: _NormBase) -> bool:
-    """Whether the statistics are others than after a reset, as where a model calls ``F.batch_norm`` on a norm's buffers itself."""
+    """Whether the statistics differ from those after a reset, for models that call ``F.batch_norm`` on a norm's buffers."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     return bool((norm.running_mean != 0).any() or (norm.running_var != 1).any())

@@ -34,7 +34,7 @@ MakeCritic = Callable[[int, FeatureSpec], nn.Module]
 
 
 def check_critic(made: object) -> None:
-    """That ``critic`` of ``GeneratorTrainer`` made something that can be trained."""
+    """Raise ``ConfigError`` unless ``critic`` of ``GeneratorTrainer`` made a module that can be trained."""
     if not isinstance(made, nn.Module) or not any(True for _ in made.parameters()):
         raise ConfigError(
             message(
@@ -45,9 +45,9 @@ def check_critic(made: object) -> None:
         )
 
 
-def scores_of(judge: Any, masks: Tensor, features: Any) -> list[Tensor]:
-    """What a critic makes of pairs: maps with a score, or several, for each feature."""
-    scores = judge(masks, features)
+def critic_scores(critic: Any, masks: Tensor, features: Any) -> list[Tensor]:
+    """Call a critic and check its scores: a list of tensors with one row for each feature."""
+    scores = critic(masks, features)
     count = len(features[0])
     listed = isinstance(scores, (list, tuple)) and len(scores) > 0
     wrong = (
@@ -58,7 +58,7 @@ def scores_of(judge: Any, masks: Tensor, features: Any) -> list[Tensor]:
     if wrong:
         raise ShapeError(
             message(
-                "GeneratorTrainer: what the critic returns are no scores.",
+                "GeneratorTrainer: the critic returns no scores.",
                 given=describe(wrong[0]),
                 needed=f"a list of tensors with {count} rows each, one for each feature",
             )
@@ -67,17 +67,17 @@ def scores_of(judge: Any, masks: Tensor, features: Any) -> list[Tensor]:
 
 
 class Objective:
-    """Generator, latent encoder and critics, their optimizers, and what they learn from a batch.
+    """The generator, the latent encoder and the critics with their optimizers, and one training step of them all.
 
     Args:
-        generator: Made for ``cut.spec``.
-        cut: A cut of the trained model, which is to be in eval mode and without gradients.
-        config: Weights, learning rate and critics.
-        critic: Makes a critic from ``(num_classes, spec)``, called once for each branch; the ``Discriminator`` of ``config`` by default.
+        generator: A generator made for ``cut.spec``.
+        cut: A cut of the trained model, which must be in eval mode and without gradients.
+        config: The loss weights, the learning rate and the critics.
+        critic: Makes a critic from ``(num_classes, spec)``, once for each branch. The default is the ``Discriminator`` of ``config``.
 
     Attributes:
-        parts: ``latent``, ``judge_encoded`` and ``judge_random``.
-        optimizers: ``generator``, ``latent`` and ``critics``; there after ``prepare``.
+        parts: ``latent``, ``judge_encoded`` and ``judge_random``; checkpoints know them by these names.
+        optimizers: ``generator``, ``latent`` and ``critics``; ``prepare`` makes them.
 
     Source:
         Zhu et al. (2017), BicycleGAN: cVAE-GAN on ``G(y, E(f))``, cLR-GAN on ``G(y, z)``, in two halves of a batch.
@@ -99,12 +99,12 @@ class Objective:
             self.parts = nn.ModuleDict(critics | {"latent": latent})
 
     def prepare(self, accelerator: Accelerator) -> None:
-        """Move everything to the accelerator's device, and make the optimizers."""
+        """Move everything to the accelerator's device and make the optimizers."""
         config, self.accelerator = self.config, accelerator
         self.cut.model.to(accelerator.device)
         self.generator.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.parts.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # One kernel for all weights: a third of the time on CPU, too. Other devices have none.
+        # One kernel for all weights takes a third of the time, also on the CPU. Other devices have no such kernel.
         fused = accelerator.device.type in ("cpu", "cuda")
         adam: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2), "fused": fused}
         optimizers = {
@@ -119,12 +119,12 @@ class Objective:
         self.optimizers = dict(zip(optimizers, parts[len(self.models) :], strict=True))
 
     def step(self, images: Tensor | Sequence[Tensor], masks: Tensor, seen: int) -> dict[str, Tensor]:
-        """One step of generator and latent encoder, then one of the critics.
+        """Update the generator and the latent encoder, then the critics.
 
         Args:
-            images: ``(B, 3, H, W)``, on any device; or the features, one tensor for each level, as a ``FeatureBank`` has them.
+            images: ``(B, 3, H, W)`` on any device; or features of a ``FeatureBank``, one tensor for each level.
             masks: ``(B, H, W)``.
-            seen: Images before this batch, in all processes: they decide the noise and the learning rate.
+            seen: The number of images before this batch in all processes. It decides the noise and the learning rate.
 
         Returns:
             The unweighted losses, without gradients.
@@ -140,7 +140,7 @@ class Objective:
                 message(
                     "GeneratorTrainer: batches are too small.",
                     given=f"{len(masks)} sample",
-                    needed="two or more: one half is reconstructed, the other judged as real",
+                    needed="two or more: one half is reconstructed, the critic sees the other half as real",
                     advice="Use a larger batch_size, and drop_last=True.",
                 )
             )
@@ -153,7 +153,7 @@ class Objective:
         half = len(masks) // 2
         masks1, masks2 = masks[:half], masks[half : 2 * half]
         real1, real2 = [x[:half] for x in real], [x[half : 2 * half] for x in real]
-        # Noise depends on the seed and the images seen alone, so that a resumed run draws what the undisturbed one would.
+        # Noise depends only on the seed and the images seen: a resumed run draws what an undisturbed run would draw.
         rng = generator_for(config.seed, "noise", seen)
 
         def noise() -> Tensor:
@@ -161,10 +161,10 @@ class Objective:
 
         for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups):
             group["lr"] = config.lr * min(1.0, 2 - 2 * seen / config.num_images)
-        judges = {"encoded": models["judge_encoded"], "random": models["judge_random"]}
+        critics = {"encoded": models["judge_encoded"], "random": models["judge_random"]}
         losses: dict[str, Tensor] = {}
-        for judge in judges.values():
-            judge.requires_grad_(False)
+        for critic in critics.values():
+            critic.requires_grad_(False)
         with self.accelerator.autocast():
             mean, log_variance = models["latent"](real1)
             z_random = noise()
@@ -177,11 +177,11 @@ class Objective:
             losses["l1"] = reconstruction(encoded, real1)
             losses["kl"] = kl_divergence(mean, log_variance)
             if config.gan_weight:
-                losses["gan"] = lsgan(scores_of(judges["encoded"], masks1, encoded), 1.0)
-                losses["gan"] = losses["gan"] + lsgan(scores_of(judges["random"], masks1, random), 1.0)
+                losses["gan"] = lsgan(critic_scores(critics["encoded"], masks1, encoded), 1.0)
+                losses["gan"] = losses["gan"] + lsgan(critic_scores(critics["random"], masks1, random), 1.0)
             else:
                 losses["gan"] = made[0].new_zeros(())
-            # G is to keep z readable; were E to learn from this, too, the two would hide z from the critics.
+            # Only G learns to keep z readable: if E learned from this loss as well, the two would hide z from the critics.
             models["latent"].requires_grad_(False)
             found, _ = models["latent"](random)
             models["latent"].requires_grad_(True)
@@ -200,25 +200,26 @@ class Objective:
         self.accelerator.backward(total)
         for name in ("generator", "latent"):
             optimizers[name].step()
-        for judge in judges.values():
-            judge.requires_grad_(True)
+        for critic in critics.values():
+            critic.requires_grad_(True)
         if config.gan_weight:
-            critics = self._critic_loss(judges["encoded"], masks1, real1, masks1, encoded)
-            critics = critics + self._critic_loss(judges["random"], masks2, real2, masks1, random)
+            critic_loss = self._critic_loss(critics["encoded"], masks1, real1, masks1, encoded)
+            critic_loss = critic_loss + self._critic_loss(critics["random"], masks2, real2, masks1, random)
             optimizers["critics"].zero_grad()
-            self.accelerator.backward(critics)
+            self.accelerator.backward(critic_loss)
             optimizers["critics"].step()
-            losses["critics"] = critics
+            losses["critics"] = critic_loss
         return {name: value.detach() for name, value in losses.items()}
 
-    def _critic_loss(self, judge: Any, real_masks: Tensor, real: Any, masks: Tensor, synthetic: Any) -> Tensor:
-        """Half of LSGAN's two terms, real to 1 and synthetic to 0."""
+    def _critic_loss(self, critic: Any, real_masks: Tensor, real: Any, masks: Tensor, synthetic: Any) -> Tensor:
+        """Half of LSGAN's two terms: real scores to 1, synthetic scores to 0."""
         with self.accelerator.autocast():
             synthetic = [level.detach() for level in synthetic]
             if real_masks is masks:
                 # One encoding of the masks serves both.
-                scores = scores_of(judge, masks, [torch.cat(pair) for pair in zip(real, synthetic, strict=True)])
+                scores = critic_scores(critic, masks, [torch.cat(pair) for pair in zip(real, synthetic, strict=True)])
                 on_real, on_synthetic = zip(*(score.chunk(2) for score in scores), strict=True)
             else:
-                on_real, on_synthetic = tuple(scores_of(judge, real_masks, real)), tuple(scores_of(judge, masks, synthetic))
+                on_real = tuple(critic_scores(critic, real_masks, real))
+                on_synthetic = tuple(critic_scores(critic, masks, synthetic))
             return 0.5 * (lsgan(on_real, 1.0) + lsgan(on_synthetic, 0.0))

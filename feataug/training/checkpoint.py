@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file each, written atomically and read without pickle."""
+"""Checkpoints: one safetensors file each, written atomically and read without unpickling anything."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def stored_settings(path: Path) -> dict[str, Any]:
             content = json.loads((file.metadata() or {})["feataug"])
         settings = unpack(dict(content["state"]["items"])["settings"], {})
         if not isinstance(settings, dict):
-            raise ValueError("the settings are no dictionary")
+            raise ValueError("the settings are not a dictionary")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(
             message("feataug: a checkpoint's settings cannot be read.", given=f"{path} ({type(error).__name__}: {error})")

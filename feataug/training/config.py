@@ -1,4 +1,4 @@
-"""Settings of the training loops: frozen dataclasses whose ranges are checked when they are made."""
+"""Settings of the training loops: frozen dataclasses that check their ranges when they are made."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ CRITIC_MASKS = ("aspp", "shares")
 
 
 class _Config:
-    """To and from dictionaries, for JSON and for result files."""
+    """Conversion to and from dictionaries, for JSON files."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Every setting by name."""
+        """Return all settings by name."""
         return asdict(self)  # type: ignore[call-overload]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of ``to_dict``; settings that are left out take their defaults.
+        """Invert ``to_dict``. Missing settings take their defaults.
 
         Raises:
             ConfigError: a name is unknown, or a value is out of range.
@@ -30,7 +30,7 @@ class _Config:
         known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
         if not isinstance(data, Mapping):
             raise ConfigError(
-                message(f"{cls.__name__}: settings are no dictionary.", given=repr(data)[:200], needed=", ".join(known))
+                message(f"{cls.__name__}: the settings are not a dictionary.", given=repr(data)[:200], needed=", ".join(known))
             )
         unknown = sorted(str(name) for name in data if name not in known)
         if unknown:
@@ -50,25 +50,24 @@ class _Config:
 
 @dataclass(frozen=True)
 class FinetuneConfig(_Config):
-    """How the segmentation model is trained further.
+    """Settings of ``Finetuner``, which trains the segmentation model further.
 
     The defaults are the paper's (Sec. 4.1), except ``num_steps``, which it does not give, and ``lr``. The paper's learning rates, 1e-6 on
-    Cityscapes and 1e-7 on ADE20K, belong to a loss summed over pixels in Caffe; under the mean loss of this library they hardly move a
+    Cityscapes and 1e-7 on ADE20K, belong to a loss summed over pixels in Caffe. With the mean loss of this library they hardly change a
     model. ``paper()`` has them.
 
     Args:
-        num_steps: Optimiser steps. Steps, not images: two runs whose batches hold different shares of real images are
-            comparable at equal steps.
-        lr: First learning rate (ours: 1e-3).
-        power: Of the poly policy ``lr (1 - step / num_steps)^power``.
-        momentum, weight_decay: Of SGD.
-        lr_scale: Factors of ``lr`` by the beginning of parameters' names, such as ``{"encoder": 0.1}``.
-        aux_weight: Weight of auxiliary heads' losses.
-        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as accelerate's.
-        channels_last: Memory format of model and images; several times faster on CPU for depthwise convolutions.
+        num_steps: The number of optimiser steps. Runs with different shares of real images in their batches are comparable at equal steps.
+        lr: The first learning rate (ours: 1e-3).
+        power: The power of the poly policy ``lr (1 - step / num_steps)^power``.
+        momentum, weight_decay: The momentum and weight decay of SGD.
+        lr_scale: Factors of ``lr`` by prefixes of parameter names, such as ``{"encoder": 0.1}``.
+        aux_weight: The weight of the losses of auxiliary heads.
+        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as in accelerate.
+        channels_last: Use this memory format for model and images; several times faster on the CPU for depthwise convolutions.
         eval_every: Steps between evaluations; 0 for one at the end.
         save_every: Steps between checkpoints; 0 for one at the end.
-        seed: Of everything random in the loop. Data order and transforms are the loader's.
+        seed: Seeds everything random in the loop. The loader decides data order and transforms.
 
     Raises:
         ConfigError: a setting is out of range, unknown, or contradicts another.
@@ -104,59 +103,59 @@ class FinetuneConfig(_Config):
         if not isinstance(self.lr_scale, Mapping):
             raise ConfigError(
                 message(
-                    f"{who}: lr_scale is no dictionary.",
+                    f"{who}: lr_scale is not a dictionary.",
                     given=repr(self.lr_scale),
                     needed='factors by names, such as {"encoder": 0.1}',
                 )
             )
         if not isinstance(self.channels_last, bool):
             raise ConfigError(
-                message(f"{who}: channels_last is no truth value.", given=repr(self.channels_last), needed="True or False")
+                message(f"{who}: channels_last is not a boolean.", given=repr(self.channels_last), needed="True or False")
             )
         for name, scale in self.lr_scale.items():
             if not isinstance(name, str):
                 raise ConfigError(
-                    message(f"{who}: a key of lr_scale is no name.", given=repr(name), needed="the beginning of parameters' names")
+                    message(f"{who}: a key of lr_scale is not a name.", given=repr(name), needed="prefixes of parameter names")
                 )
             check_number(who, f"lr_scale[{name!r}]", scale, low=0)
         self._check_precision(self.mixed_precision)
 
     @classmethod
     def paper(cls, **changes: Any) -> FinetuneConfig:
-        """The paper's settings on Cityscapes, its learning rate of 1e-6 among them, which belongs to a loss summed over pixels.
+        """Return the paper's settings on Cityscapes, with its learning rate of 1e-6, which belongs to a loss summed over pixels.
 
-        ``changes`` go on top; ``lr=1e-7`` for ADE20K.
+        ``changes`` override them; use ``lr=1e-7`` for ADE20K.
         """
         return cls(**{"lr": 1e-6} | changes)
 
 
 @dataclass(frozen=True)
 class GeneratorConfig(_Config):
-    """How the generator is trained. Weights of 0 switch a term off; what it would cost is then not computed.
+    """Settings of ``GeneratorTrainer``. A weight of 0 switches its term off, and the term is not computed.
 
     Args:
-        num_images: Length of training, counted in images. (The paper: 60 epochs of 3,000 patches, 20 of 40,000.)
-        lr: Of Adam, for generator, latent encoder and critics; constant for the first half, then linear to zero.
-        beta1, beta2: Of Adam.
-        gan_weight: LSGAN, on the reconstructed and on the random branch.
-        l1_weight: L1 between ``G(y, E(f))`` and ``f``, in standardised units (BicycleGAN: 10).
-        latent_weight: L1 between ``z`` and what the latent encoder finds in ``G(y, z)``.
-        kl_weight: KL of the latent code from ``N(0, 1)``.
-        task_weight: Cross entropy of the frozen decoder on synthetic features (ours; 0 is the paper).
-        task_balance: Power of the inverse area of a class in the batch by which the task loss weights its pixels: 0 for all pixels
-            alike, 1 for all classes alike (ours).
-        diversity_weight: Mode-seeking ratio ``|z1 - z2| / |f1 - f2|`` (ours; 0 is the paper).
-        ema_images: Images after which a weight's share in the moving average has halved; 0 to use the weights themselves.
-        stats_images: Images from which the features' channel statistics are measured before training.
+        num_images: The length of training, counted in images. (The paper: 60 epochs of 3,000 patches, 20 of 40,000.)
+        lr: The learning rate of Adam for generator, latent encoder and critics: constant for the first half, then linear to zero.
+        beta1, beta2: The decay rates of Adam.
+        gan_weight: Weights LSGAN, on the reconstructed and on the random branch.
+        l1_weight: Weights the L1 distance of ``G(y, E(f))`` and ``f``, in standardised units (BicycleGAN: 10).
+        latent_weight: Weights the L1 distance of ``z`` and what the latent encoder reads from ``G(y, z)``.
+        kl_weight: Weights the KL divergence of the latent code from ``N(0, 1)``.
+        task_weight: Weights the cross entropy of the frozen decoder on synthetic features (ours; 0 is the paper).
+        task_balance: The task loss weights a pixel by the inverse area of its class in the batch, to this power: with 0 all pixels count
+            alike, with 1 all classes (ours).
+        diversity_weight: Weights the mode-seeking ratio ``|z1 - z2| / |f1 - f2|`` (ours; 0 is the paper).
+        ema_images: The half-life of the weights' moving average, in images; 0 uses the weights themselves.
+        stats_images: The number of images on which the features' channel statistics are measured before training.
         critic_masks: How the critics see masks: ``"aspp"`` (Sec. 3.1), or ``"shares"`` of the classes in each cell (ours, a third faster).
-        critic_width: Channels of the first layer of the critics.
-        critic_scales: Resolutions at which features are judged.
-        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as accelerate's.
+        critic_width: The number of channels of the critics' first layer.
+        critic_scales: The number of resolutions at which the critics see features.
+        mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as in accelerate.
         log_images: Images between lines of ``stats.jsonl``.
         eval_images: Images between measurements of the recognition score and the diversity ratio; 0 for one at the end.
         snapshot_images: Images between checkpoints; 0 for one at the end.
         trackers: Names of accelerate's trackers, such as ``("tensorboard",)``; they write below the output folder.
-        seed: Of the critics' first weights and all noise. Data order and transforms are the loader's.
+        seed: Seeds the critics' first weights and all noise. The loader decides data order and transforms.
 
     Raises:
         ConfigError: a setting is out of range, unknown, or contradicts another.
@@ -192,7 +191,7 @@ class GeneratorConfig(_Config):
         who = type(self).__name__
         if not isinstance(self.trackers, (tuple, list)) or not all(isinstance(name, str) for name in self.trackers):
             needed = f"({self.trackers!r},)" if isinstance(self.trackers, str) else 'names, such as ("tensorboard",)'
-            raise ConfigError(message(f"{who}: trackers is no tuple.", given=repr(self.trackers), needed=needed))
+            raise ConfigError(message(f"{who}: trackers is not a tuple.", given=repr(self.trackers), needed=needed))
         object.__setattr__(self, "trackers", tuple(self.trackers))
         for name in ("num_images", "stats_images", "critic_width", "critic_scales", "log_images"):
             check_number(who, name, getattr(self, name), low=1, integer=True)
@@ -210,9 +209,9 @@ class GeneratorConfig(_Config):
 
     @classmethod
     def paper(cls, **changes: Any) -> GeneratorConfig:
-        """The paper's objective: its weights, critics that encode masks by ASPP, no task loss, no diversity term, no moving average.
+        """Return the paper's objective: its weights, critics that encode masks by ASPP, no task loss, diversity term or moving average.
 
-        ``changes`` go on top.
+        ``changes`` override it.
         """
         paper: dict[str, Any] = {
             "lr": 2e-4, "l1_weight": 10.0, "task_weight": 0.0, "task_balance": 0.0, "diversity_weight": 0.0, "critic_masks": "aspp", "ema_images": 0,

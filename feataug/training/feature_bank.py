@@ -1,4 +1,4 @@
-"""Encoded features on disk, for when the encoder is what a generator's training waits for."""
+"""Encoded features on disk, for trainings of a generator in which the encoder takes most of the time."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _INDEX = "bank.json"
 
 
 class FeatureBank(Dataset):
-    """Pairs of features and masks that ``FeatureBank.write`` left in a folder; ``GeneratorTrainer.fit`` takes a loader of them.
+    """Pairs of features and masks on disk, written by ``FeatureBank.write``. ``GeneratorTrainer.fit`` takes a loader of them.
 
-    Files are memory-mapped: an item reads what it holds and no more. Each file's checksum is verified when it is first read.
+    Files are memory-mapped: an item reads only its own bytes. Each file's checksum is verified when it is first read.
 
     Args:
-        folder: With ``bank.json`` and ``shard-00000.safetensors`` and so on.
-        verify: False trusts the files.
+        folder: The folder with ``bank.json``, ``shard-00000.safetensors`` and so on.
+        verify: ``False`` skips the checksums.
 
     Attributes:
-        spec: Of the cut that the features come from.
+        spec: The spec of the cut that the features come from.
 
     Raises:
-        DataError: there is no bank, it is incomplete, or a file is not what was written.
+        DataError: there is no bank, it is incomplete, or a file was altered.
 
     Source:
         Ours.
@@ -64,7 +64,7 @@ class FeatureBank(Dataset):
                     "FeatureBank: the bank is incomplete.",
                     given=f"{images} of {index['settings']['num_images']} images in {self.folder}",
                     needed="all of them",
-                    advice="Call FeatureBank.write with the same arguments: it goes on where it stopped.",
+                    advice="Call FeatureBank.write with the same arguments: it continues where it stopped.",
                 )
             )
         self.spec = FeatureSpec.from_dict(index["settings"]["spec"])
@@ -76,22 +76,22 @@ class FeatureBank(Dataset):
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Features, one ``(channels, h, w)`` float32 tensor per level, and their mask ``(H, W)`` int64."""
+        """Return features, one ``(channels, h, w)`` float32 tensor for each level, and their mask ``(H, W)`` int64."""
         if not 0 <= index < len(self):
             raise IndexError(index)
         number = int(torch.searchsorted(self._ends, index, right=True))
-        place = index - (int(self._ends[number - 1]) if number else 0)
+        row = index - (int(self._ends[number - 1]) if number else 0)
         shard = self._shard(number)
-        levels = tuple(shard.get_slice(f"level_{level}")[place].float() for level in range(len(self.spec)))
-        return levels, shard.get_slice("masks")[place].long()
+        levels = tuple(shard.get_slice(f"level_{level}")[row].float() for level in range(len(self.spec)))
+        return levels, shard.get_slice("masks")[row].long()
 
     def settings(self) -> dict[str, Any]:
-        """What the bank holds, for the settings of a run that reads it."""
+        """Identify the bank's content, for the settings of a run that reads it."""
         digest = hashlib.sha256("".join(shard["sha256"] for shard in self.shards).encode()).hexdigest()
         return {"length": len(self), "shards": digest[:16]}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Worker processes open the files for themselves."""
+        """Leave out the open files: each worker process opens its own."""
         return self.__dict__ | {"_open": {}}
 
     def _shard(self, number: int) -> Any:
@@ -101,7 +101,7 @@ class FeatureBank(Dataset):
                 if self.verify and _digest(path) != self.shards[number]["sha256"]:
                     raise DataError(
                         message(
-                            "FeatureBank: a file is not what was written.",
+                            "FeatureBank: a file was altered after it was written.",
                             given=f"{path} with another checksum",
                             needed=f"the one in {_INDEX}",
                             advice="Delete the folder, and write the bank again.",
@@ -127,17 +127,17 @@ class FeatureBank(Dataset):
         device: Any = None,
         progress: bool = True,
     ) -> FeatureBank:
-        """Encode images and keep the features; goes on where an interrupted call stopped.
+        """Encode images and write the features to disk. An interrupted call continues where it stopped.
 
         Args:
-            folder: Where to.
-            cut: Its encoder is used as it is, in eval mode and without gradients.
-            loader: Yields ``(images, masks)``, read as often as needed: with random crops, as many different ones as ``num_images`` allows.
-                To go on exactly it must repeat itself, as ``data.seeded_loader`` does.
-            num_images: At least this many; whole batches are kept.
-            dtype: Of the features on disk: ``torch.bfloat16``, ``float16`` or ``float32``.
-            shard_images: Images after which a file is closed.
-            device: Where to encode; the model's by default.
+            folder: The folder to write to.
+            cut: The cut whose encoder is used, in eval mode and without gradients.
+            loader: Yields ``(images, masks)``. It is read as often as needed; random crops then differ from pass to pass. To continue
+                exactly, it must repeat itself, as ``data.seeded_loader`` does.
+            num_images: The least number of images; whole batches are kept.
+            dtype: The dtype of the features on disk: ``torch.bfloat16``, ``float16`` or ``float32``.
+            shard_images: The number of images after which a new file starts.
+            device: The device to encode on; the model's by default.
             progress: Show a progress bar.
 
         Raises:
@@ -149,7 +149,7 @@ class FeatureBank(Dataset):
         if not isinstance(dtype, torch.dtype) or dtype not in (torch.bfloat16, torch.float16, torch.float32):
             raise ConfigError(
                 message(
-                    "FeatureBank: dtype is not one that is kept.",
+                    "FeatureBank: dtype is not supported.",
                     given=describe(dtype),
                     needed="torch.bfloat16, float16 or float32",
                 )
@@ -208,7 +208,7 @@ class FeatureBank(Dataset):
 
 
 def _path(folder: Path, number: int) -> Path:
-    # Made from the number, never from a name in the index: an index that somebody sent cannot point elsewhere.
+    # The name comes from the number, never from the index: an index from elsewhere cannot point outside the folder.
     return folder / f"shard-{number:05d}.safetensors"
 
 

@@ -1,4 +1,4 @@
-"""Train a segmentation model on real batches, or on batches that a mixer extends by synthetic features."""
+"""Train a segmentation model on real batches, or on batches that a mixer extends with synthetic features."""
 
 from __future__ import annotations
 
@@ -13,54 +13,53 @@ from torch import Tensor, nn
 from feataug.core.checks import check_dtype_of, check_images, check_mask_form, check_pairs
 from feataug.core.crop_sizes import SeenSizes, note_size
 from feataug.core.distributed import all_reduce_sum
-from feataug.core.fingerprints import fingerprint
-from feataug.core.identity import describe_callable, describe_data
+from feataug.core.identity import describe_data
 from feataug.core.label_checks import FirstLabels, check_labels
-from feataug.core.modes import eval_mode
 from feataug.core.rng import seeded
 from feataug.errors import ConfigError, message
 from feataug.inference.context_check import CropSize
-from feataug.inference.evaluate import evaluate
 from feataug.io.hub import HubModel
 from feataug.losses import segmentation_loss
 from feataug.training.batch_norm import frozen_parts, measure, modes, modes_of
-from feataug.training.batches import bad_samples, endless, part_of, shared
+from feataug.training.batches import bad_samples, endless, shared
 from feataug.training.config import FinetuneConfig
 from feataug.training.device import make_accelerator
+from feataug.training.poly_sgd import parameter_groups, set_poly_lr
 from feataug.training.progress import progress_bar
 from feataug.training.run_folder import RunFolder, check_finite, folder_lock
+from feataug.training.run_settings import start_of
 from feataug.training.signals import StopRequest, stop_requests
 from feataug.training.state_io import broadcast_from_main, load_optimizer
+from feataug.training.validation import validate_model
 
 if TYPE_CHECKING:
     from feataug.mixing.mixer import FeatureMixer
 
-# Lines of stats.jsonl with the loss alone, over a whole run: enough for a curve.
-_LINES = 50
+# Lines of stats.jsonl with only the loss over a whole run: enough for a curve.
+_LOSS_LINES = 50
 
 
 class Finetuner:
-    """SGD with the poly policy on ``(images, masks)``, with or without synthetic features.
+    """Train a model by SGD with the poly policy on ``(images, masks)``, with or without synthetic features.
 
     Args:
-        model: The whole segmentation model, images to logits. It is put into train mode by its ``train``, which may keep norms frozen.
-            What was frozen before stays frozen, too: modules in eval mode within a model in train mode, without a weight that requires a
-            gradient.
-        config: See ``FinetuneConfig``.
-        mixer: Extends every batch at the cut; without one, training sees real samples only (the control).
-        cut: Where the mixer's features enter ``model``; needed with ``mixer``.
-        loss: Your own, of the model's output and the masks; cross entropy by default. A mixer brings its own.
-        output: Folder for ``stats.jsonl`` and checkpoints. A run that finds its own checkpoint there goes on from it.
+        model: The whole segmentation model, images to logits. Its own ``train`` puts it into train mode, which may keep norms frozen.
+            Modules that are frozen now stay frozen: those in eval mode within a model in train mode, without a trainable weight.
+        config: The settings; see ``FinetuneConfig``.
+        mixer: Extends every batch at the cut. Without a mixer, training sees real samples only (the control).
+        cut: The cut of ``model`` where the mixer's features enter; required with ``mixer``.
+        loss: Your own loss, of the model's output and the masks. The default is cross entropy. A mixer has its own loss.
+        output: The folder for ``stats.jsonl`` and checkpoints. A run resumes from its own checkpoint there.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, a ``torch.device``, or ``"auto"``.
-        same_start: Whether a run in ``output`` is continued only if it started from the weights that ``model`` has now. ``False`` is for
-            models whose first weights are random and were not seeded: the run's own weights then take their place.
-        progress: Show a progress bar; its text, if a string.
+        same_start: Resume a run in ``output`` only if it started from the weights that ``model`` has now. ``False`` is for models
+            with random first weights that were not seeded: they continue with the weights of the run.
+        progress: Show a progress bar; a string is its label.
 
     Raises:
         ConfigError: a mixer without a cut, a cut of another model, or a mixer and a loss.
 
     Source:
-        Sec. 4.1 (SGD, poly); E is updated by real samples only, D by both (Sec. 3).
+        Sec. 4.1 (SGD, poly). Real samples update E and D, synthetic samples only D (Sec. 3).
     """
 
     def __init__(
@@ -90,7 +89,7 @@ class Finetuner:
                     "Finetuner: two losses.",
                     given="a mixer and a loss",
                     needed="one of them",
-                    advice="A loss of your own on mixed batches: give the mixer a subclass's loss(out, batch).",
+                    advice="For your own loss on mixed batches, override loss(out, batch) in a subclass of the mixer.",
                 )
             )
         self.model, self.mixer, self.cut, self.loss = model, mixer, cut, loss
@@ -114,18 +113,17 @@ class Finetuner:
     ) -> list[dict[str, Any]]:
         """Train for ``config.num_steps`` steps.
 
-        In the end the size of the real images is noted on the model, if it was one: ``evaluate`` and ``recognition`` go by it. The note goes
-        along with copies of the model, and into the folder that ``PSPNet.save_pretrained`` writes.
+        If all real images had one size, it is noted on the model at the end, for ``evaluate`` and ``recognition``. Copies of the model and
+        ``PSPNet.save_pretrained`` keep the note.
 
         Args:
-            loader: Yields ``(images, masks)``, real samples; read as often as needed.
-            validate: A loader to measure on (then ``num_classes`` is needed), or a function of the model that returns figures
-                to log.
-            num_classes: For ``validate``.
-            ignore_index: Label of void.
-            crop_size: With a loader in ``validate``: whether the last measurement, and no other, looks for a context that depends on the
-                size, and warns, as ``evaluate`` does. ``"noted"`` is the size of the training images; ``None`` looks for nothing. A function
-                may predict as it likes, such as ``lambda model: evaluate(Inference(model, window=size), ...)``.
+            loader: Yields real ``(images, masks)``. It is read as often as needed.
+            validate: A loader to measure on, or a function of the model that returns figures to log.
+            num_classes: The number of classes; required if ``validate`` is a loader.
+            ignore_index: The label of void.
+            crop_size: The size of the training crops, which ``evaluate`` uses to check the last measurement (and no other) for a context
+                that depends on the image size. ``"noted"`` is the size of the training images; ``None`` skips the check. It applies if
+                ``validate`` is a loader. A function predicts as it likes: ``lambda model: evaluate(Inference(model, window=size), ...)``.
 
         Returns:
             One dictionary for each evaluation: ``progress`` (steps), and the measures of ``metrics.scores``.
@@ -133,14 +131,14 @@ class Finetuner:
         Raises:
             TrainingError: the loader yields nothing, or the loss is not finite.
             CheckpointError: ``output`` holds a run with other settings, of another model, generator, mask source, data set or loss, or
-                another run uses it.
-            DataError: the masks that a reader of ``feataug.data`` reads hold one class and void only, as binary masks of 0 and 255 do.
+                another run is using it.
+            DataError: the masks that a reader of ``feataug.data`` reads hold only one class and void, as binary masks of 0 and 255 do.
 
         Warns:
-            FeatAugWarning: a class has no pixel in any mask, where the set is small enough to look at all of them; or the last measurement
-                found that the model does worse on whole images than by windows.
+            FeatAugWarning: a class has no pixel in any mask (if the set is small enough to check all masks), or the model does worse on
+                whole images than with windows in the last measurement.
 
-        Ctrl-C and SIGTERM save a checkpoint after the step that is under way, and leave by ``KeyboardInterrupt`` or ``SystemExit(143)``.
+        Ctrl-C and SIGTERM save a checkpoint after the current step, then raise ``KeyboardInterrupt`` or ``SystemExit(143)``.
         """
         check_labels("Finetuner", loader, training=True)
         check_labels("Finetuner", validate)
@@ -164,7 +162,8 @@ class Finetuner:
         self.run.settings |= self._identity(loader, validate, num_classes, ignore_index)
         memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
         self.model.to(accelerator.device, memory_format=memory_format)  # type: ignore[call-overload]
-        optimizer = torch.optim.SGD(self._groups(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
+        groups = parameter_groups(self.model, config.lr_scale)
+        optimizer = torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
         model, optimizer = accelerator.prepare(self.model, optimizer)
         if self.mixer is not None:
             self.mixer.to(accelerator.device)
@@ -180,7 +179,7 @@ class Finetuner:
             if self.mixer is not None:
                 self.mixer.load_plan_state(state["mixer"])
         if isinstance(self.model, HubModel):
-            # What was known of the weights says nothing of those that come.
+            # The card described the weights from before training.
             self.model.card = {}
         note_size(self.model, None)
         self._sizes = sizes
@@ -188,9 +187,9 @@ class Finetuner:
         self._train_mode(model)
         began = time.monotonic()
         text = self.progress if isinstance(self.progress, str) else "finetune"
-        bar = progress_bar(config.num_steps, step, text, "step", bool(self.progress) and accelerator.is_main_process)
         labels = FirstLabels("Finetuner", ignore_index)
-        with bar:
+        shown = bool(self.progress) and accelerator.is_main_process
+        with progress_bar(config.num_steps, step, text, "step", shown) as bar:
             while step < config.num_steps:
                 images, masks = next(batches)
                 check_images("Finetuner", images)
@@ -201,9 +200,8 @@ class Finetuner:
                     check_pairs("Finetuner", (images,), masks, "images")
                 images = images.to(accelerator.device, memory_format=memory_format, non_blocking=True)
                 masks = masks.to(accelerator.device, non_blocking=True)
-                for group in optimizer.param_groups:
-                    group["lr"] = config.lr * group["scale"] * (1 - step / config.num_steps) ** config.power
-                # Dropout then depends on the step alone: arms see equal noise, and a resumed run repeats it.
+                set_poly_lr(optimizer, config, step)
+                # Dropout depends only on the step: all arms see equal noise, and a resumed run repeats it.
                 seed = (config.seed * 1_000_003 + step + 10**12 * accelerator.process_index) % 2**63
                 with seeded(seed, accelerator.device):
                     loss = self._loss(model, images, masks, ignore_index)
@@ -220,28 +218,29 @@ class Finetuner:
                 stop.sync(accelerator.device)
                 if validate is not None and (last or (config.eval_every and step % config.eval_every == 0)):
                     with stop.interruptible():
-                        check = (sizes.one() if crop_size == "noted" else crop_size) if last else None
-                        result = {"progress": step} | self._validate(validate, num_classes, ignore_index, check)
-                    result |= bad_samples(loader)
+                        # Only the last measurement checks for a context that depends on the size.
+                        size = (sizes.one() if crop_size == "noted" else crop_size) if last else None
+                        figures = validate_model(self.model, validate, num_classes, ignore_index, size, accelerator.device)
+                    result = {"progress": step} | figures | bad_samples(loader)
                     results.append(result)
                     self.run.log(step, result | {"loss": running, "seconds": round(time.monotonic() - began, 1)})
-                elif last or step % max(config.num_steps // _LINES, 1) == 0:
+                elif last or step % max(config.num_steps // _LOSS_LINES, 1) == 0:
                     self.run.log(step, {"loss": running, "seconds": round(time.monotonic() - began, 1)})
                 if last or stop.signum or (config.save_every and step % config.save_every == 0):
-                    self._save(step, optimizer, results, running)
+                    self._save(step, optimizer, results, running, sizes)
                 stop.raise_if_requested()
         return results
 
     def update_bn(self, loader: Iterable[Any]) -> None:
         """Measure BatchNorm's running statistics on one pass over real images, for the norms that were trained; see ``feataug.update_bn``.
 
-        After mixed training they are those of real and synthetic features together, which evaluation on real images does not want.
-        On CamVid it turned a loss of class accuracy into a gain (``docs/whole-images.md``). Norms that were in eval mode in ``fit`` stay as they
-        are, whatever mode the model has now. Without a ``fit`` before, the model's modes count; a model in eval mode is put into train
-        mode first, by its own ``train``, and back.
+        After mixed training the statistics describe real and synthetic features together, which does not suit evaluation on real images.
+        On CamVid this call turned a loss of class accuracy into a gain (``docs/whole-images.md``). Norms that were in eval mode during
+        ``fit`` stay as they are, whatever mode the model has now. Without a ``fit`` before, the model's current modes decide; a model in
+        eval mode is put into train mode first, by its own ``train``, and back afterwards.
 
         Args:
-            loader: Yields ``(images, masks)`` or images; one that repeats itself (``data.seeded_loader``) is read from its first epoch.
+            loader: Yields ``(images, masks)`` or images. One that repeats itself (``data.seeded_loader``) is read from its first epoch.
 
         Raises:
             DataError: the loader yields nothing, or no images.
@@ -251,22 +250,22 @@ class Finetuner:
         """
         batches: Any = getattr(loader, "batch_sampler", None)
         if hasattr(batches, "set_epoch"):
-            # A run that was resumed at its end would otherwise look at another epoch's crops.
+            # Otherwise a run that was resumed at its end would see the crops of another epoch.
             batches.set_epoch(0)
         if self.model in self._modes or self.model.training:
             measure(self.model, loader, self.accelerator.device, self._modes, "Finetuner.update_bn")
             return
-        # Never trained here, and in eval mode.
+        # This object has not trained the model, and the model is in eval mode.
         with modes(self.model, {}):
             self.model.train()
             measure(self.model, loader, self.accelerator.device, {}, "Finetuner.update_bn")
 
     def trained_modes(self, trained: Mapping[nn.Module, bool]) -> None:
-        """Say which modules of ``model`` were in training mode, where other code has trained it; ``update_bn`` then goes by it."""
+        """Set which modules of ``model`` were in training mode, for ``update_bn`` after training by other code."""
         self._modes = dict(trained)
 
     def _train_mode(self, model: nn.Module) -> None:
-        """Training mode, but for what was frozen before; ``update_bn`` asks later which norms were trained."""
+        """Put the model into training mode, except for its frozen parts, and store the modes for ``update_bn``."""
         frozen = frozen_parts(self.model)
         model.train()
         for module in frozen:
@@ -274,16 +273,8 @@ class Finetuner:
         self._modes = modes_of(self.model)
 
     def _identity(self, loader: Any, validate: Any, num_classes: int | None, ignore_index: int) -> dict[str, Any]:
-        """What tells this run from others besides its settings; the model and the generator as they were when training began."""
-        if not self._start:
-            # An empty description is compared with nothing.
-            self._start = {"model": fingerprint(self.model) if self._same_start else {}, "loss": describe_callable(self.loss)}
-            if self.mixer is not None:
-                spec = getattr(self.cut, "spec", None)
-                self._start |= self.mixer.origin() | {
-                    "cut": list(getattr(self.cut, "at", ())),
-                    "spec": spec.to_dict() if spec is not None else None,
-                }
+        """Return what identifies this run besides its settings: the models when training began, and the data."""
+        self._start = self._start or start_of(self.model, self.loss, self.mixer, self.cut, self._same_start)
         found: dict[str, Any] = {"data": describe_data(loader), "ignore_index": ignore_index}
         if validate is None or not callable(validate):
             found |= {"val_data": describe_data(validate, measured=True), "num_classes": num_classes}
@@ -303,36 +294,7 @@ class Finetuner:
                 out = model(images)
             return self.mixer.loss(out, batch)
 
-    def _validate(self, validate: Any, num_classes: int | None, ignore_index: int, check: CropSize) -> dict[str, Any]:
-        if not callable(validate):
-            if num_classes is None:
-                raise ConfigError(message("Finetuner: num_classes is missing.", given="a validation loader", needed="num_classes="))
-            # The metrics' counts are summed over processes.
-            device = self.accelerator.device
-            return evaluate(self.model, part_of(validate), num_classes, ignore_index=ignore_index, device=device, crop_size=check)
-        # Each module back into its own mode: what was frozen stays frozen.
-        with eval_mode(self.model):
-            return validate(self.model)
-
-    def _save(self, step: int, optimizer: Any, results: list[dict[str, Any]], running: float) -> None:
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "results": results,
-            "running": running,
-            "sizes": self._sizes.state() if self._sizes is not None else [],
-        }
-        if self.mixer is not None:
-            state["mixer"] = self.mixer.plan_state()
-        self.run.save(step, state)
-
-    def _groups(self) -> list[dict[str, Any]]:
-        """Parameters by their learning rate's factor."""
-        groups: dict[float, list[nn.Parameter]] = {}
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                scales = [scale for prefix, scale in self.config.lr_scale.items() if name.startswith(prefix)]
-                groups.setdefault(scales[0] if scales else 1.0, []).append(parameter)
-        if not groups:
-            raise ConfigError(message("Finetuner: nothing to train.", given="no parameter requires a gradient", needed="one"))
-        return [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]
+    def _save(self, step: int, optimizer: Any, results: list[dict[str, Any]], running: float, sizes: SeenSizes) -> None:
+        state = {"model": self.model.state_dict(), "optimizer": optimizer.state_dict(), "results": results, "running": running}
+        mixer = {"mixer": self.mixer.plan_state()} if self.mixer is not None else {}
+        self.run.save(step, state | {"sizes": sizes.state()} | mixer)

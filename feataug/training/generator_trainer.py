@@ -1,4 +1,4 @@
-"""Train a feature generator: BicycleGAN's objective on (mask, E(image)) pairs."""
+"""Train a feature generator with BicycleGAN's objective on pairs of masks and encoder features."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from feataug.cutting.cut import Cut
 from feataug.errors import DataError, FeatAugWarning
 from feataug.generation.generator import FeatureGenerator
 from feataug.inference.recognition import recognition
-from feataug.io.model_card import known_facts
+from feataug.io.card_facts import known_facts
 from feataug.training.batches import bad_samples, endless, shared
 from feataug.training.bicyclegan import MakeCritic, Objective
 from feataug.training.config import GeneratorConfig
@@ -34,26 +34,27 @@ from feataug.training.run_folder import RunFolder, check_finite, folder_lock
 from feataug.training.signals import StopRequest, stop_requests
 from feataug.training.state_io import broadcast_from_main, load_optimizer
 
-# The latent L1 alone is no witness: with the mode-seeking term it stayed above 0.8 (E|N(0, 1)|) while samples did differ.
+# The latent L1 alone does not show whether z is used: with the mode-seeking term it stayed above 0.8 (E|N(0, 1)|) while samples differed.
 DIVERSITY_ALARM = 0.1
 
 
 class GeneratorTrainer:
-    """Trains ``generator`` to emit what the frozen encoder of ``cut`` makes of images.
+    """Train ``generator`` to produce the features that the frozen encoder of ``cut`` computes from images.
 
     Args:
         generator: A ``FeatureGenerator`` for ``cut.spec``.
         cut: A cut of the trained segmentation model. Its weights, modes and running statistics stay as they are.
-        config: See ``GeneratorConfig``; ``GeneratorConfig.paper()`` for the paper's objective.
-        critic: A function of ``(num_classes, spec)`` that returns a critic of your own: a module whose ``forward(masks, features)`` returns a list of
-            tensors of scores, with as many rows as the features, ``k B`` for ``B`` masks. Called twice. The critics of ``config`` by default.
-        output: Folder for ``stats.jsonl``, checkpoints and trackers. A run that finds its own checkpoint there goes on from it.
+        config: The settings; ``GeneratorConfig.paper()`` is the paper's objective.
+        critic: A function of ``(num_classes, spec)`` that returns your own critic: a module whose ``forward(masks, features)`` returns a
+            list of score tensors with one row for each feature, ``k B`` rows for ``B`` masks. It is called twice. The default is the
+            critics of ``config``.
+        output: The folder for ``stats.jsonl``, checkpoints and trackers. A run resumes from its own checkpoint there.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, a ``torch.device``, or ``"auto"``.
-        progress: Show a progress bar; its text, if a string.
+        progress: Show a progress bar; a string is its label.
 
     Raises:
         ShapeError: the generator was made for another cut.
-        ConfigError: ``critic`` makes no module that can be trained.
+        ConfigError: ``critic`` returns no module that can be trained.
 
     Source:
         Sec. 3.1 and Zhu et al. (2017), BicycleGAN. Ours, as settings: task loss through the frozen decoder, mode-seeking term, moving
@@ -74,8 +75,8 @@ class GeneratorTrainer:
         check_spec("GeneratorTrainer", generator.spec, cut.spec, "FeatureGenerator(num_classes, spec=cut.spec)")
         self.generator, self.cut = generator, cut
         self.config = config or GeneratorConfig()
-        judges = {} if critic is None else {"critic": getattr(critic, "__qualname__", type(critic).__qualname__)}
-        self.run = RunFolder(output, self.config.to_dict() | judges)
+        own_critic = {} if critic is None else {"critic": getattr(critic, "__qualname__", type(critic).__qualname__)}
+        self.run = RunFolder(output, self.config.to_dict() | own_critic)
         self.accelerator = make_accelerator(device, self.config.mixed_precision, self.config.trackers, self.run.path)
         self.progress = progress
         self._last: dict[str, float] = {}
@@ -87,27 +88,27 @@ class GeneratorTrainer:
         loader: Iterable[tuple[Tensor, Tensor]],
         val_loader: Iterable[tuple[Tensor, Tensor]] | None = None,
     ) -> list[dict[str, Any]]:
-        """Train for ``config.num_images`` images; the generator then holds the averaged weights.
+        """Train for ``config.num_images`` images. Afterwards the generator holds the averaged weights.
 
         Args:
-            loader: Yields ``(images, masks)`` in batches of two or more; read as often as needed. Features are encoded on the way, or come
-                from a ``FeatureBank``: ``(features, masks)``.
-            val_loader: Pairs to measure the recognition score and the diversity ratio on; without it they are not measured.
+            loader: Yields ``(images, masks)`` in batches of two or more. It is read as often as needed. A loader of a ``FeatureBank``
+                yields ``(features, masks)`` instead, which saves the encoding.
+            val_loader: Pairs on which the recognition score and the diversity ratio are measured; without it they are not.
 
         Returns:
-            One dictionary for each measurement: ``progress`` (images), and what ``metrics.recognition`` returns.
+            One dictionary for each measurement: ``progress`` (images), and what ``recognition`` returns.
 
         Raises:
             TrainingError: the loader yields nothing, or single samples, or a loss is not finite.
             LabelError: a mask holds a value that is neither a class nor ``ignore_index``.
-            DataError: the masks hold one class and void only, as binary masks of 0 and 255 do.
-            CheckpointError: ``output`` holds a run with other settings, of another cut, model, generator or data set, or another run uses
-                it.
+            DataError: the masks hold only one class and void, as binary masks of 0 and 255 do.
+            CheckpointError: ``output`` holds a run with other settings, of another cut, model, generator or data set, or another run is
+                using it.
 
         Warns:
-            FeatAugWarning: the generator ignores ``z``; or a class has no pixel in any mask, where the set is small enough to look at all.
+            FeatAugWarning: the generator ignores ``z``, or a class has no pixel in any mask (if the set is small enough to check all masks).
 
-        Ctrl-C and SIGTERM save a checkpoint after the step that is under way, and leave by ``KeyboardInterrupt`` or ``SystemExit(143)``.
+        Ctrl-C and SIGTERM save a checkpoint after the current step, then raise ``KeyboardInterrupt`` or ``SystemExit(143)``.
         """
         check_labels("GeneratorTrainer", loader, training=True)
         check_labels("GeneratorTrainer", val_loader)
@@ -189,19 +190,19 @@ class GeneratorTrainer:
         if ema is not None:
             self.generator.load_state_dict(ema.module.state_dict())
         self.generator.eval()
-        # What was known of the weights before says nothing of these.
+        # The card described the weights from before training.
         self.generator.card = known_facts({"images": seen} | ({"recognition": _score(results[-1])} if results else {}))
         if config.trackers:
             accelerator.end_training()
         if accelerator.is_main_process and (results or (last_batch is not None and isinstance(last_batch[0], Tensor))):
-            # Without a validation set the last batch has to do, unless it is of a single class.
+            # Without a validation set the last batch serves, unless it holds a single class.
             with suppress(DataError):
                 self._warn((results[-1] if results else self._evaluate([last_batch], None))["diversity"])
         return results
 
     @torch.no_grad()
     def _average(self, ema: AveragedModel, images: int) -> None:
-        """Exponential moving average with a half-life in images, shorter while young: the first weights are noise."""
+        """Update the exponential moving average. Its half-life counts images and is shorter at first: the first weights are noise."""
         count = int(ema.n_averaged)
         decay = min(0.5 ** (images / self.config.ema_images), (1 + count) / (10 + count))
         for average, weight in zip(ema.module.parameters(), self.generator.parameters(), strict=True):
@@ -233,7 +234,7 @@ class GeneratorTrainer:
 
     @contextmanager
     def _frozen(self) -> Any:
-        """The segmentation model in eval mode and without gradients to its weights, then back as it was."""
+        """Put the segmentation model into eval mode without gradients to its weights, and restore it afterwards."""
         model = self.cut.model
         flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
         try:
@@ -257,5 +258,5 @@ class GeneratorTrainer:
 
 
 def _score(result: dict[str, Any]) -> dict[str, float]:
-    """The recognition score, as a model card has it."""
+    """Return the recognition score in the form of a model card."""
     return {name: result[name]["miou"] for name in ("real", "synthetic")} | {name: result[name] for name in ("ratio", "diversity")}

@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from feataug.core.fingerprints import fingerprint
+from feataug.core.identity import describe_callable
 from feataug.errors import CheckpointError, message
 
 # Settings stored since version 0.1.0. They are compared only if both sides have them: older runs did not store them, and some loaders
@@ -18,6 +22,19 @@ IDENTITY = frozenset(
     )
 )  # fmt: skip
 _WIDTH = 200
+
+
+def start_of(model: nn.Module, loss: Any, mixer: Any, cut: Any, same_start: bool) -> dict[str, Any]:
+    """Describe the model, the loss and the mixer with which a ``Finetuner`` starts.
+
+    Without ``same_start`` the model's description is empty: it is then compared with nothing.
+    """
+    start = {"model": fingerprint(model) if same_start else {}, "loss": describe_callable(loss)}
+    if mixer is None:
+        return start
+    spec = getattr(cut, "spec", None)
+    spec_dict = spec.to_dict() if spec is not None else None
+    return start | mixer.origin() | {"cut": list(getattr(cut, "at", ())), "spec": spec_dict}
 
 
 def check_settings(headline: str, settings: dict[str, Any], stored: dict[str, Any], path: Path, advice: str = "") -> None:

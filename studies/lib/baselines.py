@@ -1,7 +1,7 @@
-"""What one could do without synthetic features: each baseline trains the model further, for as many steps as the control.
+"""Baselines without synthetic features: each trains the model further, for as many steps as the control.
 
-``BASELINES`` maps names to functions of the study that return an arm for ``feataug.compare``. Baselines keep no checkpoints, but for the class
-weights: one that was stopped begins again, and one that is finished is not run again.
+``BASELINES`` maps names to functions of the study that return an arm for ``feataug.compare``. Only the arm of the class weights has
+checkpoints. An interrupted baseline starts again; a finished one is not run again.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -24,11 +25,11 @@ VOID = 255
 
 def label_smoothing(study: Any) -> Any:
     """Label smoothing of 0.1 on the real samples."""
-    return _with_loss(study, lambda model: lambda out, masks: segmentation_loss(out, masks, 0, label_smoothing=0.1))
+    return _trained_with_loss(study, lambda model: lambda out, masks: segmentation_loss(out, masks, 0, label_smoothing=0.1))
 
 
 def class_weights(study: Any, power: float | None = None) -> Any:
-    """Class weights by deficit, without synthetic features: what they do by themselves."""
+    """Class weights by deficit, without synthetic features."""
     return weights_alone(study.class_weights(power), device=study.args.device)
 
 
@@ -45,7 +46,7 @@ def ohem(study: Any, threshold: float = 0.7, kept: float = 0.1) -> Any:
         hard = (torch.exp(-pixels.detach()) < threshold) | (pixels.detach() >= hardest)
         return pixels[hard].mean()
 
-    return _with_loss(study, lambda model: loss)
+    return _trained_with_loss(study, lambda model: loss)
 
 
 def isda(study: Any, strength: float = 0.5) -> Any:
@@ -74,7 +75,7 @@ def isda(study: Any, strength: float = 0.5) -> Any:
         def loss(out: Any, masks: Tensor) -> Tensor:
             (features,) = seen
             small = F.interpolate(masks[:, None].float(), features.shape[-2:], mode="nearest")[:, 0].long()
-            flat, labels = features.permute(0, 2, 3, 1).flatten(0, 2), small.flatten()
+            flat, labels = rearrange(features, "b c h w -> (b h w) c"), small.flatten()
             flat, labels = flat[labels != VOID], labels[labels != VOID]
             count.index_add_(0, labels, torch.ones(len(labels), device=labels.device))
             mean.index_add_(0, labels, flat)
@@ -90,7 +91,7 @@ def isda(study: Any, strength: float = 0.5) -> Any:
 
         return loss
 
-    return _with_loss(study, make)
+    return _trained_with_loss(study, make)
 
 
 def class_uniform(study: Any) -> Any:
@@ -99,7 +100,7 @@ def class_uniform(study: Any) -> Any:
     Source:
         Zhu et al. (2019), Sec. 3.3.
     """
-    return _with_data(study, lambda data: ClassUniform(data, _classes_held(study)))
+    return _trained_on(study, lambda data: ClassUniform(data, _classes_held(study)))
 
 
 def classmix(study: Any) -> Any:
@@ -108,7 +109,7 @@ def classmix(study: Any) -> Any:
     Source:
         Olsson et al. (2021), ClassMix, on labelled images.
     """
-    return _with_data(study, lambda data: Pasted(data, _half_of_the_classes))
+    return _trained_on(study, lambda data: Pasted(data, _half_of_the_classes))
 
 
 def cutmix(study: Any) -> Any:
@@ -117,7 +118,7 @@ def cutmix(study: Any) -> Any:
     Source:
         Yun et al. (2019), CutMix; French et al. (2020) for segmentation.
     """
-    return _with_data(study, lambda data: Pasted(data, _box))
+    return _trained_on(study, lambda data: Pasted(data, _box))
 
 
 def feature_noise(study: Any) -> Any:
@@ -168,7 +169,7 @@ class NoisyFeatures(nn.Module):
     def __init__(self, model: nn.Module, at: str, scale: Tensor, ratio: float = 0.3, seed: int = 0) -> None:
         super().__init__()
         self.model, self.ratio = model, ratio
-        self.cut = [split(model, at)]  # in a list: it is no part of the module
+        self.cut = [split(model, at)]  # in a list, so that it is not registered as a part of the module
         self.scale, self.rng = scale, torch.Generator().manual_seed(seed)
 
     def forward(self, images: Tensor) -> Any:
@@ -185,7 +186,7 @@ class NoisyFeatures(nn.Module):
 
 
 class ClassUniform(Dataset):
-    """Items as they come, and, every second time, an image that holds a class drawn evenly, cropped until the class is in it."""
+    """Every second item is replaced by an image that holds an evenly drawn class, cropped until the class is in the crop."""
 
     def __init__(self, dataset: Any, held: list[list[int]], tries: int = 4) -> None:
         self.dataset, self.held, self.tries = dataset, [(k, indices) for k, indices in enumerate(held) if indices], tries
@@ -206,7 +207,7 @@ class ClassUniform(Dataset):
 
 
 class Pasted(Dataset):
-    """Items into every second of which a region of another item is pasted."""
+    """A region of another item is pasted into every second item."""
 
     def __init__(self, dataset: Any, region: Callable[[Tensor], Tensor]) -> None:
         self.dataset, self.region = dataset, region
@@ -241,7 +242,7 @@ def _box(mask: Tensor) -> Tensor:
 
 
 def _classes_held(study: Any) -> list[list[int]]:
-    """For each class the training images that hold it."""
+    """For each class, the indices of the training images that hold it."""
     held: list[list[int]] = [[] for _ in study.classes]
     for index in range(len(study.train)):
         mask = torch.as_tensor(study.train.mask(index))
@@ -255,7 +256,7 @@ def _pixel_losses(out: Any, masks: Tensor) -> Tensor:
     return smoothed_cross_entropy(resize_logits(split_outputs(out)[0], masks.shape[-2:]), masks, 0.0, VOID)
 
 
-def _with_loss(study: Any, make: Callable[[Any], Callable[[Any, Tensor], Tensor]]) -> Any:
+def _trained_with_loss(study: Any, make: Callable[[Any], Callable[[Any, Tensor], Tensor]]) -> Any:
     def arm(model: nn.Module, loader: Any, config: Any, folder: Any) -> nn.Module:
         Finetuner(model, config, loss=make(model), device=study.args.device, progress=f"baseline {config.seed}").fit(loader)
         return model
@@ -263,7 +264,7 @@ def _with_loss(study: Any, make: Callable[[Any], Callable[[Any, Tensor], Tensor]
     return arm
 
 
-def _with_data(study: Any, make: Callable[[Any], Dataset]) -> Any:
+def _trained_on(study: Any, make: Callable[[Any], Dataset]) -> Any:
     def arm(model: nn.Module, loader: Any, config: Any, folder: Any) -> nn.Module:
         other = seeded_loader(make(study.train), study.batch, seed=100 + config.seed, num_workers=getattr(study.args, "workers", 0))
         Finetuner(model, config, device=study.args.device, progress=f"baseline {config.seed}").fit(other)

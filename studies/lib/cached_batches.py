@@ -1,4 +1,4 @@
-"""Batches that many arms read: made once, kept in files."""
+"""Batches that many arms read: computed once and cached in files."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 
-class KeptBatches:
-    """A loader from ``seeded_loader`` whose passes are kept in ``folder``; what trainers ask of its batch sampler they ask of this.
+class CachedBatches:
+    """A loader from ``seeded_loader`` whose passes are cached in ``folder``; it stands in for the loader's batch sampler as well.
 
-    Processes that make the same pass at once make the same files: the last one's stay.
+    Processes that compute the same pass at the same time write equal files, and the last one's stay.
     """
 
     def __init__(self, loader: DataLoader, folder: Path) -> None:
@@ -27,11 +27,11 @@ class KeptBatches:
         self.epoch, self.skip, self.world_size = epoch, skip, world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the pass that comes next."""
+        """Choose the next pass."""
         self.epoch = epoch
 
     def count(self, world_size: int = 1) -> int:
-        """Batches in a pass."""
+        """The number of batches in a pass."""
         return self.loader.batch_sampler.count(world_size)  # type: ignore[union-attr]
 
     def __len__(self) -> int:
@@ -41,22 +41,22 @@ class KeptBatches:
         if self.world_size != 1:
             raise RuntimeError(f"cached batches are read by one process, not shared by {self.world_size}")
         skip, self.skip = self.skip, 0
-        images, masks = self.kept(self.epoch)
+        images, masks = self.cached_pass(self.epoch)
         for number in range(skip, len(images)):
             yield torch.from_numpy(images[number]), torch.from_numpy(masks[number]).long()
 
-    def kept(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Images ``(batches, B, 3, H, W)`` and masks ``(batches, B, H, W)`` of a pass, made if they are not there."""
+    def cached_pass(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Images ``(batches, B, 3, H, W)`` and masks ``(batches, B, H, W)`` of a pass, computed where they are not cached yet."""
         paths = [self.folder / f"{kind}-{epoch}.npy" for kind in ("images", "masks")]
         if not all(path.exists() for path in paths):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
             images, masks = zip(*self.loader, strict=True)
             for path, arrays in zip(paths, (images, [mask.to(torch.uint8) for mask in masks]), strict=True):
-                own = path.with_suffix(f".{os.getpid()}")
-                with own.open("wb") as file:
+                temporary = path.with_suffix(f".{os.getpid()}")
+                with temporary.open("wb") as file:
                     np.save(file, torch.stack(list(arrays)).numpy())
-                own.replace(path)
-        # Copy on write: torch wants memory that it may write to.
+                temporary.replace(path)
+        # Copy on write: torch needs memory that it may write to.
         images, masks = (np.load(path, mmap_mode="c") for path in paths)
         return images, masks

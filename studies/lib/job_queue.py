@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, each when what it needs is done, within a time."""
+"""Run jobs in separate processes, each after the jobs that it needs, within a time limit."""
 
 from __future__ import annotations
 
@@ -17,36 +17,44 @@ from typing import Any
 
 @dataclass
 class Job:
-    """Something to do in a process of its own, when those that it comes ``after`` are done (or, with ``anyway``, are over)."""
+    """A function that runs in a process of its own.
+
+    Args:
+        name: Names the job and its log file.
+        run: The function.
+        needs: Names of the jobs that must be finished before this one starts.
+        even_after_failure: Start also when needed jobs failed or were cancelled; such a job is not cancelled by the time limit.
+    """
 
     name: str
     run: Callable[[], Any]
-    after: Sequence[str] = ()
-    anyway: bool = False
+    needs: Sequence[str] = ()
+    even_after_failure: bool = False
 
 
-def work(jobs: Sequence[Job], processes: int, logs: Path, until: float = math.inf) -> list[str]:
-    """Do all jobs, earlier ones first; names of those that failed, that needed one that did, or that were not done ``until`` then.
+def run_jobs(jobs: Sequence[Job], processes: int, logs: Path, until: float = math.inf) -> list[str]:
+    """Run all jobs, and return the names of those that failed, needed a failed one, or were cancelled by the time limit.
 
     Args:
-        jobs: In the order in which they are begun, as far as what they come after allows.
-        processes: At a time.
-        logs: Folder for what they print.
-        until: Of ``time.monotonic()``; what runs is then ended, but for jobs that are to be done ``anyway``.
+        jobs: Jobs in the order in which they start, as far as their needs allow.
+        processes: How many jobs run at the same time.
+        logs: Folder of the log files.
+        until: The time limit, on the clock of ``time.monotonic()``. Running jobs are then terminated, except ``even_after_failure`` ones.
     """
     context = multiprocessing.get_context("fork")
     waiting, running, done, failed = list(jobs), {}, set(), []
     logs.mkdir(parents=True, exist_ok=True)
     while waiting or running:
         late = time.monotonic() > until
-        for job in [job for job in waiting if not job.anyway and (late or set(job.after) & set(failed))]:
+        cancelled = [job for job in waiting if not job.even_after_failure and (late or set(job.needs) & set(failed))]
+        for job in cancelled:
             waiting.remove(job)
             failed.append(job.name)
         for job, process, _ in running.values():
-            if late and not job.anyway:
+            if late and not job.even_after_failure:
                 process.terminate()
         over = done | set(failed)
-        ready = [job for job in waiting if set(job.after) <= (over if job.anyway else done)]
+        ready = [job for job in waiting if set(job.needs) <= (over if job.even_after_failure else done)]
         for job in ready[: processes - len(running)]:
             waiting.remove(job)
             process = context.Process(target=_logged, args=(job.run, logs / f"{job.name.replace(' ', '-')}.log"))
@@ -70,5 +78,5 @@ def _logged(run: Callable[[], Any], log: Path) -> None:
         except BaseException:
             traceback.print_exc()
             file.flush()
-            # Without what the parent registered to be done at its end.
+            # Skip the exit handlers that the parent registered.
             os._exit(1)

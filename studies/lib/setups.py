@@ -1,4 +1,4 @@
-"""What the studies run on: data sets, the sizes that suit them, and the options that all studies share."""
+"""The data sets that studies run on, the sizes that suit them, and the options that all studies share."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from feataug.data import ADE20K, CamVid, Cityscapes, IDDLite, MaskedImages
 
 @dataclass(frozen=True)
 class Setup:
-    """What differs between data sets. Crops are cut at about the images' own resolution; measured is by windows of the crops' size."""
+    """Settings of one data set. Crops are taken at about the images' own resolution; models are measured by windows of the crops' size."""
 
     reader: Any
     size: tuple[int, int]
     scale: tuple[float, float]
     base_steps: int
-    # Whole images in a batch: where they differ in size, one.
+    # Whole images in a batch when a model is measured; 1 where images differ in size.
     whole: int = 12
 
 
 def folder(root: Path, split: str, *, transforms: Any) -> MaskedImages:
-    """Any data set: ``root/SPLIT/images``, ``root/SPLIT/masks`` and ``root/classes.txt``, a name a line."""
+    """Any data set in ``root/SPLIT/images``, ``root/SPLIT/masks`` and ``root/classes.txt`` (one name per line)."""
     classes = (root / "classes.txt").read_text().split("\n")
     return MaskedImages(root / split / "images", root / split / "masks", [c for c in classes if c], transforms=transforms)
 
@@ -45,7 +45,7 @@ SETUPS = {
 
 
 class FractionOf(Subset):
-    """Some images of a data set, drawn once by a seed of their own, or the ``rest`` of them; reads masks alone, as the set does."""
+    """A fixed random fraction of a data set, or the ``rest`` of it; it also reads masks without their images."""
 
     def __init__(self, dataset: Any, fraction: float, *, rest: bool = False) -> None:
         order = torch.randperm(len(dataset), generator=generator_for(0, "fraction", 0)).tolist()
@@ -62,7 +62,7 @@ _DECODED: dict[str, tuple[list[Any], list[Any]]] = {}
 
 
 def in_memory(dataset: MaskedImages) -> MaskedImages:
-    """The data set with all files decoded, once for this process and those that it forks: a GPU would wait for them."""
+    """The data set with all files decoded once, for this process and those that it forks, so that a GPU does not wait for files."""
     key = str(dataset.image_files[0].parent)
     if key not in _DECODED:
         _DECODED[key] = [dataset.image(n) for n in range(len(dataset))], [dataset.mask(n) for n in range(len(dataset))]
@@ -72,37 +72,37 @@ def in_memory(dataset: MaskedImages) -> MaskedImages:
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The options that all studies of this kind share."""
+    """The options that all studies on these data sets share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the data set's folder")
     parser.add_argument("--dataset", choices=tuple(SETUPS), required=True)
     parser.add_argument("--eval-split", choices=("val", "test"), default="val")
     parser.add_argument("--fraction", type=float, default=1.0, help="share of the training images that are used")
-    parser.add_argument("--half", action="store_true", help="all images at half their resolution: a quarter of the time")
-    parser.add_argument("--quick", action="store_true", help="minutes instead of hours: whether it runs, not what comes out")
+    parser.add_argument("--half", action="store_true", help="take all images at half their resolution, for a quarter of the time")
+    parser.add_argument("--quick", action="store_true", help="check in minutes that everything runs; the figures mean nothing")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument(
-        "--in-memory", action="store_true", help="decode all images once, and keep the arms' batches in files (some GB), for a GPU"
+        "--in-memory", action="store_true", help="decode all images once and cache the arms' batches in files (some GB), for a GPU"
     )
-    parser.add_argument("--workers", type=int, default=0, help="processes that load the images of a base model and a generator")
+    parser.add_argument("--workers", type=int, default=0, help="worker processes that load images for a base model and a generator")
     parser.add_argument(
         "--output",
         type=Path,
-        help="checkpoints and finished stages; runs/compare-DATASET by default, runs/quick-DATASET with --quick",
+        help="folder of checkpoints and finished stages; runs/compare-DATASET by default, runs/quick-DATASET with --quick",
     )
-    parser.add_argument("--result", type=Path, help="studies/results/compare-DATASET.json by default")
+    parser.add_argument("--result", type=Path, help="the JSON file of figures; studies/results/STUDY-DATASET.json by default")
     return parser
 
 
 def parse(parser: argparse.ArgumentParser, name: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Arguments, of the command line unless they are given, with folders named after the data set and the fraction."""
+    """Parse ``argv`` (by default the command line), and name the folders after the data set and the fraction."""
     args = parser.parse_args(argv)
-    of = args.dataset + ("-half" if args.half else "") + (f"-{args.fraction:g}" if args.fraction < 1 else "")
+    data = args.dataset + ("-half" if args.half else "") + (f"-{args.fraction:g}" if args.fraction < 1 else "")
     if args.quick:
-        # Apart from the results: nobody is to take them for some.
-        args.output = args.output or Path("runs") / f"quick-{of}"
+        # Kept apart from real results, so that nobody mistakes them for some.
+        args.output = args.output or Path("runs") / f"quick-{data}"
         args.result = args.result or args.output / "results" / f"{name}.json"
-    args.output = args.output or Path("runs") / f"compare-{of}"
-    args.result = args.result or Path("studies/results") / f"{name}-{of}.json"
+    args.output = args.output or Path("runs") / f"compare-{data}"
+    args.result = args.result or Path("studies/results") / f"{name}-{data}.json"
     return args

@@ -4,7 +4,7 @@
 
 ``fpn`` is segmentation_models_pytorch's FPN on tf_efficientnet_lite0 (ImageNet weights), cut at its encoder: four levels cross.
 ``vit`` is a small timm ViT (random weights, class token) under a convolutional head, cut between two of its blocks: tokens cross.
-Both are trained briefly: this shows that the whole way works, not how far it leads. Figures go to
+Both are trained briefly: this shows that every step works, not how good the result can be. Figures go to
 ``studies/results/architectures-fpn.json`` and ``...-vit.json``.
 """
 
@@ -14,17 +14,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from feataug import FinetuneConfig, GeneratorConfig, split
 from feataug.reporting.tables import table
 from feataug.training.device import keep_freed_memory
-from studies.lib.backbone import load_imagenet_weights
-from studies.lib.base_study import ARMS, CLASSES, EARLIER, SIZE, Study, arguments
-from studies.lib.weights_file import WeightsFile
+from studies.lib.other_models import FPN_NAME, VIT_NAME, ViTSegmenter, WeightsFile, fpn
+from studies.own.camvid import ARMS, CLASSES, EARLIER, SIZE, STEPS_PER_EPOCH, CamVidStudy, arguments
 
 GENERATOR = GeneratorConfig(
     **EARLIER,
@@ -37,57 +34,32 @@ GENERATOR = GeneratorConfig(
     log_images=160,
     ema_images=400,
 )
-FURTHER = FinetuneConfig(num_steps=22, lr=0.005, lr_scale={"encoder": 0.3, "vit": 0.3}, save_every=11)
 
 
-class ViTSegmenter(nn.Module):
-    """A plain ViT, its tokens as a map, and a small convolutional head."""
-
-    def __init__(self, classes: int = CLASSES, size: tuple[int, int] = SIZE) -> None:
-        super().__init__()
-        self.vit = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=size, dynamic_img_size=True, depth=8)
-        self.head = nn.Sequential(
-            nn.ConvTranspose2d(192, 96, 2, stride=2), nn.BatchNorm2d(96), nn.ReLU(), nn.Conv2d(96, classes, 3, padding=1)
-        )
-
-    def forward(self, images: Tensor) -> Tensor:
-        tokens = self.vit.forward_features(images)[:, self.vit.num_prefix_tokens :]
-        rows, columns = self.vit.patch_embed.dynamic_feat_size(images.shape[-2:])
-        logits = self.head(tokens.transpose(1, 2).unflatten(2, (rows, columns)))
-        return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
-
-
-class Architecture(WeightsFile, Study):
-    further = FURTHER
+class Architecture(WeightsFile, CamVidStudy):
+    further = FinetuneConfig(num_steps=STEPS_PER_EPOCH, lr=0.005, lr_scale={"encoder": 0.3, "vit": 0.3}, save_every=11)
     generator_configs = (GENERATOR,)
 
     def cut(self) -> Any:
-        return split(self.trained(), at=self.at, example=torch.zeros(1, 3, *self.size))
+        return split(self.load_base(), at=self.at, example=torch.zeros(1, 3, *self.size))
 
 
 class FPN(Architecture):
-    name = "smp.FPN, tu-tf_efficientnet_lite0 (ImageNet)"
-    at = "encoder"
+    name, at = FPN_NAME, "encoder"
     size = (256, 320)  # smp takes multiples of 32
-    base_config = FinetuneConfig(num_steps=14 * 22, lr=0.05, lr_scale={"encoder": 0.3}, eval_every=154, save_every=22)
+    base_config = FinetuneConfig(num_steps=14 * STEPS_PER_EPOCH, lr=0.05, lr_scale={"encoder": 0.3}, eval_every=154, save_every=22)
 
     def model(self) -> nn.Module:
-        import segmentation_models_pytorch as smp
-
-        torch.manual_seed(0)
-        model = smp.FPN("tu-tf_efficientnet_lite0", encoder_weights=None, classes=CLASSES)
-        load_imagenet_weights(model.encoder.model)
-        return model
+        return fpn(CLASSES)
 
 
 class ViT(Architecture):
-    name = "timm vit_tiny_patch16_224 of 8 blocks (random weights), convolutional head"
-    at = "vit.blocks.3"
-    base_config = FinetuneConfig(num_steps=16 * 22, lr=0.05, eval_every=176, save_every=22)
+    name, at = VIT_NAME, "vit.blocks.3"
+    base_config = FinetuneConfig(num_steps=16 * STEPS_PER_EPOCH, lr=0.05, eval_every=176, save_every=22)
 
     def model(self) -> nn.Module:
         torch.manual_seed(0)
-        return ViTSegmenter()
+        return ViTSegmenter(CLASSES, SIZE)
 
 
 def main() -> None:

@@ -1,10 +1,10 @@
-"""What class weights and synthetic features gain once a class bias has had its say: decoder alone, 200 further steps.
+"""What class weights and synthetic features gain beyond a class bias: decoder alone, 200 further steps.
 
     python -m studies.own.bias --data DIR --dataset camvid --half [--seeds 0 1] [--arms control "class weights" feataug] [--device cpu]
 
-Every arm trains what lies behind the cut; encoder and its norms stay as they are. Each is measured on validation images whole and by windows,
+Every arm trains the layers after the cut; the encoder and its norms are frozen. Each is measured on validation images, whole and by windows,
 before and after a class bias that is fitted on every sixth training image. ``feataug`` has synthetic features in half of its batch and no
-class weights. Figures go to ``studies/results/bias-DATASET.json`` after every run.
+class weights. Figures go to ``studies/results/bias-DATASET.json`` after every seed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ RATIO = 0.5
 
 
 class Bias(Protocol):
-    """The arms on one base."""
+    """The arms on one base model."""
 
     def frozen(self) -> nn.Module:
-        """The base, with all before the cut in eval mode and without gradient."""
-        model = self.trained().train()
+        """The base model, with everything before the cut in eval mode and without gradients."""
+        model = self.load_base().train()
         encoder = {id(parameter) for parameter in split(model, self.at).encoder_parameters()}
         for module in model.modules():
             own = list(module.parameters())
@@ -43,25 +43,25 @@ class Bias(Protocol):
         return model
 
     def run_arm(self, name: str, seed: int) -> dict[str, Any]:
-        """Figures of all ways to measure one trained arm."""
+        """Train one arm and measure it in all ways."""
         steps = 10 if self.args.quick else STEPS.num_steps
         config = FinetuneConfig.from_dict(STEPS.to_dict() | {"seed": seed, "num_steps": steps})
-        more: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if name == "feataug":
-            more = {"generator": self.trained_generator(), "masks": DatasetMasks(self.train), "ratio": RATIO}
-            more["pixel_filter"] = self.filter(self.feataug["filter"])
+            options = {"generator": self.load_generator(), "masks": DatasetMasks(self.train), "ratio": RATIO}
+            options["pixel_filter"] = self.pixel_filter(self.feataug["filter"])
         if name == "class weights":
-            more = {"baseline": weights_alone(self.class_weights(), device=self.args.device)}
+            options = {"baseline": weights_alone(self.class_weights(), device=self.args.device)}
         folder = self.output / "bias" / f"seed-{seed}" / name
         model, _ = train_arm(
             self.frozen(), self.at, self.loader(seed), lambda model: {}, config, output=folder,
-            device=self.args.device, progress=f"{name} {seed}", update_bn=True, **more,
+            device=self.args.device, progress=f"{name} {seed}", update_bn=True, **options,
         )  # fmt: skip
-        return self.four_ways(model)
+        return self.measure_ways(model)
 
 
 def summary(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Means of each way, and what the other arms gain over the control."""
+    """Each way's means, and the gains of the other arms over the control."""
     means = {arm: {way: mean_figures([run[way] for run in found]) for way in WAYS} for arm, found in runs.items()}
     gaps = {
         arm: {way: differences([run[way] for run in runs["control"]], [run[way] for run in found]) for way in WAYS}
@@ -78,12 +78,13 @@ def main() -> None:
     args = parse(parser, "bias", None)
     keep_freed_memory()
     study = Bias(args)
-    study.stage("base", study.base)
-    study.stage("generator", study.generator)
+    study.run_base()
+    study.run_generator()
+    settings = study.generator_settings() | {"further": STEPS.to_dict(), "ratio": RATIO, "feataug": study.feataug}
     runs: dict[str, list[dict[str, Any]]] = {arm: [] for arm in args.arms}
     for seed in args.seeds:
         for arm in args.arms:
-            runs[arm].append(study.stage(f"bias/seed-{seed}/{arm}", lambda a=arm, s=seed: study.run_arm(a, s)))
+            runs[arm].append(study.stage(f"bias/seed-{seed}/{arm}", lambda a=arm, s=seed: study.run_arm(a, s), settings))
             for way in WAYS:
                 figures = runs[arm][-1][way]
                 print(f"{arm} {seed}, {way:<14}" + "".join(f"{TITLES[m]} {figures[m]:6.2f}  " for m in TITLES), flush=True)

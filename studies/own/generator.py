@@ -2,15 +2,14 @@
 
     python -m studies.own.generator --data DIR --dataset camvid [--variants default class ...] [--images 1200]
 
-Needs the base that ``studies/own/compare.py --until base`` leaves. For every variant: the recognition score on validation masks against that of the
-real features (in all and by class), the diversity ratio, the share of synthetic pixels that the filter rejects, and the distance of
-synthetic from real features. Figures go to ``studies/results/generator-camvid.json`` after every variant.
+Needs the base model that ``studies.own.compare --until base`` leaves. For every variant: recognition on validation masks (overall and by
+class), the diversity ratio, the share of synthetic pixels that the filter rejects, and the distance of synthetic from real features.
+Figures go to ``studies/results/generator-camvid.json`` after every variant.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,14 +21,15 @@ from feataug.core.modes import eval_mode
 from feataug.io.atomic import write_json
 from feataug.io.results import recognition_summary
 from feataug.training.device import keep_freed_memory
-from studies.lib.base_study import EARLIER
+from studies.lib.comparison import Comparison
 from studies.lib.setups import arguments, parse
-from studies.own.compare import Comparison
+from studies.lib.stage_settings import read_result
+from studies.own.camvid import EARLIER
 
-# What every variant starts from. The defaults have since become the best of what is below.
+# The settings that every variant starts from. The package's defaults have since become the best of the variants.
 START = EARLIER | {"task_weight": 1.0, "diversity_weight": 0.3, "ema_images": 400}
-# (settings of the generator, settings of its training). The results hold three more, whose code was taken out again since they measured worse:
-# "joint" gave every class its own function of z in every norm, and the segmenting critic was OASIS's with K + 1 classes.
+# (settings of the generator, settings of its training). The committed results hold three more variants, whose code was removed because they
+# were worse: "joint" gave every class its own function of z in every norm, and the segmenting critic was OASIS's with K + 1 classes.
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "the paper's losses": ({"modulation": "none"}, {"task_weight": 0.0, "diversity_weight": 0.0, "lr": 2e-4}),
     "latent": ({"modulation": "latent"}, {}),
@@ -52,7 +52,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @torch.no_grad()
 def distances(cut: Any, generator: FeatureGenerator, loader: Any) -> dict[str, float]:
-    """Distances of synthetic from real features, standardised, cells as samples, level by level in the mean.
+    """Distances of synthetic from real features: standardised, with cells as samples, averaged over levels.
 
     ``frechet`` is that of two normal distributions, per channel (Heusel et al., 2017, without Inception); ``means`` and ``spread`` are the
     mean absolute difference of the channels' means, and the ratio of their standard deviations.
@@ -60,9 +60,9 @@ def distances(cut: Any, generator: FeatureGenerator, loader: Any) -> dict[str, f
     rng = torch.Generator().manual_seed(0)
     sums: list[list[Any]] = [[[0, 0.0, 0.0] for _ in range(2)] for _ in cut.spec]
     with eval_mode(cut.model), eval_mode(generator):
-        where = generator.fitted.device
+        device = generator.fitted.device
         for images, masks in loader:
-            pairs = (cut.encode(images.to(where)), generator(masks.to(where), generator.draw_z(len(masks), rng)))
+            pairs = (cut.encode(images.to(device)), generator(masks.to(device), generator.draw_z(len(masks), rng)))
             for kind, features in enumerate(pairs):
                 for level, x in enumerate(generator.standardize(features)):
                     flat = x.transpose(0, 1).flatten(1).double()
@@ -90,39 +90,40 @@ def _moments(count: int, total: Tensor, square: Tensor) -> tuple[Tensor, Tensor]
 
 
 class Ablation(Comparison):
-    """One generator a variant."""
+    """One generator for each variant."""
 
-    def measured(self, name: str) -> dict[str, Any]:
-        """A variant's figures, if it has to be trained for them."""
-        return self.stage(self.key(name), lambda: self.variant(name))
+    def run_variant(self, name: str) -> dict[str, Any]:
+        """A variant's figures; its generator is trained where it has not been yet."""
+        return self.stage(self.key(name), lambda: self.train_variant(name), self.variant_settings() | {"variant": VARIANTS[name]})
+
+    def variant_settings(self) -> dict[str, Any]:
+        """The settings that all variants share."""
+        return self.base_settings() | {"at": self.at, "start": START, "images": self.args.images}
 
     @staticmethod
     def key(name: str) -> str:
-        """Where a variant's figures are kept."""
+        """The stage of a variant."""
         return f"variants/{name.replace(' ', '-')}"
 
-    def variant(self, name: str) -> dict[str, Any]:
-        """Train and measure."""
-        made, trained = VARIANTS[name]
+    def train_variant(self, name: str) -> dict[str, Any]:
+        """Train a variant's generator and measure it."""
+        of_generator, of_training = VARIANTS[name]
         cut = self.cut()
         torch.manual_seed(0)
-        generator = FeatureGenerator(len(self.classes), cut.spec, **made)
+        generator = FeatureGenerator(len(self.classes), cut.spec, **of_generator)
         config = GeneratorConfig(
-            **START | {"num_images": self.args.images, "snapshot_images": 600, "log_images": 240, "seed": 0} | trained
+            **START | {"num_images": self.args.images, "snapshot_images": 600, "log_images": 240, "seed": 0} | of_training
         )
         folder = self.output / "variants" / name.replace(" ", "-")
         trainer = GeneratorTrainer(generator, cut, config, output=folder, device=self.args.device, progress=name)
         trainer.fit(self.training_loader(1))
         scores = recognition(cut, generator, self.val_loader, device=self.device, window=self.size)
-        return (
-            recognition_summary(scores, self.classes)
-            | distances(cut, generator, self.val_loader)
-            | {"rejected": self.rejected(cut, generator)}
-        )
+        summary = recognition_summary(scores, self.classes)
+        return summary | distances(cut, generator, self.val_loader) | {"rejected": self.rejected_share(generator)}
 
-    def rejected(self, cut: Any, generator: FeatureGenerator) -> float:
-        """Share of synthetic pixels on validation masks that the filter takes out."""
-        pixel_filter = self.filter(1.25)
+    def rejected_share(self, generator: FeatureGenerator) -> float:
+        """The share of synthetic pixels on validation masks that the filter rejects."""
+        pixel_filter = self.pixel_filter(1.25)
         rng, shares = torch.Generator().manual_seed(1), []
         with torch.no_grad():
             for _, masks in self.val_loader:
@@ -133,10 +134,10 @@ class Ablation(Comparison):
 
 
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """What the command line asks for."""
+    """The options of the command line, or of ``argv``."""
     parser = arguments(__doc__)
     parser.add_argument("--variants", nargs="+", choices=tuple(VARIANTS), default=list(VARIANTS))
-    parser.add_argument("--images", type=int, default=1_200, help="that each generator is trained on")
+    parser.add_argument("--images", type=int, default=1_200, help="number of images that each generator is trained on")
     return parse(parser, "generator", argv)
 
 
@@ -146,16 +147,13 @@ def main() -> None:
 
 
 def run(study: Ablation) -> None:
-    """Every variant that is asked for; the result is written after each."""
+    """Every chosen variant; the result is written after each."""
     args = study.args
     for name in args.variants:
-        figures = study.measured(name)
-        stored = json.loads(args.result.read_text()) if args.result.exists() else {"images": args.images, "variants": {}}
-        stored["variants"][name] = figures | {
-            "settings": VARIANTS[name],
-            "seconds": study.seconds[study.key(name)],
-        }
-        write_json(args.result, stored)
+        figures = study.run_variant(name)
+        result = read_result(args.result, study.variant_settings()) or {"images": args.images, "variants": {}}
+        result["variants"][name] = figures | {"settings": VARIANTS[name], "seconds": study.seconds[study.key(name)]}
+        write_json(args.result, result | {"settings": study.variant_settings()})
         print(
             f"{name:<28}"
             + "".join(f" {key} {figures[key]:.3f}" for key in ("ratio", "diversity", "rejected", "frechet", "spread")),

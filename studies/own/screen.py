@@ -2,19 +2,18 @@
 
     python -m studies.own.screen --data DIR --dataset camvid --arms mined both,power=1,filter=1.25 control,power=1 [--seeds 0 1]
 
-An arm is ``masks[,key=value...]``: a source of ``Comparison.masks`` (``control`` for none) and settings of ``FeatureMixer``, besides
-``filter`` (factor), ``generator`` (folder), ``power`` (of ``deficit_weights``), ``lr``, ``steps`` and ``bn`` (``joint``; ``split``: real
-and synthetic samples normalised apart; ``frozen``: running statistics as they are). Its control has its ``lr``, ``steps`` and frozen statistics.
+An arm is ``masks[,key=value...]``: a source of ``Comparison.masks`` (``control`` for none), settings of ``FeatureMixer``, and
+``filter`` (factor), ``generator`` (folder), ``power`` (of ``deficit_weights``), ``lr``, ``steps`` and ``bn``: ``joint``, ``split`` (real and
+synthetic samples are normalised separately) or ``frozen`` (running statistics stay). An arm's control has the same ``lr``, ``steps`` and
+frozen statistics.
 
-Needs the base and the generator that ``studies/own/compare.py --until generator`` leaves. A step costs a tenth of a full one; what wins here is a
-lead, no result. Figures go to ``studies/results/screen-camvid.json`` after every run.
+Needs the base model and the generator that ``studies.own.compare --until generator`` leaves. A step costs a tenth of a full one. A gain here is
+a reason to try a setting, not a result. Figures go to ``studies/results/screen-camvid.json`` after every run.
 """
 
 from __future__ import annotations
 
-import json
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,14 +28,15 @@ from feataug.losses import segmentation_loss
 from feataug.metrics import SegmentationMetrics
 from feataug.training.batches import endless
 from feataug.training.device import keep_freed_memory
+from studies.lib.comparison import Comparison
 from studies.lib.setups import arguments, parse
-from studies.own.compare import Comparison
+from studies.lib.stage_settings import read_result
 
 MEASURES = ("pixel_acc", "class_acc", "miou", "fw_iou")
 
 
-class Cached:
-    """Features of the frozen encoder and their masks, batch by batch, in half precision and bytes."""
+class EncodedBatches:
+    """Features of the frozen encoder and their masks, one pair per batch, stored in half precision and bytes."""
 
     def __init__(self, cut: Any, batches: Any) -> None:
         self.items: list[tuple[Tensor, Tensor]] = []
@@ -49,17 +49,17 @@ class Cached:
         return ((features.float(), masks.long()) for features, masks in self.items)
 
 
-def measure(cut: Any, cached: Cached, num_classes: int) -> dict[str, Any]:
+def measure(cut: Any, batches: EncodedBatches, num_classes: int) -> dict[str, Any]:
     """The decoder's figures."""
     metrics = SegmentationMetrics(num_classes)
     with torch.no_grad(), eval_mode(cut.model):
-        for features, masks in cached:
+        for features, masks in batches:
             metrics.update(cut.decode([features], masks.shape[-2:]), masks)
     return metrics.compute()
 
 
-def update_bn(cut: Any, cached: list[tuple[Tensor, Tensor]]) -> None:
-    """Running statistics of the decoder's BatchNorms on real features, anew."""
+def update_bn(cut: Any, batches: list[tuple[Tensor, Tensor]]) -> None:
+    """Measure the running statistics of the decoder's BatchNorms again, on real features."""
     norms = [m for m in cut.model.modules() if isinstance(m, nn.BatchNorm2d)]
     encoder = {id(p) for p in cut.encoder_parameters()}
     norms = [m for m in norms if id(m.weight) not in encoder]
@@ -68,7 +68,7 @@ def update_bn(cut: Any, cached: list[tuple[Tensor, Tensor]]) -> None:
         norm.momentum = None
     cut.model.train()
     with torch.no_grad():
-        for features, masks in cached:
+        for features, masks in batches:
             cut.decode([features.float()], masks.shape[-2:])
 
 
@@ -85,7 +85,7 @@ class Screen(Comparison):
         weights: Tensor | None,
         bn: str,
     ) -> None:
-        """Steps on the batches of ``real``, decoder alone."""
+        """Train the decoder alone, one step on each batch of ``real``."""
         config = self.further
         parameters = list(cut.decoder_parameters())
         optimizer = torch.optim.SGD(parameters, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay)
@@ -108,10 +108,10 @@ class Screen(Comparison):
             loss.backward()
             optimizer.step()
 
-    def run_arm(self, name: str, seed: int, real: Batches, val: Cached) -> dict[str, Any]:
-        """Figures of one arm."""
-        source, options = parsed(name)
-        steps, lr, bn, power = (options.pop(key, default) for key, default in self.training().items())
+    def run_arm(self, name: str, seed: int, real: RealBatches, val: EncodedBatches) -> dict[str, Any]:
+        """Train one arm and measure it."""
+        source, options = parse_arm(name)
+        steps, lr, bn, power = (options.pop(key, default) for key, default in self.training_defaults().items())
         weights = self.class_weights(power) if power else None
         cut = self.cut()
         cut.model.to(memory_format=torch.channels_last)
@@ -119,20 +119,20 @@ class Screen(Comparison):
         if source != "control":
             generator = FeatureGenerator.from_pretrained(self.output / options.pop("generator", "generator-model"))
             if "filter" in options:
-                options["pixel_filter"] = self.filter(options.pop("filter"))
+                options["pixel_filter"] = self.pixel_filter(options.pop("filter"))
             mixer = FeatureMixer(generator, self.masks(source), cut=cut, seed=seed, class_weights=weights, **options).train()
         self.train_decoder(cut, real.first(int(steps)), seed, lr, mixer, weights, bn)
         if bn != "frozen":
             update_bn(cut, real.first(len(self.train) // self.batch))
         return by_class(measure(cut, val, len(self.classes)), self.classes)
 
-    def training(self) -> dict[str, Any]:
-        """What an arm may set besides the mixer's settings."""
+    def training_defaults(self) -> dict[str, Any]:
+        """Settings of the training that an arm may change."""
         return {"steps": self.further.num_steps, "lr": self.further.lr, "bn": "joint", "power": 0.0}
 
 
-class Batches:
-    """One seed's batches, encoded when they are first asked for."""
+class RealBatches:
+    """One seed's batches, encoded when they are first used."""
 
     def __init__(self, cut: Any, loader: Any) -> None:
         self.cut, self.loader, self.items = cut, endless(loader), []
@@ -140,12 +140,12 @@ class Batches:
     def first(self, count: int) -> list[tuple[Tensor, Tensor]]:
         """Features and masks of the first ``count`` batches."""
         if count > len(self.items):
-            self.items += Cached(self.cut, islice(self.loader, count - len(self.items))).items
+            self.items += EncodedBatches(self.cut, islice(self.loader, count - len(self.items))).items
         return self.items[:count]
 
 
-def parsed(name: str) -> tuple[str, dict[str, Any]]:
-    """An arm's mask source and options; numbers where they are numbers."""
+def parse_arm(name: str) -> tuple[str, dict[str, Any]]:
+    """An arm's mask source and options; values that are numbers become numbers."""
     source, *options = name.split(",")
     pairs = dict(option.split("=") for option in options)
     return source, {key: value if key in ("generator", "bn") or value == "sum" else float(value) for key, value in pairs.items()}
@@ -163,10 +163,11 @@ def main() -> None:
     args = parse(parser, "screen")
     keep_freed_memory()
     study = Screen(args)
-    val = Cached(study.cut(), study.val_loader)
-    figures: dict[str, dict[str, Any]] = json.loads(Path(args.result).read_text())["runs"] if args.result.exists() else {}
+    val = EncodedBatches(study.cut(), study.val_loader)
+    settings = study.generator_settings() | {"further": study.further.to_dict()}
+    figures: dict[str, dict[str, Any]] = (read_result(args.result, settings) or {"runs": {}})["runs"]
     for seed in args.seeds:
-        real = Batches(study.cut(), study.loader(seed))
+        real = RealBatches(study.cut(), study.loader(seed))
         for name in dict.fromkeys(name for arm in args.arms for name in (control_of(arm), arm)):
             runs = figures.setdefault(name, {})
             if str(seed) in runs:
@@ -178,7 +179,7 @@ def main() -> None:
                 common = [s for s in control if s in figures[other]]
                 if other != control_of(other) and common:
                     gaps[other] = differences([control[s] for s in common], [figures[other][s] for s in common])
-            write_json(args.result, {"runs": figures, "differences": gaps})
+            write_json(args.result, {"runs": figures, "differences": gaps, "settings": settings})
             print(name, seed, {k: round(v, 2) for k, v in runs[str(seed)].items() if k != "per_class"}, flush=True)
             if name in gaps:
                 print("   minus control", {m: round(gaps[name][m]["mean"], 2) for m in MEASURES}, "seeds", len(runs), flush=True)

@@ -2,17 +2,17 @@
 
     python -m studies.own.settings --data DIR --dataset camvid [--quick] [--only "features alone, both, 0.3" ...]
 
-``features alone`` has no class weights: what the paper's method does by itself, with the filter, on evenly drawn masks (``random``) or on masks drawn
-by class with rare objects pasted in (``both``). The arms of ``class weights ...`` have no synthetic features: what the weights do by themselves
-at that power.
+``features alone`` has no class weights: the paper's method by itself, with the filter, on evenly drawn masks (``random``) or on masks
+drawn by class with rare objects pasted in (``both``). The arms ``class weights ...`` have no synthetic features: the weights by
+themselves, at that power.
 """
 
 import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from studies.lib import baselines as baselines
-from studies.lib.variants import Variants, prepared, told
+from studies.lib import baselines
+from studies.lib.variants import Variants, prepare_study, print_comparison
 
 # Masks (see Comparison.masks), synthetic share, power of the class weights, factor of the pixel filter.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -26,31 +26,31 @@ ALONE: dict[str, dict[str, Any]] = {
 WEIGHTS = {f"class weights, power {power:g}": power for power in (1.0, 1.25)}
 
 
-def _only(parser: argparse.ArgumentParser) -> None:
+def _add_only(parser: argparse.ArgumentParser) -> None:
     known = list(SETTINGS | ALONE | WEIGHTS)
     parser.add_argument(
-        "--only", nargs="+", choices=known, default=known, metavar="ARM", help=f"some of the arms: {'; '.join(known)}"
+        "--only", nargs="+", choices=known, default=known, metavar="ARM", help=f"run some of the arms: {'; '.join(known)}"
     )
 
 
 def prepare(argv: Sequence[str] | None = None) -> Variants:
-    return prepared("settings", __doc__, extra=_only, argv=argv)
+    return prepare_study("settings", __doc__, add_options=_add_only, argv=argv)
 
 
 def settings_of(study: Variants) -> dict[str, dict[str, Any]]:
-    """Of those arms with synthetic features that are asked for."""
+    """Settings of the chosen arms with synthetic features."""
     return {name: settings for name, settings in (SETTINGS | ALONE).items() if name in study.args.only}
 
 
 def arms(study: Variants) -> dict[str, Any]:
-    found = {name: study.variant(**settings) for name, settings in settings_of(study).items()}
-    return found | {name: baselines.class_weights(study, power) for name, power in WEIGHTS.items() if name in study.args.only}
+    features = {name: study.variant(**settings) for name, settings in settings_of(study).items()}
+    return features | {name: baselines.class_weights(study, power) for name, power in WEIGHTS.items() if name in study.args.only}
 
 
 def run(study: Variants) -> None:
     result = study.compare(arms(study))
     study.write({"comparison": result, "arms": settings_of(study)})
-    told(study, result)
+    print_comparison(study, result)
 
 
 def main() -> None:

@@ -2,10 +2,10 @@
 
     python -m studies.own.teaching --data DIR --dataset camvid --half [--seeds 0 1] [--generators FOLDER ...] [--device cpu]
 
-The encoder is the base model's, frozen. What lies behind the cut starts from ImageNet weights, its heads from random ones; 400 steps of 12
-training crops. Measured on validation images by windows of the crops' size, before and after a class bias that is fitted on every sixth training
-image. Beside the scores stand the generator's figures by ``recognition`` and ``feature_quality``. Further generators, folders of
-``save_pretrained``, are compared on the same seeds. Figures go to ``studies/results/teaching-DATASET.json``.
+The encoder is the base model's, frozen. The layers after the cut start from ImageNet weights, the heads from random ones; 400 steps of 12
+training crops. Decoders are measured on validation images by windows of the crops' size, before and after a class bias that is fitted on every
+sixth training image. The result also holds the generator's ``recognition`` and ``feature_quality``. Further generators (folders of
+``save_pretrained``) are compared on the same seeds. Figures go to ``studies/results/teaching-DATASET.json``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from studies.own.protocol import Protocol
 STEPS = FinetuneConfig(num_steps=400, lr=0.05, lr_scale={"encoder": 0.3}, save_every=50)
 
 
-class FromMasks(nn.Module):
+class GeneratorSource(nn.Module):
     """A generator's samples as a source of features."""
 
     def __init__(self, folder: Path) -> None:
@@ -45,10 +45,10 @@ class FromMasks(nn.Module):
 
 
 class Teaching(Protocol):
-    """All sources on one base."""
+    """All sources of features on one base model."""
 
     def fresh(self, seed: int) -> nn.Module:
-        """The model as it is before training, with heads drawn by the seed."""
+        """The model before training, with heads drawn by the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = PSPNet("tf_efficientnet_lite0", len(self.classes), output_stride=16, width=128)
@@ -60,22 +60,21 @@ class Teaching(Protocol):
     def scores(self) -> dict[str, Any]:
         config = FinetuneConfig.from_dict(STEPS.to_dict() | ({"num_steps": 10} if self.args.quick else {}))
         return teaching_score(
-            self.trained(), self.at, self.trained_generator(), lambda seed: seeded_loader(self.train, self.batch, seed=300 + seed),
-            self.val_loader, config, fresh=self.fresh, seeds=self.args.seeds, window=self.size, bias_loader=self.some_training_images(),
-            others={folder.name: FromMasks(folder) for folder in self.args.generators}, classes=self.classes,
+            self.load_base(), self.at, self.load_generator(), lambda seed: seeded_loader(self.train, self.batch, seed=300 + seed),
+            self.val_loader, config, fresh=self.fresh, seeds=self.args.seeds, window=self.size, bias_loader=self.bias_loader(),
+            others={folder.name: GeneratorSource(folder) for folder in self.args.generators}, classes=self.classes,
             output=self.output / "teaching", device=self.args.device,
         )  # fmt: skip
 
     def quality(self) -> dict[str, Any]:
         """Distances, precision and recall in feature space, and the memory test: training crops against windows of validation images."""
-        whole = ((images, masks) for images, masks in self.val_loader)
-        val = [(part, mask) for images, masks in whole for part, mask, _ in tiles(images, masks, self.size, 255)]
+        val = [(part, mask) for images, masks in self.val_loader for part, mask, _ in tiles(images, masks, self.size, 255)]
         cut, train = self.cut(), seeded_loader(self.train, self.batch, seed=400)
-        return feature_quality(cut, self.trained_generator(), train, val, device=self.device)
+        return feature_quality(cut, self.load_generator(), train, val, device=self.device)
 
 
 def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    parser.add_argument("--generators", nargs="+", type=Path, default=[], help="further generators, each named after its folder")
+    parser.add_argument("--generators", nargs="+", type=Path, default=[], help="folders of further generators, each named after its folder")
     parser.set_defaults(seeds=[0, 1], steps=None)
     return parse(parser, "teaching", None)
 
@@ -84,13 +83,13 @@ def main() -> None:
     args = options(arguments(__doc__))
     keep_freed_memory()
     study = Teaching(args)
-    study.stage("base", study.base)
-    study.stage("generator", study.generator)
+    study.run_base()
+    study.run_generator()
     result = study.scores()
     figures = {
         "teaching": result,
-        "recognition": study.stage("recognition-by-windows", study.recognised),
-        "quality": study.stage("quality", study.quality),
+        "recognition": study.run_recognition(),
+        "quality": study.stage("quality", study.quality, study.generator_settings()),
         "settings": {
             "data": args.dataset, "half": args.half, "eval_split": args.eval_split, "size": study.size, "batch": study.batch,
             "images": len(study.train), "model": study.name, "at": study.at, "steps": STEPS.to_dict(), "seeds": args.seeds,

@@ -1,8 +1,8 @@
-"""Fig. 5: who gains? Accuracy and IoU of each class before and after, by how much of it there is to learn from.
+"""Fig. 5: which classes gain? Accuracy and IoU of each class before and after, by its share of the training pixels.
 
     python -m studies.paper.fig5 --data DIR --dataset camvid [--quick]
 
-Needs nothing but the arms ``control`` and ``feataug``, which are trained if they are not there.
+Needs the arms ``control`` and ``feataug`` alone, and trains them where that has not been done.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from studies.lib.variants import Variants, prepared
+from studies.lib.variants import Variants, prepare_study
 
 
-def shares(study: Variants) -> dict[str, float]:
-    """Of the training set's valid pixels, by class."""
+def class_shares(study: Variants) -> dict[str, float]:
+    """Each class's share of the training set's valid pixels."""
     counts = torch.zeros(256, dtype=torch.long)
     for index in range(len(study.plain)):
         counts += torch.bincount(torch.as_tensor(study.plain.mask(index)).flatten(), minlength=256)[:256]
@@ -25,19 +25,19 @@ def shares(study: Variants) -> dict[str, float]:
 
 
 def rank_correlation(first: list[float], second: list[float]) -> float:
-    """Spearman's, for values without ties."""
+    """Spearman's rank correlation, for values without ties."""
     ranks = [torch.tensor(values).argsort().argsort().double() for values in (first, second)]
     a, b = (rank - rank.mean() for rank in ranks)
     return float((a * b).sum() / (a.norm() * b.norm()).clamp(min=1e-12))
 
 
 def prepare(argv: Sequence[str] | None = None) -> Variants:
-    return prepared("fig5", __doc__, argv=argv)
+    return prepare_study("fig5", __doc__, argv=argv)
 
 
 def run(study: Variants) -> None:
     result = study.compare({})
-    area = shares(study)
+    area = class_shares(study)
     classes: dict[str, dict[str, Any]] = {}
     for name in study.classes:
         before, after = (result["arms"][arm]["per_class"][name] for arm in ("control", "feataug"))

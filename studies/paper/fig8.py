@@ -2,16 +2,16 @@
 
     python -m studies.paper.fig8 --data DIR --dataset camvid [--quick]
 
-``random``: masks of the training set as they come; where feataug itself draws so, its arm is this one. ``mined``: those of 64 random ones on
-which the decoder loses most, mined anew every 25 steps (Sec. 3.3). ``learned``: drawn by the losses that training computes anyway (ours: no
-extra forward passes).
+``random``: evenly drawn training masks; where feataug draws so itself, this is feataug's arm. ``mined``: the hardest of 64 random masks for
+the decoder, mined again every 25 steps (Sec. 3.3). ``learned``: drawn by the losses that training computes anyway (ours), without
+extra forward passes.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 from feataug import DatasetMasks, HardNegativeSampler
-from studies.lib.variants import Variants, prepared, told
+from studies.lib.variants import Variants, prepare_study, print_comparison
 
 
 def learned(study: Variants) -> HardNegativeSampler:
@@ -20,16 +20,16 @@ def learned(study: Variants) -> HardNegativeSampler:
 
 
 def prepare(argv: Sequence[str] | None = None) -> Variants:
-    return prepared("fig8", __doc__, argv=argv)
+    return prepare_study("fig8", __doc__, argv=argv)
 
 
 def arms(study: Variants) -> dict[str, Any]:
-    found = {"mined": study.variant(masks="mined"), "learned": study.variant(masks=learned)}
-    return found if study.feataug["masks"] == "random" else found | {"random": study.variant(masks="random")}
+    mining = {"mined": study.variant(masks="mined"), "learned": study.variant(masks=learned)}
+    return mining if study.feataug["masks"] == "random" else mining | {"random": study.variant(masks="random")}
 
 
 def run(study: Variants) -> None:
-    told(study, study.compare(arms(study)))
+    print_comparison(study, study.compare(arms(study)))
 
 
 def main() -> None:

@@ -2,8 +2,8 @@
 
     python -m studies.paper.table2 --data DIR --dataset idd [--quick]
 
-The paper's second data set is ADE20K (``--dataset ade20k``); without it, IDD-Lite or CamVid show the same: whether what is gained at one scale
-is gained at several, too.
+The paper's second data set is ADE20K (``--dataset ade20k``). IDD-Lite and CamVid answer the same question: does a gain at a single scale
+remain at several?
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from typing import Any
 from feataug.core.measures import TITLES
 from feataug.evaluation.paired_differences import interval
 from feataug.reporting.tables import MEASURES
-from studies.lib.variants import Variants, prepared, told
+from studies.lib.variants import Variants, prepare_study, print_comparison
 
 
 def prepare(argv: Sequence[str] | None = None) -> Variants:
-    return prepared("table2", __doc__, argv=argv)
+    return prepare_study("table2", __doc__, argv=argv)
 
 
 def arms(study: Variants) -> dict[str, Any]:
@@ -25,7 +25,7 @@ def arms(study: Variants) -> dict[str, Any]:
 
 def run(study: Variants) -> None:
     result = study.compare({})
-    told(study, result)
+    print_comparison(study, result)
     scales = study.several_scales(["control", "feataug"])
     study.write({"comparison": result, "several_scales": scales})
     gap = scales["differences"]["feataug"]

@@ -2,8 +2,8 @@
 
     python -m studies.paper.table3 --data DIR --dataset camvid [--images 2400] [--quick]
 
-The plain architecture is the baseline that the paper took from BicycleGAN: a network whose input is as large as its output. Both generators are
-trained anew for as many images; recognition scores are measured on masks that neither has seen, and both teach the decoder.
+The plain architecture is the baseline that the paper took from BicycleGAN: a network whose input is as large as its output. Both generators
+are trained on equally many images. Recognition is measured on masks that neither has seen, and both are used to train the decoder further.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from feataug import FeatureGenerator, FeatureSpec, GeneratorTrainer, recognition
 from feataug.generation.layers.label_conv import LabelConv2d
 from feataug.io.results import recognition_summary
-from studies.lib.variants import Variants, prepared, told
+from studies.lib.variants import Variants, prepare_study, print_comparison
 
 
 class SmallMasks(nn.Module):
@@ -48,45 +48,45 @@ class PlainGenerator(FeatureGenerator):
 KINDS = {"encoded masks": FeatureGenerator, "small masks": PlainGenerator}
 
 
-def trained(study: Variants, name: str) -> tuple[Any, dict[str, Any]]:
-    """A generator of that kind and its recognition scores."""
+def train_generator(study: Variants, name: str) -> tuple[Any, dict[str, Any]]:
+    """The generator of that kind and its recognition scores; it is trained where it has not been yet."""
     images = 120 if study.args.quick else study.args.images
-    folder = study.output / f"table3-{name.replace(' ', '-')}-model"
+    key = f"table3-{name.replace(' ', '-')}"
+    folder = study.output / f"{key}-model"
 
     def run() -> dict[str, Any]:
         cut = study.cut()
         torch.manual_seed(0)
         generator = KINDS[name](len(study.classes), cut.spec)
         config = replace(study.generator_configs[0], num_images=images, eval_images=0)
-        where = study.output / f"table3-{name.replace(' ', '-')}"
-        GeneratorTrainer(generator, cut, config, output=where, device=study.args.device, progress=name).fit(
-            study.training_loader(1)
-        )
+        trainer = GeneratorTrainer(generator, cut, config, output=study.output / key, device=study.args.device, progress=name)
+        trainer.fit(study.training_loader(1))
         generator.save_pretrained(folder)
+        loaders = {"val": study.val_loader, "train": study.plain_subset_loader()}
         scores = {
-            "val": recognition_summary(recognition(cut, generator, study.val_loader, device=study.device, window=study.size), study.classes),
-            "train": recognition_summary(recognition(cut, generator, study.some_plain(), device=study.device, window=study.size), study.classes),
+            split: recognition_summary(recognition(cut, generator, loader, device=study.device, window=study.size), study.classes)
+            for split, loader in loaders.items()
         }
         return {"recognition": scores, "parameters": sum(p.numel() for p in generator.parameters())}
 
-    figures = study.stage(f"table3-{name.replace(' ', '-')}", run)
+    figures = study.stage(key, run, study.generator_settings() | {"images": images})
     return KINDS[name].from_pretrained(folder), figures | {"images": images}
 
 
-def extra(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=int, default=2_400, help="what each generator is trained on")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=int, default=2_400, help="number of images that each generator is trained on")
 
 
 def prepare(argv: Sequence[str] | None = None) -> Variants:
-    return prepared("table3", __doc__, extra=extra, argv=argv)
+    return prepare_study("table3", __doc__, add_options=add_options, argv=argv)
 
 
 def arms(study: Variants) -> dict[str, Any]:
-    return {name: study.variant(generator=trained(study, name)[0]) for name in KINDS}
+    return {name: study.variant(generator=train_generator(study, name)[0]) for name in KINDS}
 
 
 def run(study: Variants) -> None:
-    figures = {name: trained(study, name)[1] for name in KINDS}
+    figures = {name: train_generator(study, name)[1] for name in KINDS}
     study.write({"generators": figures})
     for name, entry in figures.items():
         score = entry["recognition"]["val"]
@@ -95,7 +95,7 @@ def run(study: Variants) -> None:
         )
     result = study.compare(arms(study))
     study.write({"generators": figures, "comparison": result})
-    told(study, result)
+    print_comparison(study, result)
 
 
 def main() -> None:

@@ -2,12 +2,11 @@
 
     python -m studies.paper.table4 --data DIR --dataset camvid|idd|folder [--quick] [--seeds 0 1 2] [--device cpu] [--output runs/compare-camvid]
 
-Takes the base model that ``studies/own/compare.py --until base`` leaves in ``--output``, or trains one. At each stage: entropy and overlap of the
-features, a generator and its recognition score, and then the model trained further with synthetic features of that stage, against one
-control for all stages. That arm is the plain one, without class weights and filter (which gain more than the features do): what differs
-between rows is the cut. ``--quick`` takes small crops, few images and cheaper losses, and trains no arms: minutes on two cores, for a first
-look; with the base model of ``compare.py`` (``--output runs/compare-camvid``) instead of a quick one it says more. Stages that are done are
-not done again. Figures go to ``studies/results/table4-camvid.json`` (``--result``) after each.
+Takes the base model that ``studies.own.compare --until base`` leaves in ``--output``, or trains one. At each stage of the encoder: entropy and
+overlap of the features, a generator and its recognition score, and then the model trained further with synthetic features of that stage,
+against one control for all stages. These arms have no class weights and no filter, so that rows differ by the cut alone. ``--quick`` takes
+small crops, few images and cheaper losses, and trains no arms: a first look, in minutes on two cores. Finished stages are not run again.
+Figures go to ``studies/results/table4-camvid.json`` (``--result``) after each.
 """
 
 from __future__ import annotations
@@ -27,9 +26,10 @@ from feataug.io.atomic import write_json
 from feataug.io.results import by_class, recognition_summary
 from feataug.reporting.tables import stages_table
 from feataug.training.device import keep_freed_memory
-from studies.own.compare import Comparison, arguments, parse
+from studies.lib.comparison import Comparison
+from studies.lib.setups import arguments, parse
 
-# What the encoder's stages give, before the next convolution; lite0's blocks end without an activation, as the paper's features do.
+# Outputs of the encoder's stages, before the next convolution. lite0's blocks end without an activation, as the paper's features do.
 PLACES = {
     "images": "encoder.conv_stem:input",
     **{f"blocks.{number}": f"encoder.blocks.{number}" for number in range(7)},
@@ -44,50 +44,50 @@ class Table4(Comparison):
         self.places = tuple(args.places or self.places)
 
     folder, places = "table4", tuple(PLACES)
-    num_images, min_cells, measured = 3_000, 100, None
+    num_images, min_cells, measured_crops = 3_000, 100, None
     generator_config = replace(Comparison.generator_configs[0], num_images=1_200, eval_images=0, ema_images=400)
 
     @property
     def statistics_key(self) -> str:
-        """Where the statistics are kept: they depend on the coarsest of the places that are looked at together."""
+        """The statistics' stage. It is named after the places, because statistics depend on the coarsest of them."""
         return f"{self.folder}/statistics" + ("" if self.places == type(self).places else "-of-" + "-".join(self.places))
 
     def recognition_key(self, name: str) -> str:
-        """Where a stage's recognition is kept."""
+        """The stage of a generator's recognition."""
         return f"{self.folder}/{name}/recognition"
 
     def arm_key(self, name: str, seed: int) -> str:
-        """Where an arm's figures are kept."""
+        """The stage of an arm."""
         return f"{self.folder}/seed-{seed}/{name}"
 
     def patches(self) -> Any:
-        """Training patches to look at: the same in every pass."""
+        """The training patches of the statistics, the same in every pass."""
         return self.training_loader(1)
 
     def measured_loader(self) -> Any:
-        """Pairs that no generator saw."""
+        """Labelled images that no generator has seen."""
         return self.val_loader
 
     def statistics(self) -> dict[str, Any]:
         """Entropy and overlap of every stage."""
         at = [PLACES[name] for name in self.places]
         given = {"num_images": self.num_images, "min_cells": self.min_cells, "device": self.args.device, "progress": False}
-        return stages(self.trained(), self.patches(), len(self.classes), at=at, **given)
+        return stages(self.load_base(), self.patches(), len(self.classes), at=at, **given)
 
-    def recognised(self, name: str) -> dict[str, Any]:
-        """A generator for one stage."""
-        cut = split(self.trained(), PLACES[name])
+    def train_generator_at(self, name: str) -> dict[str, Any]:
+        """Train a generator for one place and measure its recognition."""
+        cut = split(self.load_base(), PLACES[name])
         torch.manual_seed(0)
         generator = FeatureGenerator(len(self.classes), cut.spec)
         where, text = self.output / self.folder / name / "generator", f"generator, {name}"
         trainer = GeneratorTrainer(generator, cut, self.generator_config, output=where, device=self.args.device, progress=text)
         trainer.fit(self.training_loader(1))
         generator.save_pretrained(self.output / self.folder / name / "generator-model")
-        found = recognition(cut, generator, self.measured_loader(), device=trainer.accelerator.device, window=self.size)
-        return recognition_summary(found, self.classes)
+        score = recognition(cut, generator, self.measured_loader(), device=trainer.accelerator.device, window=self.size)
+        return recognition_summary(score, self.classes)
 
-    def further_trained(self, name: str, seed: int) -> dict[str, Any]:
-        """The model trained further, with synthetic features of a stage; without for ``control``."""
+    def train_arm_at(self, name: str, seed: int) -> dict[str, Any]:
+        """Train the model further with synthetic features of one place, or without any for ``control``."""
         config = FinetuneConfig.from_dict(self.further.to_dict() | {"seed": seed})
         mixed: dict[str, Any] = {}
         if name != "control":
@@ -97,31 +97,41 @@ class Table4(Comparison):
         where, text = self.output / self.folder / f"seed-{seed}" / name, f"{name} {seed}"
         at = PLACES.get(name, self.at)
         _, figures = train_arm(
-            self.trained(), at, self.loader(seed), self.measured, config, output=where, device=self.args.device, progress=text, **mixed
+            self.load_base(), at, self.loader(seed), self.measured, config, output=where, device=self.args.device, progress=text, **mixed
         )
         return by_class(figures, self.classes)
 
+    def run_statistics(self) -> dict[str, Any]:
+        settings = {"places": self.places, "num_images": self.num_images, "min_cells": self.min_cells}
+        return self.stage(self.statistics_key, self.statistics, self.base_settings() | settings)
+
+    def run_recognition_at(self, name: str) -> dict[str, Any]:
+        settings = self.base_settings() | {"place": name, "generator": self.generator_config.to_dict()}
+        return self.stage(self.recognition_key(name), lambda: self.train_generator_at(name), settings)
+
+    def run_arm_at(self, name: str, seed: int) -> dict[str, Any]:
+        settings = self.base_settings() | {"place": name, "generator": self.generator_config.to_dict(), "further": self.further.to_dict()}
+        return self.stage(self.arm_key(name, seed), lambda: self.train_arm_at(name, seed), settings)
+
     def rows(self) -> dict[str, Any]:
-        """Every stage's statistics and recognition; the result is written after each."""
-        found = self.stage(self.statistics_key, self.statistics)
+        """Every place's statistics and recognition; the result is written after each."""
+        found = self.run_statistics()
         table = [row | {"name": name} for name, row in zip(self.places, found["stages"], strict=True)]
-        # From behind: early stages take the longest.
+        # Late places first: early ones take the longest.
         for row in reversed(table):
-            key = self.recognition_key(row["name"])
-            row["recognition"] = self.stage(key, lambda name=row["name"]: self.recognised(name))
-            row["recognition"]["seconds"] = self.seconds[key]
+            row["recognition"] = self.run_recognition_at(row["name"])
+            row["recognition"]["seconds"] = self.seconds[self.recognition_key(row["name"])]
             best, why = recommend([done for done in table if done["recognition"] is not None])
             result = found | {"stages": table, "recommended": best, "why": why, "study": self.described_settings()}
             write_json(self.args.result, result)
         return result
 
     def gains(self, result: dict[str, Any]) -> dict[str, Any]:
-        """Every stage's arm against the control, seed by seed."""
+        """Every place's arm against the control, seed by seed."""
         runs: dict[str, list[dict[str, Any]]] = {}
         for seed in self.args.seeds:
             for name in ("control", *self.places):
-                key = self.arm_key(name, seed)
-                runs.setdefault(name, []).append(self.stage(key, lambda n=name, s=seed: self.further_trained(n, s)))
+                runs.setdefault(name, []).append(self.run_arm_at(name, seed))
             result["seeds"] = self.args.seeds[: len(runs["control"])]
             result["control"] = mean_figures(runs["control"])
             for row in result["stages"]:
@@ -130,12 +140,12 @@ class Table4(Comparison):
         return result
 
     def described_settings(self) -> dict[str, Any]:
-        """How the table came about."""
+        """The settings behind the table."""
         return {
             "quick": self.args.quick, "data": self.args.dataset, "images": len(self.train), "fraction": self.args.fraction,
             "eval_split": self.args.eval_split, "size": self.size, "scale": self.scale, "half": self.args.half, "batch": self.batch,
             "model": self.name,
-            "measured": self.measured, "generator": self.generator_config.to_dict(), "further": self.further.to_dict(),
+            "measured": self.measured_crops, "generator": self.generator_config.to_dict(), "further": self.further.to_dict(),
             "device": self.args.device, "torch": torch.__version__, "threads": torch.get_num_threads(),
         }  # fmt: skip
 
@@ -145,8 +155,8 @@ class Quick(Table4):
 
     folder, batch = "table4-quick", 8
     places = ("images", "blocks.1", "blocks.3", "blocks.4", "blocks.5", "blocks.6")
-    num_images, min_cells, measured = 160, 50, 48
-    # Without critics and variety what is left is the task loss and L1: how well can a decoder be served at all?
+    num_images, min_cells, measured_crops = 160, 50, 48
+    # Without critics and the mode-seeking term, the task loss and L1 are left: how well can the decoder recognise features at best?
     generator_config = GeneratorConfig(
         num_images=320,
         lr=1e-3,
@@ -167,28 +177,28 @@ class Quick(Table4):
         middle = sum(self.scale) / 2
         crops = train_transforms(self.size, scale=(middle, middle), flip=0.0, color=0.0)
         val = self.read(self.args.eval_split, crops)
-        every = max(1, len(val) // self.measured)
-        return seeded_loader(Subset(val, range(0, len(val), every)[: self.measured]), self.batch, shuffle=False)
+        every = max(1, len(val) // self.measured_crops)
+        return seeded_loader(Subset(val, range(0, len(val), every)[: self.measured_crops]), self.batch, shuffle=False)
 
 
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """What the command line asks for."""
+    """The options of the command line, or of ``argv``."""
     parser = arguments(__doc__)
-    parser.add_argument("--places", nargs="+", choices=tuple(PLACES), help="stages; with --quick six of them, by default all")
+    parser.add_argument("--places", nargs="+", choices=tuple(PLACES), help="places to cut at; all by default, six with --quick")
     return parse(parser, "table4", argv)
 
 
 def prepare(argv: Sequence[str] | None = None) -> Table4:
-    """The study, its base trained if it is not yet there."""
+    """The study; its base model is trained where it has not been yet."""
     args = options(argv)
     keep_freed_memory()
     study = (Quick if args.quick else Table4)(args)
-    study.stage("base", study.base)
+    study.run_base()
     return study
 
 
 def run(study: Table4) -> None:
-    """Rows and, but for a first look, gains."""
+    """Rows, and gains except with ``--quick``."""
     result = study.rows()
     print(stages_table(result))
     if not study.args.quick:

@@ -3,10 +3,10 @@
     python -m studies.paper.table5 --data DIR --dataset camvid [--unlabelled FOLDER] [--synscapes FOLDER] [--several-scales] [--quick]
 
 - ``masks T+V``: the validation set's masks, without their images (the arm of Table 1);
-- ``rendered``: masks of the embedded scenes, classes matched by name (the paper: Synscapes; ``--synscapes FOLDER`` where one has it);
-- ``pseudo``: a folder of unlabelled images, or those that ``--fraction`` leaves out, labelled by the base model (posterior above 0.7, holes
-  filled by the nearest label);
-- ``left-out``: the true masks of these, without their images: what pseudo labels could be at best;
+- ``rendered``: masks of the embedded scenes, with classes matched by name (the paper takes Synscapes: ``--synscapes FOLDER``);
+- ``pseudo``: a folder of unlabelled images, or the images that ``--fraction`` leaves out, labelled by the base model (posterior above 0.7,
+  holes filled by the nearest label);
+- ``left-out``: the true masks of the images that ``--fraction`` leaves out, the upper bound of pseudo labels;
 - ``composed``: rare objects of some training masks pasted into others (ours).
 """
 
@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from feataug import pseudo_masks
 from feataug.data import Images, Scenes, Synscapes, eval_transforms
-from studies.lib.variants import Variants, prepared, told
+from studies.lib.variants import Variants, prepare_study, print_comparison
 
-# The embedded scenes' classes by the names that data sets give them; what a set lacks becomes void.
+# The names that data sets give to the embedded scenes' classes. A class that a data set lacks becomes void.
 NAMES = {
     "building": ("building", "far objects"),
     "road": ("road", "drivable"),
@@ -63,23 +63,26 @@ def unlabelled(study: Variants) -> Any:
 
 
 def pseudo(study: Variants, images: Any) -> Any:
-    """Masks that the base model gives to unlabelled images, kept for the other arms."""
+    """The base model's labels of unlabelled images; they are a stage, stored for further runs."""
     file = study.output / "pseudo.safetensors"
-    if not file.exists():
-        loader = torch.utils.data.DataLoader(images, study.whole)
-        masks = pseudo_masks(study.trained().to(study.device), loader)
+
+    def run() -> dict[str, Any]:
+        masks = pseudo_masks(study.load_base().to(study.device), torch.utils.data.DataLoader(images, study.whole))
         save_file({f"{number:06d}": mask.to(torch.uint8) for number, mask in enumerate(masks)}, file)
+        return {"images": len(masks)}
+
+    study.stage("pseudo", run, study.base_settings() | {"unlabelled": str(study.args.unlabelled)})
     return study.crops([mask.long() for _, mask in sorted(load_file(file).items())])
 
 
-def extra(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--unlabelled", type=Path, help="a folder of images; without one, there is no arm of pseudo labels")
-    parser.add_argument("--synscapes", type=Path, help="Synscapes' folder, for Cityscapes' classes, instead of the embedded scenes")
-    parser.add_argument("--several-scales", action="store_true", help="measure every arm at six scales and mirrored, too")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--unlabelled", type=Path, help="a folder of unlabelled images for the arm of pseudo labels")
+    parser.add_argument("--synscapes", type=Path, help="Synscapes' folder, in place of the embedded scenes; needs Cityscapes' classes")
+    parser.add_argument("--several-scales", action="store_true", help="also measure every arm at six scales and mirrored")
 
 
 def prepare(argv: Sequence[str] | None = None) -> Variants:
-    return prepared("table5", __doc__, extra=extra, argv=argv)
+    return prepare_study("table5", __doc__, add_options=add_options, argv=argv)
 
 
 def arms(study: Variants) -> dict[str, Any]:
@@ -93,15 +96,15 @@ def arms(study: Variants) -> dict[str, Any]:
         sources["pseudo masks"] = pseudo(study, images)
     if study.args.fraction < 1:
         sources["left-out masks"] = study.crops(study.left_out(study.train.transforms))
-    return {name: study.variant(masks=study.with_others(source)) for name, source in sources.items() if source is not None}
+    return {name: study.variant(masks=study.mixed_with(source)) for name, source in sources.items() if source is not None}
 
 
 def run(study: Variants) -> None:
-    found = arms(study)
-    result = study.compare(found)
-    told(study, result)
+    variants = arms(study)
+    result = study.compare(variants)
+    print_comparison(study, result)
     if study.args.several_scales:
-        study.write({"comparison": result, "several_scales": study.several_scales(["control", "feataug", *found])})
+        study.write({"comparison": result, "several_scales": study.several_scales(["control", "feataug", *variants])})
 
 
 def main() -> None:

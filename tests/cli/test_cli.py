@@ -8,7 +8,7 @@ import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from feataug.cli import commands
+from feataug.cli.commands import fit_generator, shared
 from feataug.cli.demo import DemoConfig, run_demo, summary
 from feataug.cli.main import main
 from feataug.core.measures import MEASURES
@@ -44,7 +44,7 @@ def test_demo_leaves_what_it_promises(tmp_path, monkeypatch):
 
 @pytest.mark.filterwarnings("ignore::feataug.errors.FeatAugWarning")
 def test_a_whole_run_by_commands(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "SCENES", {"train": 64, "val": 16})
+    monkeypatch.setattr(shared, "SCENES", {"train": 64, "val": 16})
     base, generator, mixed, measured = (str(tmp_path / name) for name in ("base", "generator", "mixed", "measured"))
     assert main(["finetune", *TINY, "--encoder", "test_resnet", "--steps", "4", "--lr", "0.05", "--output", base]) == 0
     at = ["--at", "encoder.layer3.0", "--images", "32"]
@@ -114,9 +114,9 @@ def test_a_whole_run_by_commands(tmp_path, capsys, monkeypatch):
         ("base", "the training of a segmentation model", "trained"),
         ("generator", "the training of a generator", "synthetic, z2"),
         ("mixed", "the training of a segmentation model", "decoder on synthetic features"),
-        ("measured", "the measurement of a model", "predicted"),
+        ("measured", "the evaluation of a model", "predicted"),
         ("compared", "a comparison on paired seeds", "feataug, seed 0"),
-        ("taught", "what features teach fresh decoders", None),
+        ("taught", "a teaching score: fresh decoders trained on features", None),
     ):
         assert main(["report", str(tmp_path / name)]) == 0
         page = (tmp_path / name / "report.html").read_text()
@@ -139,7 +139,7 @@ def test_data_that_are_too_few_to_be_compared_do_not_stop_fit_generator(monkeypa
     monkeypatch.setattr("feataug.evaluation.feature_quality", refuse)
     trainer = SimpleNamespace(cut=None, generator=None, accelerator=SimpleNamespace(device="cpu"))
     with pytest.warns(FeatAugWarning) as caught:
-        assert commands._quality(SimpleNamespace(seed=0), trainer, [], []) is None
+        assert fit_generator._measure_quality(SimpleNamespace(seed=0), trainer, [], []) is None
     assert str(caught[0].message) == (
         "feataug fit-generator: the quality of the features was not measured.\nfeature_quality: too few cells."
     )
@@ -238,7 +238,7 @@ def test_inspect_of_images_that_the_model_refuses(capsys):
 def test_inspect_needs_a_size(capsys):
     with pytest.raises(SystemExit):
         main(["inspect", "timm/test_resnet", "--size", "64"])
-    assert "'64' is no size such as 512x1024" in capsys.readouterr().err
+    assert "'64' is not a size such as 512x1024" in capsys.readouterr().err
 
 
 def test_inspect_lists_what_one_would_take_and_all_on_request(tmp_path, capsys):

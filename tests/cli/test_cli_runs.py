@@ -1,4 +1,4 @@
-"""Commands refuse to go on with another run, and options that contradict each other or do nothing."""
+"""Commands refuse to go on with another run, and options that contradict each other or have no effect."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from feataug.cli import commands
+from feataug.cli.commands import shared
 from feataug.cli.main import main
 from feataug.cli.parser import parse
 from feataug.errors import ConfigError
@@ -24,8 +24,8 @@ AT = ["--at", "encoder.layer3.0"]
 def runs(tmp_path_factory):
     """Two models, and a generator for each cut of one."""
     folder = tmp_path_factory.mktemp("runs")
-    scenes = commands.SCENES
-    commands.SCENES = {"train": 24, "val": 8}
+    scenes = shared.SCENES
+    shared.SCENES = {"train": 24, "val": 8}
     try:
         for name, seed in (("base", "0"), ("other", "1")):
             options = ["--encoder", "test_resnet", "--steps", "2", "--seed", seed]
@@ -35,7 +35,7 @@ def runs(tmp_path_factory):
             assert main(["fit-generator", *TINY, *options, "--output", str(folder / name)]) == 0
         yield folder
     finally:
-        commands.SCENES = scenes
+        shared.SCENES = scenes
 
 
 def refused(arguments, capsys):
@@ -100,28 +100,28 @@ def test_finetune_and_compare_do_not_return_old_figures(runs, tmp_path, capsys):
         ),
         (
             ["--model", "a", "--ratio", "0.2", "--preset", "paper"],
-            "feataug finetune: an option does nothing without --generator.\n  given:   --ratio 0.2, --preset paper\n"
+            "feataug finetune: an option has no effect without --generator.\n  given:   --ratio 0.2, --preset paper\n"
             "  needed:  --generator with it, or none of these",
         ),
         (
             ["--encoder", "a", "--bank=64", "--label-smoothing", "0.1"],
-            "feataug finetune: an option does nothing without --generator.\n  given:   --bank 64, --label-smoothing 0.1\n"
+            "feataug finetune: an option has no effect without --generator.\n  given:   --bank 64, --label-smoothing 0.1\n"
             "  needed:  --generator with it, or none of these",
         ),
         (
             ["--model", "a", "--pretrained", "--output-stride", "16"],
-            "feataug finetune: an option does nothing without --encoder.\n  given:   --pretrained, --output-stride 16\n"
+            "feataug finetune: an option has no effect without --encoder.\n  given:   --pretrained, --output-stride 16\n"
             "  needed:  --encoder with it, or none of these",
         ),
         # An explicit default is explicit, too.
         (
             ["--model", "a", "--preset", "recommended"],
-            "feataug finetune: an option does nothing without --generator.\n  given:   --preset recommended\n"
+            "feataug finetune: an option has no effect without --generator.\n  given:   --preset recommended\n"
             "  needed:  --generator with it, or none of these",
         ),
     ],
 )
-def test_options_that_contradict_each_other_or_do_nothing(options, text):
+def test_options_that_contradict_each_other_or_have_no_effect(options, text):
     with pytest.raises(ConfigError) as error:
         parse(["finetune", *options])
     assert str(error.value) == text

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from feataug import Inference, evaluate
-from feataug.cli import commands
+from feataug.cli.commands import shared
 from feataug.cli.main import main
-from feataug.cli.saved_prediction import decided, rows_of, said, some_of
+from feataug.cli.saved_prediction import describe_settings, fit_or_default, spread_subset, table_rows
 from feataug.core.crop_sizes import noted_size
 from feataug.core.measures import MEASURES
 from feataug.data import Scenes, eval_transforms, seeded_loader
@@ -26,7 +26,7 @@ def trained(tmp_path_factory):
     """A model trained on small crops and measured on larger images, by the command."""
     folder = tmp_path_factory.mktemp("predicting") / "base"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(commands, "SCENES", {"train": 24, "val": 8})
+        patch.setattr(shared, "SCENES", {"train": 24, "val": 8})
         sizes = ["--size", *map(str, SIZE), "--eval-size", *map(str, LARGE)]
         assert main(["finetune", *TINY, *sizes, "--encoder", "test_resnet", "--steps", "30", "--lr", "0.05", "--output", str(folder)]) == 0
     return folder
@@ -34,7 +34,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(commands, "SCENES", {"train": 24, "val": 8})
+    monkeypatch.setattr(shared, "SCENES", {"train": 24, "val": 8})
 
 
 def result(folder):
@@ -42,7 +42,7 @@ def result(folder):
 
 
 def loader(split="val"):
-    data = Scenes(commands.SCENES[split], LARGE, seed=int(split != "train"), transforms=eval_transforms(LARGE))
+    data = Scenes(shared.SCENES[split], LARGE, seed=int(split != "train"), transforms=eval_transforms(LARGE))
     return seeded_loader(data, 8, shuffle=False)
 
 
@@ -64,7 +64,7 @@ def test_finetune_measures_and_says_how(trained):
     assert stored["after_bias"]["miou"] == pytest.approx(evaluate(Inference.load(model, trained), loader(), 10)["miou"])
     card = (trained / "README.md").read_text()
     assert f"mIoU {stored['miou']:.2f}, " in card
-    assert "- A number is added for each class (class bias), fitted on training images." in card
+    assert "- A class bias, fitted on training images." in card
     # The bias is that of the training images, not of those that are measured on.
     whole, windows = (evaluate(how, loader("train"), 10, crop_size=None)["miou"] for how in (model, Inference(model, window=SIZE)))
     assert (window is not None) == (windows > whole + 1)
@@ -104,12 +104,12 @@ def test_windows_are_taken_where_the_model_needs_them(trained, tmp_path, capsys,
     assert json.loads((folder / "inference.json").read_text()) == settings
     assert result(tmp_path / "runs" / "fit-bias") == stored
     assert json.loads((tmp_path / "runs" / "fit-bias" / "command.json").read_text())["finished"]
-    assert "- By windows of 32 x 48:" in (folder / "README.md").read_text()
+    assert "- Windows of 32 x 48:" in (folder / "README.md").read_text()
     capsys.readouterr()
     common = ["evaluate", *TINY, "--size", *map(str, LARGE), "--model", str(folder), "--output", str(tmp_path / "measured")]
     assert main(common) == 0
     assert (
-        f"\npredicted as {folder / 'inference.json'} says: windows of 32 x 48, class bias; --plain leaves the file out\n"
+        f"\npredicted as {folder / 'inference.json'} says: windows of 32 x 48, class bias; --plain ignores the file\n"
         in capsys.readouterr().out
     )
     found = result(tmp_path / "measured")
@@ -117,8 +117,8 @@ def test_windows_are_taken_where_the_model_needs_them(trained, tmp_path, capsys,
     assert found["miou"] == pytest.approx(stored["after_bias"]["miou"])
     assert main([*common, "--window", "64", "80", "--flip"]) == 0
     assert result(tmp_path / "measured")["inference"] == settings | {"window": [64, 80], "flip": True}
-    assert "inference.json and options say: windows of 64 x 80, mirror images, class bias; --plain leaves the file out\n" in capsys.readouterr().out
-    with pytest.warns(FeatAugWarning, match="does worse on whole images than by windows"):
+    assert "inference.json and the options say: windows of 64 x 80, mirror images, class bias; --plain ignores the file\n" in capsys.readouterr().out
+    with pytest.warns(FeatAugWarning, match="does worse on whole images than with windows"):
         assert main([*common, "--plain"]) == 0
     assert "inference" not in result(tmp_path / "measured")
     assert result(tmp_path / "measured")["miou"] == pytest.approx(stored["whole"]["miou"])
@@ -164,20 +164,21 @@ def test_without_a_bias_and_at_one_size_there_is_no_file(trained, tmp_path):
 def test_images_that_decide_nothing_do_not_end_a_training():
     model = torch.nn.Conv2d(3, 3, 1)
     dull = [(torch.zeros(2, 3, 8, 8), torch.full((2, 8, 8), 255))]
-    with pytest.warns(FeatAugWarning, match="feataug finetune: nothing was decided on training images: fit_class_bias: there is no labelled"):
-        predict = decided(model, dull, 3, crop_size="noted", class_bias=True, device="cpu")
+    text = "feataug finetune: training images could not decide how to predict: fit_class_bias: there is no labelled"
+    with pytest.warns(FeatAugWarning, match=text):
+        predict = fit_or_default(model, dull, 3, crop_size="noted", class_bias=True, device="cpu")
     assert predict.settings() == {}
-    assert decided(torch.nn.Conv2d(3, 1, 1), dull, 1, crop_size="noted", class_bias=True, device="cpu").settings() == {}
+    assert fit_or_default(torch.nn.Conv2d(3, 1, 1), dull, 1, crop_size="noted", class_bias=True, device="cpu").settings() == {}
 
 
-def test_some_of_a_data_set_are_spread_over_it():
-    assert list(some_of(list(range(100)), 4)) == [0, 25, 50, 75]
-    assert some_of([1, 2], 4) == [1, 2]
+def test_a_subset_is_spread_over_the_data_set():
+    assert list(spread_subset(list(range(100)), 4)) == [0, 25, 50, 75]
+    assert spread_subset([1, 2], 4) == [1, 2]
 
 
 def test_settings_in_words_and_rows():
-    assert said({}) == "whole images"
-    assert said({"window": [4, 5], "scales": [0.5, 1.0], "flip": True, "class_bias": [0, 1]}) == (
+    assert describe_settings({}) == "whole images"
+    assert describe_settings({"window": [4, 5], "scales": [0.5, 1.0], "flip": True, "class_bias": [0, 1]}) == (
         "windows of 4 x 5, scales 0.5, 1, mirror images, class bias"
     )
-    assert rows_of("run", {"miou": 1}) == {"run": {"miou": 1}}
+    assert table_rows("run", {"miou": 1}) == {"run": {"miou": 1}}

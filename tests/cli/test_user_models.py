@@ -1,4 +1,4 @@
-"""Models by their names on the command line: own modules and files, and full sentences for whatever is wrong with them."""
+"""Models by their names on the command line: a user's own modules and files, and saved models."""
 
 from __future__ import annotations
 
@@ -9,89 +9,15 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import huggingface_hub.constants
 import pytest
 from torch import nn
 
 from feataug.cli.main import main
 from feataug.cli.model_names import named_model
-from feataug.cli.user_code import NEEDED
 from feataug.cli.user_models import code_file
-from feataug.errors import CheckpointError, ConfigError
+from feataug.errors import CheckpointError
 from feataug.models import PSPNet
-
-BUILD = "from torch import nn\ndef build():\n    return nn.Conv2d(3, 8, 3)\n"
-SOURCE = """\
-from torch import nn
-
-
-class Net(nn.Conv2d):
-    def __init__(self, classes=4):
-        super().__init__(3, classes, 1)
-
-    @classmethod
-    def small(cls):
-        return cls(2)
-
-
-def build(classes=6, *rest, **more):
-    return Net(classes)
-
-
-def needs(classes, width=1, *, depth):
-    pass
-
-
-def fails():
-    inner = 1
-    raise ValueError("no weights")
-
-
-def ends():
-    raise SystemExit(3)
-
-
-def nothing():
-    build()
-
-
-def pair():
-    return build(), "transform"
-
-
-def kind():
-    return Net
-
-
-net = build(5)
-table = {"a": build}
-"""
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path, monkeypatch):
-    """A current folder of its own; what is imported and where from is forgotten afterwards."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", [path for path in sys.path if path not in ("", os.getcwd())])
-    before = set(sys.modules)
-    (folder / "mymodel.py").write_text(SOURCE)
-    yield folder
-    for name in set(sys.modules) - before:
-        if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(tmp_path)):
-            del sys.modules[name]
-
-
-def wrong(rule: str, given: str, advice: str | None = None, needed: str = NEEDED) -> str:
-    lines = [f"named_model: {rule}", f"  given:   {given}", f"  needed:  {needed}", *([advice] if advice else [])]
-    return "\n".join(lines)
-
-
-def error(name: str, kind: type[Exception] = ConfigError) -> str:
-    with pytest.raises(kind) as caught:
-        named_model(name)
-    return str(caught.value)
+from tests.support.user_code import BUILD, CALLED, error, wrong
 
 
 @pytest.mark.parametrize(
@@ -174,13 +100,13 @@ def test_files_with_names_of_the_standard_library(here):
 
     assert wave.__file__ == str(Path(sysconfig.get_path("stdlib")) / "wave.py")
     assert error("colorsys:build") == wrong(
-        "another module of the name colorsys hides the file.",
+        "another module named colorsys hides the file.",
         f"'colorsys:build'; the file is {here / 'colorsys.py'}, the module is {colorsys.__file__}",
         "For the file write ./colorsys.py:build.",
     )
     (here / "sys.py").write_text(BUILD)
     assert error("sys:build") == wrong(
-        "another module of the name sys hides the file.",
+        "another module named sys hides the file.",
         f"'sys:build'; the file is {here / 'sys.py'}, the module is built in",
         "For the file write ./sys.py:build.",
     )
@@ -188,14 +114,14 @@ def test_files_with_names_of_the_standard_library(here):
     (here / "json" / "__init__.py").write_text("")
     (here / "json" / "nets.py").write_text(BUILD)
     assert error("json:build") == wrong(
-        "another module of the name json hides the file.",
+        "another module named json hides the file.",
         f"'json:build'; the file is {here / 'json' / '__init__.py'}, the module is {json.__file__}",
         f"Rename json in {here}, or run the command elsewhere.",
     )
     assert error("json.nets:build") == wrong(
         "there is no such module.",
         "'json.nets:build': No module named 'json.nets'",
-        "Another package of this name hides ./json/nets.py: write ./json/nets.py:FUNCTION.",
+        "Another package of this name hides ./json/nets.py. Write ./json/nets.py:FUNCTION.",
     )
 
 
@@ -208,194 +134,6 @@ def test_own_modules_come_before_installed_ones(here, tmp_path, monkeypatch):
     (here / "mymodel.py").write_text("from layers import build\n")
     assert isinstance(named_model("mymodel:build"), nn.Conv2d)
     assert isinstance(named_model("layers:build"), nn.Conv2d)
-
-
-RUNS = "code that runs"
-CALLED = "a function, a class or a torch.nn.Module"
-MODULE = "a torch.nn.Module"
-IN_CODE = {
-    "mymodel:needs": (
-        "the function needs arguments.",
-        "'mymodel:needs' without classes, depth",
-        "Write a function without arguments that builds the model, or give these arguments default values.",
-        "a function that can be called without arguments",
-    ),
-    "./mymodel.py:fails": (
-        "the function fails.",
-        "'./mymodel.py:fails': ValueError: no weights (mymodel.py, line 23)",
-        "--traceback shows where.",
-        RUNS,
-    ),
-    "mymodel:ends": (
-        "the code ends the program.",
-        "'mymodel:ends': SystemExit(3) (mymodel.py, line 27)",
-        "Put what it does as a script below `if __name__ == '__main__':`.",
-        RUNS,
-    ),
-    "mymodel:nothing": (
-        "the function returns no model.",
-        "'mymodel:nothing' returns None",
-        "A `return` seems to be missing.",
-        MODULE,
-    ),
-    "mymodel:pair": (
-        "the function returns no model.",
-        "'mymodel:pair' returns a value of type tuple that holds Net, str",
-        "Return the model alone.",
-        MODULE,
-    ),
-    "mymodel:kind": (
-        "the function returns no model.",
-        "'mymodel:kind' returns the class Net",
-        "Return an instance of the class.",
-        MODULE,
-    ),
-    "collections:OrderedDict": (
-        "the function returns no model.",
-        "'collections:OrderedDict' returns a value of type OrderedDict",
-        None,
-        MODULE,
-    ),
-    "mymodel:table": ("this is neither a function nor a model.", "'mymodel:table', a value of type dict", None, CALLED),
-    "mymodel:biuld": ("there is no such function.", "'mymodel:biuld': mymodel has no 'biuld'", "It has build.", CALLED),
-    "./mymodel.py:Net.smal": (
-        "there is no such function.",
-        "'./mymodel.py:Net.smal': Net has no 'smal'",
-        "It has small.",
-        CALLED,
-    ),
-    "mymodel:zzz": (
-        "there is no such function.",
-        "'mymodel:zzz': mymodel has no 'zzz'",
-        "It has Net, build, needs, fails, ends, nothing, pair, kind.",
-        CALLED,
-    ),
-}
-
-
-@pytest.mark.parametrize("name", IN_CODE)
-def test_what_is_wrong_in_the_code(name):
-    assert error(name) == wrong(*IN_CODE[name])
-
-
-@pytest.mark.parametrize(
-    ("source", "fault", "advice"),
-    [
-        ("def build(:\n", "SyntaxError: invalid syntax (broken.py, line 1)", "--traceback shows where."),
-        ("x = 1\n\x00", "SyntaxError: source code string cannot contain null bytes", "--traceback shows where."),
-        ("x = 1\ny = x / 0\n", "ZeroDivisionError: division by zero (broken.py, line 2)", "--traceback shows where."),
-        (
-            "import no_such_package.inside\n",
-            "ModuleNotFoundError: No module named 'no_such_package' (broken.py, line 1)",
-            f"Install what has no_such_package for {sys.executable}, or put it into the current folder.",
-        ),
-    ],
-    ids=["syntax", "null byte", "exception", "missing package"],
-)
-def test_code_that_cannot_be_imported(source, fault, advice, here):
-    (here / "broken.py").write_text(source)
-    for name, rule in (("broken:f", "the module fails when it is imported."), ("broken.py:f", "the file fails when it is run.")):
-        assert error(name) == wrong(rule, f"{name!r}: {fault}", advice, RUNS)
-    # Nothing half made is left: once mended, it can be named.
-    (here / "broken.py").write_text(BUILD + "# mended, and of another length\n")
-    assert isinstance(named_model("broken.py:build"), nn.Conv2d)
-    assert isinstance(named_model("broken:build"), nn.Conv2d)
-
-
-def test_a_script_that_parses_its_arguments(here, capsys):
-    (here / "script.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--wrong'])\n")
-    assert error("script.py:build") == wrong(
-        "the code ends the program.",
-        "'script.py:build': SystemExit(2) (script.py, line 2)",
-        "Put what it does as a script below `if __name__ == '__main__':`.",
-        RUNS,
-    )
-
-
-def test_ctrl_c_in_the_code_stops_the_command(here, capsys):
-    (here / "mymodel.py").write_text("def build():\n    raise KeyboardInterrupt\n")
-    assert main(["inspect", "mymodel:build"]) == 130
-
-
-NOT_THERE = {
-    "mymodle:build": (
-        "there is no such module.",
-        "'mymodle:build': No module named 'mymodle'",
-        "Looked in the current folder, {here}, and among the installed packages. The folder holds mymodel.py.",
-    ),
-    "json.nothing:f": (
-        "there is no such module.",
-        "'json.nothing:f': No module named 'json.nothing'",
-        "Looked in the current folder, {here}, and among the installed packages.",
-    ),
-    "mymodle.py:build": ("there is no such file.", "'mymodle.py:build'", "{here} holds mymodel.py."),
-    "./zzz.py:build": ("there is no such file.", "'./zzz.py:build'", "Looked in {here}."),
-    "no/folder/zzz.py:build": ("there is no such file.", "'no/folder/zzz.py:build'", "There is no folder no/folder, either."),
-    "qqqq.py:build": ("this is a folder, not a file.", "'qqqq.py:build'"),
-    "C:\\x.py:f": ("there is no such file.", r"'C:\\x.py:f'", "Looked in {here}."),
-    "C:\\x.py": ("there is no such file or folder.", r"'C:\\x.py'", "Looked in {here}."),
-    "C:\\runs\\base": ("there is no such file or folder.", r"'C:\\runs\\base'", "Looked in {here}."),
-    "~/zzz": ("there is no such file or folder.", "'~/zzz'", "Looked in {here}."),
-    "runs/base": ("there is no such file or folder.", "'runs/base'", "There is no folder runs, either."),
-    "./mymodel:build": ("a file is named with its ending.", "'./mymodel:build'", "Write ./mymodel.py:build."),
-    "./mymodle:build": ("there is no such file.", "'./mymodle:build'", "{here} holds mymodel.py."),
-    ".mymodel:build": ("there is no such file.", "'.mymodel:build'", "{here} holds mymodel.py."),
-    "mymodel.py": (
-        "no function of the file is named.",
-        "'mymodel.py'",
-        "The file defines Net, build, needs, fails, ends, nothing, pair, kind: write mymodel.py:Net.",
-    ),
-    "mymodel.py:": (
-        "no function of the file is named.",
-        "'mymodel.py:'",
-        "The file defines Net, build, needs, fails, ends, nothing, pair, kind: write mymodel.py:Net.",
-    ),
-    "mymodel": ("no model has this name.", "'mymodel'", "mymodel is a module: name its function, mymodel:FUNCTION."),
-    "json": ("no model has this name.", "'json'", "json is a module: name its function, json:FUNCTION."),
-    "mymodel:build()": (
-        "a function is named without parentheses and arguments.",
-        "'mymodel:build()'",
-        "Write MODULE:FUNCTION; it is then called.",
-    ),
-    ":build": ("no module is named before the colon.", "':build'"),
-    "": ("no model has this name.", "''"),
-    "weights.pth": (
-        "the file is not Python source.",
-        "'weights.pth'",
-        "If it holds weights: write a function that builds the model and loads them, and name that function.",
-    ),
-    "resnet18": ("models of timm are named with timm/ before them.", "'resnet18'", "Write timm/resnet18."),
-    "timm:resnet18": ("models of timm are named with timm/ before them.", "'timm:resnet18'", "Write timm/resnet18."),
-    "timm/resnet18.no_such_tag": (
-        "timm has no such model.",
-        "'timm/resnet18.no_such_tag'",
-        "timm.list_models() lists them.",
-    ),
-    "timm/": ("timm has no such model.", "'timm/'", "timm.list_models() lists them."),
-    "local-dir:nowhere": (
-        "timm cannot load this model.",
-        "'local-dir:nowhere': FileNotFoundError: Config file not found: nowhere/config.json",
-        "Its config.json has to be there: in a local folder, in the hub's cache on this machine, or on the hub.",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", NOT_THERE)
-def test_what_is_not_there(name, here, monkeypatch):
-    monkeypatch.setenv("HOME", str(here))
-    (here / "qqqq.py").mkdir()
-    (here / "weights.pth").write_bytes(b"x")
-    rule, given, *advice = NOT_THERE[name]
-    assert error(name) == wrong(rule, given, *(text.format(here=here) for text in advice))
-
-
-@pytest.mark.parametrize("name", ["hf-hub:nobody/nothing", "timm/hf-hub:nobody/nothing", "hf_hub:nobody/nothing"])
-def test_names_of_the_hub(name, monkeypatch, tmp_path):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    lines = error(name).splitlines()
-    assert lines[0] == "named_model: timm cannot load this model."
-    assert lines[1].startswith(f"  given:   {name!r}: LocalEntryNotFoundError: ")
-    assert lines[-1] == "Its config.json has to be there: in a local folder, in the hub's cache on this machine, or on the hub."
 
 
 def saved(folder: Path) -> Path:

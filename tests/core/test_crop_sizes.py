@@ -171,5 +171,5 @@ def test_a_damaged_size_is_the_error_of_a_damaged_folder(tmp_path, value):
         PSPNet.from_pretrained(tmp_path)
     assert str(error.value) == (
         f"PSPNet: a model cannot be loaded.\n  given:   {tmp_path} (ValueError: trained_size in config.json is no size, but {value!r})\n"
-        "  needed:  a folder that save_pretrained left, with config.json and model.safetensors, or a hub id"
+        "  needed:  a folder written by save_pretrained, with config.json and model.safetensors, or a hub id"
     )

@@ -195,11 +195,11 @@ def test_compare_asks_whether_the_loader_repeats_itself():
     assert torch.equal(torch.get_rng_state(), kept[1])
     check_repeats(lambda seed: [], 0)  # the training says that there is nothing
     text = (
-        "compare: the loader does not repeat itself, so that the arms of a pair would see different real batches.\n"
+        "compare: the loader does not repeat itself, so the arms of a pair would see different real batches.\n"
         "  given:   {} of the first batch differ between two readings with seed 5\n"
         "  needed:  equal batches for equal seeds\n"
         "feataug.data.seeded_loader(train_set, 16, seed=seed) seeds torch, numpy, random, and generators that transforms keep. A transform "
-        "that draws from elsewhere, such as OpenCV's or imgaug's generator, has to be seeded by itself."
+        "with another generator, such as OpenCV's or imgaug's, must be seeded separately."
     )
     count = Elsewhere()
     for loader, parts in (

@@ -163,6 +163,6 @@ def test_binary_masks_and_too_many_classes(tmp_path):
     with pytest.raises(ConfigError) as error:
         folder_data(args, "train", None)
     assert str(error.value) == (
-        "feataug: the commands take 255 as the label of void, and so up to 255 classes.\n  given:   300 classes\n  needed:  at most 255\n"
+        "feataug: the commands use 255 as the label of void, so there can be at most 255 classes.\n  given:   300 classes\n  needed:  at most 255\n"
         "From Python, pass ignore_index=-1 to MaskedImages, train_transforms, FeatureGenerator and FeatureMixer."
     )

@@ -9,7 +9,7 @@ import feataug
 from feataug import Inference, evaluate, fit_class_bias, fit_inference
 from feataug.core.measures import MEASURES
 from feataug.errors import ConfigError, DataError, ShapeError
-from feataug.evaluation.class_bias import _confusions, _Leaders, _measured, _Sample
+from feataug.evaluation.class_bias import _confusions, _measure_all, _PixelSample, _TopTwo
 from feataug.metrics import scores
 
 
@@ -38,7 +38,7 @@ def test_confusion_matrices_of_all_tried_numbers_are_those_of_counting():
     rng = torch.Generator().manual_seed(0)
     logits, labels, bias = torch.randn(300, 5, generator=rng), torch.randint(5, (300,), generator=rng), torch.randn(5, generator=rng)
     tried = torch.arange(-3.0, 4.0) / 2
-    found = _confusions(logits, labels, _Leaders(logits, bias), 3, tried)
+    found = _confusions(logits, labels, _TopTwo(logits, bias), 3, tried)
     for number, one in zip(tried, found, strict=True):
         other = bias.clone()
         other[3] = number
@@ -48,7 +48,7 @@ def test_confusion_matrices_of_all_tried_numbers_are_those_of_counting():
 def test_the_two_leading_classes_are_those_of_sorting_whatever_has_changed():
     rng = torch.Generator().manual_seed(0)
     logits, bias = torch.randn(400, 6, generator=rng), torch.zeros(6)
-    leaders = _Leaders(logits, bias)
+    leaders = _TopTwo(logits, bias)
     for _ in range(60):
         k = int(torch.randint(6, (), generator=rng))
         bias[k] = 2 * torch.randn((), generator=rng)
@@ -67,7 +67,7 @@ def test_measures_of_many_matrices_are_those_of_scores(measure):
     many = torch.randint(0, 50, (6, 4, 4), generator=rng)
     many[2, 1] = 0  # a class without a pixel
     many[3, 2], many[3, :, 2] = 0, 0  # and one that is not predicted, either
-    assert _measured(many, measure).tolist() == pytest.approx([scores(one)[measure] for one in many])
+    assert _measure_all(many, measure).tolist() == pytest.approx([scores(one)[measure] for one in many])
 
 
 @pytest.mark.parametrize("measure", MEASURES)
@@ -122,7 +122,7 @@ def test_void_and_the_division_into_batches_do_not_matter():
 def test_the_sample_is_drawn_evenly_whatever_the_batches():
     labels = torch.arange(1000)
     for sizes in ([1000], [10, 90, 400, 500]):
-        sample = _Sample(100, 0)
+        sample = _PixelSample(100, 0)
         for part in labels.split(sizes):
             sample.add(part[:, None].float(), part)
         kept = sample.kept()[1]
@@ -131,7 +131,7 @@ def test_the_sample_is_drawn_evenly_whatever_the_batches():
         assert torch.equal(sample.kept()[0][:, 0].long(), kept)
     hits = torch.zeros(20)
     for seed in range(300):
-        sample = _Sample(5, seed)
+        sample = _PixelSample(5, seed)
         for part in torch.arange(20).split([3, 17]):
             sample.add(part[:, None].float(), part)
         hits[sample.kept()[1]] += 1
@@ -251,12 +251,12 @@ def test_what_cannot_be_fitted_on():
 
 def test_a_bias_that_is_none():
     for wrong in ("a", [1.0], [[1.0, 2.0]], [1.0, math.nan], object()):
-        with pytest.raises(ConfigError, match="Inference: class_bias is no number for each class"):
+        with pytest.raises(ConfigError, match="Inference: class_bias does not have a number for each class"):
             Inference(_as_is, class_bias=wrong)
     with pytest.raises(ShapeError) as error:
         Inference(_as_is, class_bias=[0.0, 1.0])(torch.zeros(1, 3, 4, 4))
     assert (
-        str(error.value) == "Inference: class_bias is of other classes than the model's.\n"
+        str(error.value) == "Inference: class_bias does not fit the model's classes.\n"
         "  given:   2 numbers for logits of 3 classes\n  needed:  a number for each class, as fit_class_bias gives them for this model"
     )
 

@@ -269,7 +269,7 @@ def test_with_room_the_ceiling_gains_and_arms_have_shares_of_it(roomy, tmp_path)
 
 def test_the_ceiling_is_part_of_the_names_and_needs_seeds_of_its_own(roomy):
     model, data, val = roomy
-    with pytest.raises(ConfigError, match=r"^compare: a baseline has the name of one of our arms\.\n  given:   ceiling\n"):
+    with pytest.raises(ConfigError, match=r"^compare: a baseline has the name of a built-in arm\.\n  given:   ceiling\n"):
         compare(model, data, val, baselines={"ceiling": lambda *args: args[0]}, ceiling=lambda seed: both(8, 100))
     # One seed: a difference, no share and no verdict on room.
     one = compare(model, data, val, seeds=(0,), ratio=0.4, ceiling=lambda seed: both(8, 100))

@@ -1,41 +1,25 @@
-"""``feataug.compare``: paired runs, intervals, resuming, and that it can say no."""
+"""``feataug.compare``: paired runs, intervals, and that it can say no."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import re
-import shutil
 import warnings
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-import feataug
 from feataug.core.measures import MEASURES
-from feataug.data import Scenes, eval_transforms, seeded_loader, train_transforms
-from feataug.errors import CheckpointError, ConfigError
+from feataug.data import Scenes, seeded_loader
+from feataug.errors import ConfigError
 from feataug.evaluation import verdict
 from feataug.reporting.plots import save_comparison
 from feataug.reporting.tables import comparison_table, table
+from tests.support.comparison_runs import CLASSES, SIZE, WEIGHTS, TinyModel, compare
 
 pytestmark = pytest.mark.xdist_group("comparison")
-
-SIZE = (32, 48)
-CLASSES = Scenes.num_classes
-
-
-class TinyModel(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, stride=4, padding=1), nn.BatchNorm2d(8), nn.ReLU())
-        self.head = nn.Conv2d(8, CLASSES, 1)
-
-    def forward(self, images):
-        return F.interpolate(self.head(self.encoder(images)), images.shape[-2:], mode="bilinear")
 
 
 class Noise(nn.Module):
@@ -52,37 +36,6 @@ class Noise(nn.Module):
         rows, columns = self.spec[0].size(masks.shape[-2:])
         rng = torch.Generator().manual_seed(int(z.abs().sum() * 1000))
         return (10 * torch.randn(len(masks), self.spec[0].channels, rows, columns, generator=rng),)
-
-
-@pytest.fixture(scope="module")
-def trained():
-    """A model that has learned something, and a generator for it."""
-    torch.manual_seed(0)
-    model = TinyModel()
-    data = Scenes(16, SIZE, seed=0, transforms=train_transforms(SIZE))
-    config = feataug.FinetuneConfig(num_steps=60, lr=0.1)
-    feataug.Finetuner(model, config, device="cpu", progress=False).fit(seeded_loader(data, 8))
-    spec = feataug.split(model, "encoder", example=torch.zeros(1, 3, *SIZE)).spec
-    generator = feataug.FeatureGenerator(CLASSES, spec, mask_widths=(8,), width=8, depth=0, latent_dim=2)
-    return model, generator, data
-
-
-def compare(trained, *, steps=3, lr=0.02, generator=None, loader=None, **kwargs):
-    model, own, data = trained
-    val = Scenes(8, SIZE, seed=1, transforms=eval_transforms())
-    return feataug.compare(
-        model,
-        "encoder",
-        generator or own,
-        kwargs.pop("masks", feataug.DatasetMasks(data)),
-        loader or (lambda seed: seeded_loader(data, 8, seed=seed)),
-        seeded_loader(val, 8, shuffle=False),
-        feataug.FinetuneConfig(num_steps=steps, lr=lr),
-        example=torch.zeros(1, 3, *SIZE),
-        device="cpu",
-        progress=False,
-        **kwargs,
-    )
 
 
 def test_the_result_holds_what_it_promises(trained, tmp_path):
@@ -169,59 +122,6 @@ def test_it_says_yes_to_an_arm_that_is_better(trained):
     assert result["differences"]["trained"]["miou"]["low"] > 0
 
 
-def test_arms_that_are_done_are_not_run_again(trained, tmp_path):
-    made = []
-
-    def loader(seed):
-        made.append(seed)
-        return seeded_loader(trained[2], 8, seed=seed)
-
-    masks = feataug.HardNegativeSampler(feataug.DatasetMasks(trained[2]), candidates=4, keep=2, refresh_every=1)
-    first = compare(trained, seeds=(0,), output=tmp_path, loader=loader, masks=masks)
-    # For the crops' size, twice to see that it repeats itself, then for each arm.
-    assert made == [0, 0, 0, 0, 0]
-    both = compare(trained, seeds=(0, 1), output=tmp_path, loader=loader, masks=masks)
-    # Two loaders are made for a seed whose arms are done: for the crops' size, and to see that it is still the same data.
-    assert made == [0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
-    assert both["seeds"][0] == first["seeds"][0]
-    # A run that was never stopped gives the same.
-    at_once = compare(trained, seeds=(0, 1), loader=loader, masks=masks)
-    for kept, fresh in zip(both["seeds"], at_once["seeds"], strict=True):
-        for arm in ("control", "feataug"):
-            assert {m: kept[arm][m] for m in MEASURES} == {m: fresh[arm][m] for m in MEASURES}
-
-
-def test_with_other_mixing_only_our_arm_is_run_again(trained, tmp_path):
-    first = compare(trained, seeds=(0,), output=tmp_path)
-    with pytest.raises(CheckpointError) as error:
-        compare(trained, seeds=(0,), output=tmp_path, ratio=0.4, class_weights=torch.ones(CLASSES))
-    arm = tmp_path / "seed-0/feataug"
-    assert str(error.value) == (
-        "compare: the output folder holds a run with other settings.\n"
-        f"  given:   class_weights={[1.0] * CLASSES}, ratio=0.4\n"
-        f"  needed:  class_weights=None, ratio=0.3, as in {arm}.json\n"
-        f"Use another output folder, or delete this file and {arm} to run that arm again."
-    )
-    with pytest.raises(CheckpointError, match=r"given:   bank=4\n  needed:  bank=None, as in "):
-        compare(trained, seeds=(0,), output=tmp_path, bank=4)
-    arm.with_suffix(".json").unlink()
-    shutil.rmtree(arm)
-    made = []
-
-    def loader(seed):
-        made.append(seed)
-        return seeded_loader(trained[2], 8, seed=seed)
-
-    again = compare(trained, seeds=(0,), output=tmp_path, ratio=0.4, class_weights=torch.ones(CLASSES), loader=loader)
-    # For the crops' size, twice to see that it repeats itself, then for ours and the weights alone.
-    assert made == [0, 0, 0, 0, 0]
-    assert again["seeds"][0]["control"] == first["seeds"][0]["control"]
-    assert again["seeds"][0]["feataug"] != first["seeds"][0]["feataug"]
-
-
-WEIGHTS = torch.linspace(0.2, 3.0, CLASSES)
-
-
 def test_what_features_add_to_the_class_weights(trained, tmp_path):
     result = compare(trained, seeds=(0, 1), class_weights=WEIGHTS, classes=Scenes.classes, output=tmp_path)
     assert list(result["arms"]) == ["control", "feataug", "class weights"]
@@ -255,21 +155,11 @@ def test_the_arm_of_the_weights_can_be_left_out(trained):
     with pytest.raises(ConfigError) as error:
         compare(trained, seeds=(0,), class_weights=WEIGHTS, baselines=baselines)
     assert str(error.value) == (
-        "compare: a baseline has the name of one of our arms.\n"
+        "compare: a baseline has the name of a built-in arm.\n"
         "  given:   class weights\n"
         "  needed:  another name\n"
-        "Or leave ours out: weights_arm=False."
+        "Or leave the built-in arm out: weights_arm=False."
     )
-
-
-def test_other_weights_in_the_folder_are_an_error(trained, tmp_path):
-    compare(trained, seeds=(0,), class_weights=WEIGHTS, output=tmp_path)
-    with pytest.raises(CheckpointError, match=r"as in .*feataug\.json"):
-        compare(trained, seeds=(0,), class_weights=2 * WEIGHTS, output=tmp_path)
-    (tmp_path / "seed-0/feataug.json").unlink()
-    shutil.rmtree(tmp_path / "seed-0/feataug")
-    with pytest.raises(CheckpointError, match=r"as in .*class weights\.json"):
-        compare(trained, seeds=(0,), class_weights=2 * WEIGHTS, output=tmp_path)
 
 
 def test_with_a_bank(trained):
@@ -277,36 +167,6 @@ def test_with_a_bank(trained):
     assert result["settings"]["bank"] == 8
     with pytest.raises(ConfigError, match="the bank holds fewer samples than a step takes"):
         compare(trained, seeds=(0,), bank=1)
-
-
-def test_another_model_in_the_folder_is_an_error(trained, tmp_path):
-    compare(trained, seeds=(0,), output=tmp_path)
-    other = copy.deepcopy(trained[0])
-    with torch.no_grad():
-        other.head.bias[0] += 1
-    with pytest.raises(CheckpointError, match=r"\n  given:   model='"):
-        compare((other, *trained[1:]), seeds=(0,), output=tmp_path)
-
-
-@pytest.mark.parametrize("kind", ["digit", "cut short", "emptied", "list"])
-def test_a_damaged_run_is_noticed(trained, tmp_path, kind):
-    whole = compare(trained, seeds=(0,), output=tmp_path)
-    path = tmp_path / "seed-0/control.json"
-    text = path.read_text()
-    digits = text.index('"miou": ') + len('"miou": ')
-    changed = {
-        "digit": text[:digits] + str((int(text[digits]) + 1) % 10) + text[digits + 1 :],
-        "cut short": text[:100],
-        "emptied": "",
-        "list": "[]",
-    }
-    path.write_text(changed[kind])
-    with pytest.raises(CheckpointError, match=r"^compare: a finished run cannot be read\.\n  given:   .*control.json"):
-        compare(trained, seeds=(0,), output=tmp_path)
-    path.unlink()
-    again = compare(trained, seeds=(0,), output=tmp_path)
-    for arm in ("control", "feataug"):
-        assert {m: again["arms"][arm][m] for m in MEASURES} == {m: whole["arms"][arm][m] for m in MEASURES}
 
 
 def test_what_cannot_be_compared(trained):
@@ -320,78 +180,8 @@ def test_what_cannot_be_compared(trained):
     )
     with pytest.raises(ConfigError, match=r"^compare: seeds must differ\.\n  given:   \(1, 1\)\n"):
         compare(trained, seeds=(1, 1))
-    with pytest.raises(ConfigError, match=r"^compare: a baseline has the name of one of our arms\.\n  given:   control\n"):
+    with pytest.raises(ConfigError, match=r"^compare: a baseline has the name of a built-in arm\.\n  given:   control\n"):
         compare(trained, baselines={"control": lambda *args: args[0]})
-
-
-def test_a_comparison_is_not_anothers(trained, tmp_path):
-    model, generator, data = trained
-    first = compare(trained, seeds=(0,), output=tmp_path)
-    torch.manual_seed(9)
-    other = feataug.FeatureGenerator(CLASSES, generator.spec, mask_widths=(8,), width=8, depth=0, latent_dim=2)
-    scenes = Scenes(16, SIZE, seed=4, transforms=train_transforms(SIZE))
-    for given, change in (
-        ("data.dataset.seed=4", {"loader": lambda seed: seeded_loader(scenes, 8, seed=seed)}),
-        ("data.batch_size=4", {"loader": lambda seed: seeded_loader(data, 4, seed=seed)}),
-        ("mask_source.dataset.seed=4", {"masks": feataug.DatasetMasks(scenes)}),
-        ("classes.0='sky'", {"classes": Scenes.classes}),
-        ("generator=", {"generator": other}),
-    ):
-        with pytest.raises(CheckpointError) as error:
-            compare(trained, seeds=(0,), output=tmp_path, **change)
-        text = str(error.value)
-        assert text.startswith("compare: the output folder holds a run with other settings.\n")
-        assert given.partition(".0=")[0] in text.splitlines()[1], text
-    for val in (Scenes(8, SIZE, seed=2, transforms=eval_transforms()), Scenes(8, SIZE, seed=1, transforms=eval_transforms((64, 96)))):
-        with pytest.raises(CheckpointError, match=r"\n  given:   val_data\.dataset\."):
-            feataug.compare(
-                model, "encoder", generator, feataug.DatasetMasks(data), lambda seed: seeded_loader(data, 8, seed=seed),
-                seeded_loader(val, 8, shuffle=False), feataug.FinetuneConfig(num_steps=3, lr=0.02), example=torch.zeros(1, 3, *SIZE),
-                device="cpu", progress=False, seeds=(0,), output=tmp_path,
-            )  # fmt: skip
-    assert compare(trained, seeds=(0,), output=tmp_path) == first
-
-
-def test_another_rival_of_the_same_name_is_an_error(trained, tmp_path):
-    def lazy(model, loader, config, folder):
-        return model
-
-    def idle(model, loader, config, folder):
-        return model
-
-    compare(trained, seeds=(0,), output=tmp_path, baselines={"mine": lazy})
-    with pytest.raises(CheckpointError, match=r"given:   baseline\.function='.*idle'\n  needed:  baseline\.function='.*lazy', as in "):
-        compare(trained, seeds=(0,), output=tmp_path, baselines={"mine": idle})
-
-
-def test_what_an_earlier_version_left_is_gone_on_with(trained, tmp_path):
-    """Without the new settings, and with the shorter fingerprints of then."""
-    first = compare(trained, seeds=(0,), output=tmp_path)
-    new = ("val_data", "classes", "ignore_index", "data", "architecture", "mask_source", "filter")
-    kept = {}
-    for path in (tmp_path / "base.json", tmp_path / "seed-0/control.json", tmp_path / "seed-0/feataug.json"):
-        content = json.loads(path.read_text())
-        settings = {name: value for name, value in content["settings"].items() if name not in new}
-        settings |= {name: old_fingerprint(trained[number]) for number, name in enumerate(("model", "generator")) if name in settings}
-        assert len(settings["model"]) == 12
-        kept[path] = settings
-        path.write_text(json.dumps({"settings": settings, "figures": content["figures"]}))
-    again = compare(trained, seeds=(0,), output=tmp_path)
-    assert again["seeds"] == first["seeds"]
-    assert {path: json.loads(path.read_text())["settings"] for path in kept} == kept
-    other = copy.deepcopy(trained[0])
-    with torch.no_grad():
-        other.head.bias[0] += 1
-    with pytest.raises(CheckpointError, match=r"\n  given:   model='\w{16}'\n  needed:  model='\w{12}', as in "):
-        compare((other, *trained[1:]), seeds=(0,), output=tmp_path)
-
-
-def old_fingerprint(module):
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(-1).double().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def test_a_model_with_old_weight_norm_is_compared(trained):

@@ -49,8 +49,8 @@ def test_a_file_under_another_name_is_found(tmp_path):
     assert leak(measured, ceiling=seeded_loader(shared, 2)) == (
         "compare: ceiling holds images of the validation set.\n"
         f"  given:   1 of 3: {train / 'images' / 'renamed.png'} = {val / 'images' / '2.png'}\n"
-        "  needed:  no image in both: figures on images that were trained on are too good\n"
-        "Leave these images out of one of the two. Left of = is the image there, right of it that of val_loader."
+        "  needed:  no image in both: figures on training images are too good\n"
+        "Remove these images from one of the two. Left of = is the image there, right of it that of val_loader."
     )
     # Without that one the subset is clean, and so is the other part of the validation set.
     assert check_leaks(measured, {"ceiling": Subset(reader(train), [0, 3])}) == "files"

@@ -1,4 +1,4 @@
-"""``feataug.teaching_score``: what it finds on planted data, that all sources see the same, resuming, and its messages."""
+"""``feataug.teaching_score``: what it finds on planted data, and that all sources see the same."""
 
 from __future__ import annotations
 
@@ -13,100 +13,21 @@ from torch import nn
 
 import feataug
 from feataug.core.measures import MEASURES
-from feataug.data import seeded_loader
-from feataug.errors import CheckpointError, ConfigError, DataError, DtypeError, ShapeError
+from feataug.errors import ConfigError
 from feataug.evaluation import ClassGaussians
 from feataug.io.results import teaching_summary
 from feataug.reporting.tables import teaching_table
-from feataug.training.checkpoint import checkpoints
-from tests.support import forks
+from tests.support.teaching_runs import (
+    CLASSES,
+    Dropping,
+    Net,
+    figures,
+    planted,
+    teach,
+    trained_on,
+)
 
 pytestmark = pytest.mark.xdist_group("teaching")
-
-CLASSES, SIZE = 4, (16, 24)
-
-
-class Net(nn.Module):
-    """Every pixel by itself: a linear encoder, a decoder that can draw any boundary."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(3, 6, 1), nn.BatchNorm2d(6))
-        self.head = nn.Sequential(nn.Conv2d(6, 32, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, CLASSES, 1))
-
-    def forward(self, images):
-        return self.head(self.encoder(images))
-
-
-def planted(kind: str, seed: int, batches: int = 6):
-    """Batches of 4 images whose pixels hold three numbers, drawn by class.
-
-    ``"loud"``: the first number tells the classes apart. Their means differ more in the second, whose spread is larger still: who knows the
-    means alone relies on it. ``"ring"``: two pairs of classes; those of a pair have equal means and covariances, and lie on different parts
-    of a ring.
-    """
-    rng, made = torch.Generator().manual_seed(seed), []
-    for _ in range(batches):
-        masks = torch.randint(CLASSES, (4, SIZE[0] // 4, SIZE[1] // 4), generator=rng)
-        masks = masks.repeat_interleave(4, 1).repeat_interleave(4, 2)
-        noise = torch.randn(*masks.shape, 3, generator=rng)
-        if kind == "loud":
-            parts = [masks + 0.2 * noise[..., 0], 4 * (masks % 2) + 3 * (masks // 2) + 4 * noise[..., 1], noise[..., 2]]
-        else:
-            angle = (torch.randint(4, masks.shape, generator=rng) + (masks % 2) / 2) * torch.pi / 2
-            parts = [3 * angle.cos(), 3 * angle.sin(), 2.0 * (masks // 2)]
-            parts = [part + 0.3 * noise[..., number] for number, part in enumerate(parts)]
-        made.append((torch.stack(parts, 1), masks))
-    return made
-
-
-def trained_on(kind):
-    torch.manual_seed(0)
-    model = Net()
-    config = feataug.FinetuneConfig(num_steps=200, lr=0.2)
-    feataug.Finetuner(model, config, device="cpu", progress=False).fit(planted(kind, 1))
-    return model
-
-
-@pytest.fixture(scope="module")
-def loud():
-    return trained_on("loud")
-
-
-class Prototypes(feataug.FeatureGenerator):
-    """The planted fault: a generator that gives each class one feature."""
-
-    def __init__(self, cut):
-        super().__init__(CLASSES, cut.spec, mask_widths=(4,), width=4, depth=0, latent_dim=2)
-        self.means = ClassGaussians.fit(cut, planted("loud", 1), CLASSES, spread=0.0)
-        means, stds = zip(*((x.mean((0, 2, 3)), x.std((0, 2, 3))) for x in cut.encode(planted("loud", 1)[0][0])), strict=True)
-        self.set_statistics(means, stds)
-
-    def forward(self, masks, z=None, *, samples=1, **kwargs):
-        like = [torch.zeros(samples * len(masks), level.channels, *level.size(masks.shape[-2:])) for level in self.spec]
-        return self.means(masks.repeat(samples, 1, 1), like, torch.Generator())
-
-
-@pytest.fixture(scope="module")
-def prototypes(loud):
-    return Prototypes(feataug.split(copy.deepcopy(loud).eval(), "encoder"))
-
-
-def teach(model, kind="loud", *, generator=None, steps=80, loader=None, **kwargs):
-    kwargs.setdefault("sources", ("real",))
-    kwargs.setdefault("seeds", (0,))
-    return feataug.teaching_score(
-        model,
-        "encoder",
-        generator,
-        loader or (lambda seed: planted(kind, seed + 10)),
-        planted(kind, 2, 3),
-        feataug.FinetuneConfig(num_steps=steps, lr=0.2, save_every=2),
-        num_classes=CLASSES,
-        device="cpu",
-        progress=False,
-        **kwargs,
-    )
 
 
 def test_a_generator_of_prototypes_is_recognised_and_does_not_teach(loud, prototypes, tmp_path):
@@ -163,18 +84,6 @@ def test_class_gaussians_do_not_teach_what_is_no_gaussian():
     assert result["sources"]["real"]["after"]["miou"] > 95
     assert result["score"]["gaussians"]["after"] < 0.6
     assert "One seed" not in result["verdict"]
-
-
-def figures(result, name, number=0):
-    return {moment: result["seeds"][number][name][moment] for moment in ("before", "after")}
-
-
-class Dropping(Net):
-    """A decoder whose training draws random numbers."""
-
-    def __init__(self):
-        super().__init__()
-        self.head.insert(2, nn.Dropout2d(0.2))
 
 
 def test_a_source_that_returns_real_features_is_the_real_one(loud):
@@ -321,203 +230,6 @@ def test_windows(loud):
     )
 
 
-STOPPED = """
-import os, signal
-import torch
-torch.set_num_threads(1)
-from tests.evaluation import test_teaching_score as t
-calls = []
-def source(masks, real, rng):
-    calls.append(1)
-    if {stop} and len(calls) == {stop}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return tuple(x + torch.randn(x.shape, generator=rng) for x in real)
-model = t.Dropping()
-model.load_state_dict(torch.load({weights!r}))
-data = [(x, y) for images, masks in t.planted("loud", 10) for x, y in zip(images, masks)]
-# Of other loaders it is not known what a later batch is.
-loader = lambda seed: t.seeded_loader(data, 4, seed=seed)
-result = t.teach(model, steps=8, loader=loader, others={{"own": source}}, output={folder!r})
-"""
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_exactly(tmp_path):
-    torch.manual_seed(0)
-    torch.save(Dropping().state_dict(), tmp_path / "weights")
-
-    def run(folder, stop):
-        text = STOPPED.format(stop=stop, weights=str(tmp_path / "weights"), folder=str(tmp_path / folder))
-        done = forks.run(text)
-        assert done.returncode in (0, -9), done.stderr
-        return done.returncode
-
-    assert run("undisturbed", 0) == 0
-    # In training after its second checkpoint, then while BatchNorm is measured.
-    assert run("killed", 6) == -9
-    assert not (tmp_path / "killed/seed-0/own.json").exists()
-    assert checkpoints(tmp_path / "killed/seed-0/own")[0].name.endswith("4.safetensors")
-    assert run("killed", 7) == -9
-    assert run("killed", 0) == 0
-    wanted, found = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("undisturbed", "killed"))
-    for name in ("real", "own"):
-        assert figures(wanted, name) == figures(found, name)
-        assert wanted["seeds"][0][name]["class_bias"] == found["seeds"][0][name]["class_bias"]
-
-
-def test_what_is_done_is_not_run_again_and_other_runs_are_refused(loud, tmp_path):
-    calls = []
-
-    class Shifted:
-        def __init__(self, by):
-            self.by = by
-
-        def __call__(self, masks, real, rng):
-            calls.append(self.by)
-            return tuple(level + self.by for level in real)
-
-    first = teach(loud, steps=2, others={"shifted": Shifted(1.0)}, output=tmp_path)
-    count = len(calls)
-    assert count == 2 + 6
-    assert teach(loud, steps=2, others={"shifted": Shifted(1.0)}, output=tmp_path) == first
-    both = teach(loud, steps=2, others={"shifted": Shifted(1.0)}, output=tmp_path, seeds=(0, 1))
-    assert both["seeds"][0] == first["seeds"][0]
-    assert len(calls) == 2 * count
-    # A source less, or one more, leaves the others as they are.
-    assert teach(loud, steps=2, output=tmp_path)["seeds"][0]["real"] == first["seeds"][0]["real"]
-    with pytest.raises(CheckpointError) as error:
-        teach(loud, steps=2, others={"shifted": Shifted(2.0)}, output=tmp_path)
-    arm = tmp_path / "seed-0/shifted"
-    assert str(error.value) == (
-        "teaching_score: the output folder holds a run with other settings.\n"
-        "  given:   source.function.by=2.0\n"
-        f"  needed:  source.function.by=1.0, as in {arm}.json\n"
-        f"Use another output folder, or delete this file and {arm} to run that arm again."
-    )
-    with pytest.raises(CheckpointError, match=r"given:   config\.num_steps=3, window=\[8, 8\]\n  needed:  config\.num_steps=2, window=None"):
-        teach(loud, steps=3, window=(8, 8), output=tmp_path)
-    other = copy.deepcopy(loud)
-    other.head[3].bias.data += 1
-    with pytest.raises(CheckpointError, match=r"given:   model=\S+\n  needed:  model=\S+, as in "):
-        teach(other, steps=2, output=tmp_path)
-
-
-def test_a_loader_that_does_not_repeat_itself(loud):
-    order = iter(range(100))
-    with pytest.raises(DataError, match="teaching_score: the loader does not repeat itself"):
-        teach(loud, loader=lambda seed: planted("loud", next(order)))
-    data = [(images[0], masks[0]) for images, masks in planted("loud", 1)]
-    assert teach(loud, steps=2, loader=lambda seed: seeded_loader(data, 2, seed=seed))["score"]["real"]["after"] == 1
-
-
-def text_of(kind, function):
-    with pytest.raises(kind) as error:
-        function()
-    return str(error.value)
-
-
-def test_messages(loud):
-    assert text_of(ConfigError, lambda: teach(loud, sources=("generator",))) == (
-        "teaching_score: sources do not fit.\n"
-        "  given:   ('generator',)\n"
-        "  needed:  'real', which the others are compared with, and any of 'generator', 'gaussians', each once"
-    )
-    assert text_of(ConfigError, lambda: teach(loud, sources=("real", "mine"))) == (
-        "teaching_score: sources do not fit.\n"
-        "  given:   ('real', 'mine')\n"
-        "  needed:  'real', which the others are compared with, and any of 'generator', 'gaussians', each once\n"
-        "Sources of your own go into others={name: source}."
-    )
-    assert text_of(ConfigError, lambda: teach(loud, sources=("real", "generator"))) == (
-        "teaching_score: there is no generator.\n"
-        "  given:   generator=None\n"
-        "  needed:  a FeatureGenerator trained for this cut\n"
-        "Without one, leave it out: sources=('real', 'gaussians'), num_classes=..."
-    )
-    assert text_of(ConfigError, lambda: teach(loud, others={"real": 3})) == (
-        "teaching_score: a source of others does not fit.\n"
-        "  given:   'real': int 3\n"
-        "  needed:  another name than those of our sources, and a function (masks, real, rng) -> features"
-    )
-    assert text_of(ConfigError, lambda: teach(loud, seeds=(1, 1))) == (
-        "teaching_score: seeds must differ.\n  given:   (1, 1)\n  needed:  one or more different integers"
-    )
-    assert text_of(ConfigError, lambda: teach(loud, loader=planted("loud", 0))) == "teaching_score: loader takes no seed.\n" + (
-        "  given:   list\n"
-        "  needed:  a function of the seed that returns a loader, so that all sources see the same batches\n"
-        "loader=lambda seed: feataug.data.seeded_loader(train_set, 16, seed=seed)"
-    )
-    assert text_of(ConfigError, lambda: teach(loud, fresh=lambda seed: nn.Conv2d(3, 4, 1))).startswith(
-        "teaching_score: fresh makes a model of another architecture.\n"
-        "  given:   bias (4,), encoder.0.bias missing, encoder.0.weight missing, encoder.1.bias missing, "
-        "encoder.1.num_batches_tracked missing and 13 more differences\n"
-        "  needed:  bias none, encoder.0.bias (6,), "
-    )
-    assert text_of(ConfigError, lambda: teach(loud, fresh=lambda seed: None)) == (
-        "teaching_score: fresh returns no model.\n  given:   NoneType None\n  needed:  a Net, untrained"
-    )
-
-
-def test_messages_of_sources(loud):
-    wrong = {"short": lambda masks, real, rng: (real[0][:, :3],)}
-    text = text_of(ShapeError, lambda: teach(loud, others=wrong))
-    assert text.startswith(
-        "teaching_score: source 'short': the features do not fit the spec.\n"
-        '  given:   [4, 3, 16, 24] float32 on cpu   at level "encoder"\n'
-        "  needed:  [B, 6, 16, 24]   (channels 6, reduction 1, for masks of 16 x 24)"
-    )
-    text = text_of(ShapeError, lambda: teach(loud, others={"few": lambda masks, real, rng: (real[0][:2],)}))
-    assert text == (
-        "teaching_score: source 'few': features and masks hold different numbers of samples.\n"
-        "  given:   2 features, 4 masks\n"
-        "  needed:  one mask for each sample"
-    )
-    text_of(DtypeError, lambda: teach(loud, others={"whole": lambda masks, real, rng: (real[0].long(),)}))
-
-
-class Bare(Net):
-    """A decoder with a weight that no ``reset_parameters`` makes new."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(1))
-
-    def forward(self, images):
-        return self.scale * super().forward(images)
-
-
-def test_a_weight_that_cannot_be_made_new():
-    assert text_of(ConfigError, lambda: teach(Bare())) == (
-        "teaching_score: weights after the cut cannot be re-initialised.\n"
-        "  given:   scale: their modules have no reset_parameters()\n"
-        "  needed:  fresh=, a function of a seed that returns such a model as it is before training\n"
-        "fresh=lambda seed: MyModel(pretrained=True)"
-    )
-    assert teach(Bare(), steps=2, fresh=lambda seed: Bare())["score"]["real"]["after"] == 1
-
-
-class Shared(Net):
-    """One weight on both sides of the cut, used without its module."""
-
-    def __init__(self):
-        super().__init__()
-        self.shared = nn.Parameter(torch.ones(3))
-
-    def forward(self, images):
-        out = self.encoder(images * self.shared[:, None, None])
-        return self.head(out) * self.shared.sum()
-
-
-def test_a_weight_on_both_sides_of_the_cut():
-    torch.manual_seed(0)
-    assert text_of(feataug.errors.TrainingError, lambda: teach(Shared(), fresh=lambda seed: Shared(), steps=20)) == (
-        "teaching_score: the encoder has changed while the decoder was trained.\n"
-        '  given:   other features at level "encoder"\n'
-        "  needed:  a cut where no weight or buffer is used on both sides\n"
-        "Cut at another layer: feataug.cuts(model, images) lists them."
-    )
-
-
 def test_several_levels(tiny_net):
     class Skips(nn.Module):
         def __init__(self):
@@ -580,12 +292,3 @@ def test_tokens(rng):
         sources=("real", "gaussians"), num_classes=CLASSES, example=example, device="cpu", progress=False,
     )  # fmt: skip
     assert set(result["score"]) == {"real", "gaussians"}
-
-
-def test_a_generator_for_another_cut_is_refused_before_anything_is_trained(loud, prototypes, tmp_path):
-    with pytest.raises(ShapeError, match="teaching_score: the generator was made for another cut"):
-        feataug.teaching_score(
-            loud, "head.0", prototypes, lambda seed: planted("loud", 1), planted("loud", 2), feataug.FinetuneConfig(num_steps=2),
-            output=tmp_path, device="cpu", progress=False,
-        )  # fmt: skip
-    assert not list(tmp_path.rglob("*.json*"))

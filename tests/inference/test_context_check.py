@@ -54,8 +54,8 @@ def pairs(count=3, size=(24, 32), of=4, seed=0):
 
 
 TEXT = (
-    "evaluate: the model does worse on whole images than by windows of the size that it was trained on: mIoU 11.08 on whole images of "
-    "24 x 32, 100.00 by windows of 16 x 16 (12 of these images). What it predicts depends on the size. Evaluate "
+    "evaluate: the model does worse on whole images than with windows of the size of its training crops: mIoU 11.08 on whole images of "
+    "24 x 32, 100.00 with windows of 16 x 16 (12 images compared). Its predictions depend on the image size. Evaluate "
     "feataug.Inference(model, window=(16, 16)), let feataug.fit_inference decide on training images, or train on larger crops."
 )
 
@@ -127,7 +127,7 @@ def test_a_stream_without_a_length_is_compared_from_its_beginning():
 
 def test_a_direction_is_enough_and_a_short_side_is_padded():
     for size in ((16, 32), (8, 32)):
-        with pytest.warns(FeatAugWarning, match=f"whole images of {size[0]} x 32, 100.00 by windows of 16 x 16"):
+        with pytest.warns(FeatAugWarning, match=f"whole images of {size[0]} x 32, 100.00 with windows of 16 x 16"):
             evaluate(ByContext(), pairs(size=size), CLASSES, crop_size=(16, 16))
 
 
@@ -176,7 +176,7 @@ def test_the_last_measurement_of_a_training_alone_looks(tiny_net):
     assert len(found) == 1
     assert len([1 for _, *shape in model.seen if shape[-2:] == [16, 16]]) == 3 + 3 * 6
     run(crop_size=None)
-    with pytest.warns(FeatAugWarning, match="by windows of 16 x 16"):
+    with pytest.warns(FeatAugWarning, match="with windows of 16 x 16"):
         evaluate(model, pairs(), CLASSES)
 
 

@@ -63,7 +63,7 @@ def test_a_folder_that_is_not_there(tmp_path):
         FeatureGenerator.from_pretrained(tmp_path / "nothing")
     assert str(error.value) == (
         f"FeatureGenerator: a model cannot be loaded.\n  given:   {tmp_path / 'nothing'} (HFValidationError: there is no such folder, "
-        "and the hub has no such model)\n  needed:  a folder that save_pretrained left, with config.json and model.safetensors, or a hub id"
+        "and the hub has no such model)\n  needed:  a folder written by save_pretrained, with config.json and model.safetensors, or a hub id"
     )
 
 

@@ -98,7 +98,7 @@ def test_a_file_that_is_not_there(tmp_path):
         Inference.load(small(), tmp_path)
     assert str(error.value) == (
         f"Inference: there is no inference.json.\n  given:   {tmp_path / 'inference.json'}\n  needed:  a folder that holds it\n"
-        "feataug fit-bias writes one, as does Inference.save; without it the model is predicted with as it is."
+        "feataug fit-bias and Inference.save write one; without it, predict with the model itself."
     )
     with pytest.raises(CheckpointError, match=r"^Inference: there is no inference\.json\.\n  given:   .*nowhere\n"):
         Inference.load(small(), tmp_path / "nowhere")
@@ -122,8 +122,8 @@ def test_the_card_says_how_to_predict(tmp_path, monkeypatch):
     weights = (tmp_path / "net" / "model.safetensors").stat().st_mtime_ns
     Inference(model, window=(32, 48), class_bias=[0.5, -0.75, 0.25]).save("net")
     text = readme.read_text()
-    assert "- By windows of 32 x 48: the model does worse on whole images that are larger.\n" in text
-    assert "- A number is added for each class (class bias), fitted on training images." in text
+    assert "- Windows of 32 x 48: the model does worse on larger whole images.\n" in text
+    assert "- A class bias, fitted on training images." in text
     assert "- Data: Streets\n" in text
     assert (tmp_path / "net" / "model.safetensors").stat().st_mtime_ns == weights
     blocks = re.findall(r"```python\n(.*?)\n```\n", text, re.DOTALL)
@@ -137,7 +137,7 @@ def test_the_card_says_how_to_predict(tmp_path, monkeypatch):
     assert not (tmp_path / "net" / "inference.json").exists()
     assert "inference.json" not in readme.read_text()
     Inference(model, scales=(0.5, 1.0), flip=True).save("net")
-    assert "- Mean over the scales 0.5, 1.\n- Mean with the mirror image.\n" in readme.read_text()
+    assert "- Mean over the scales 0.5, 1.\n- Mean with the prediction of the mirror image.\n" in readme.read_text()
     # A card of one's own stays.
     readme.write_text(readme.read_text().replace(MARK, "Mine."))
     Inference(model, window=(32, 48)).save("net")

@@ -12,7 +12,8 @@ from huggingface_hub import ModelCard
 from feataug import FeatureGenerator, FeatureSpec, GeneratorConfig, GeneratorTrainer, LevelSpec, __version__, split
 from feataug.data import Cityscapes, MaskedImages, Scenes, eval_transforms, seeded_loader
 from feataug.errors import ConfigError
-from feataug.io.model_card import MARK, data_facts, known_facts, local_name, plain
+from feataug.io.card_facts import data_facts, known_facts
+from feataug.io.model_card import MARK, local_name, plain
 from feataug.models import PSPNet
 from feataug.training.config import FinetuneConfig
 from feataug.training.finetuner import Finetuner

@@ -136,7 +136,7 @@ def good():
             '{"format": 1}',
             "ValueError: [2, 4, 4] torch.int16 where [1, 4, 4]",
         ),
-        ({"channels/a": torch.zeros(1, 4, dtype=torch.uint8)}, '{"format": 1}', "ValueError: channels that are no maps"),
+        ({"channels/a": torch.zeros(1, 4, dtype=torch.uint8)}, '{"format": 1}', "ValueError: the channels are not maps"),
         ({"colors/a": torch.zeros(1, 4, 2000, 3, dtype=torch.uint8)}, '{"format": 1}', "ValueError: [1, 4, 2000, 3]"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_file_of_another_kind_is_one_error(change, header, said, tmp_path):
     lines = str(error.value).splitlines()
     assert lines[0] == "feataug: pictures of a run cannot be read."
     assert lines[1].startswith(f"  given:   {path} ({said}")
-    assert lines[2:] == ["  needed:  the samples.safetensors that a command wrote", "Delete it and give that command again."]
+    assert lines[2:] == ["  needed:  the samples.safetensors that a command wrote", "Delete it and run that command again."]
     save_file(good(), path, {"feataug": json.dumps({"format": 1})})
     assert read_samples(path).images.shape == (1, 4, 4, 3)
 

@@ -161,9 +161,9 @@ def test_the_stored_number_is_in_its_range(script):
 def test_what_06_says_of_an_interval_is_what_the_interval_says():
     lines = re.findall(r"(?m)^  \w+ +(\S+) +\[ *(\S+), *(\S+)\]  (.*)$", printed(stored(SCRIPTS[-1])))
     assert len(lines) == 20  # four measures of four arms over the control, and of feataug over the class weights
-    for mean, low, high, told in lines:
+    for mean, low, high, verdict in lines:
         assert float(low) <= float(mean) <= float(high)
-        assert told == ("ahead" if float(low) > 0 else "behind" if float(high) < 0 else "nothing is shown")
+        assert verdict == ("ahead" if float(low) > 0 else "behind" if float(high) < 0 else "nothing is shown")
 
 
 @pytest.mark.slow

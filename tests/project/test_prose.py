@@ -8,7 +8,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # Written by the scripts in docs/drawing.
 DRAWN = {"results.md", "paper.md", "performance.md", "whole-images.md", "whole-images-paper.md"}
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in DRAWN)]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in DRAWN),
+    *sorted((ROOT / "studies").glob("*.md")),
+]
 WIDTH = 100
 
 
@@ -19,7 +24,7 @@ def too_long(text: str) -> list[str]:
     return [line for line in prose if len(re.sub(r"\]\([^)]*\)", "]", line)) > WIDTH]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_prose_is_wrapped(page):
     assert too_long(page.read_text()) == []
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from feataug.cli.parser import make_parser
+from feataug.cli.parser import parse
 from feataug.data import Scenes, eval_transforms, seeded_loader
 from feataug.models import PSPNet
 
@@ -64,5 +64,5 @@ def test_the_commands_parse():
     lines = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("feataug ")]
     assert len(lines) == 9
     for line in lines:
-        parsed = make_parser().parse_args(shlex.split(line, comments=True)[1:])
+        parsed, _ = parse(shlex.split(line, comments=True)[1:])
         assert parsed.output or parsed.command in ("inspect", "report")

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from feataug.reporting.page import findings as warn
 from feataug.reporting.page import write_page
+from feataug.reporting.page.findings import comparison as arms
 from feataug.reporting.page.findings import findings
+from feataug.reporting.page.findings import generator as features
 from feataug.reporting.page.run_reader import read_run
+from feataug.training.generator_trainer import DIVERSITY_ALARM
 from tests.support.planted_runs import GENERATOR, Page, comparison, measured, qualities, score, write
 
 HEALTHY = [1.0, 1.2, 1.1, 0.9]
@@ -29,7 +31,7 @@ def test_healthy_runs_have_none(tmp_path):
     assert names(write(tmp_path / "b", comparison(HEALTHY), {"seed-0/control": [{"loss": 1.0}] * 3})) == []
     assert names(write(tmp_path / "c", measured(50) | {"config": {"num_steps": 30}}, {"run": [{"loss": 1.0}] * 3})) == []
     page = Page(write_page(tmp_path / "a").read_text())
-    assert "None of the thresholds was crossed." in page.texts["warnings"]
+    assert "No value crosses a threshold." in page.texts["warnings"]
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_a_generators(name, changes, scores, seen, tmp_path):
     assert names(folder) == [name]
     text = Page(write_page(folder).read_text()).texts["warnings"]
     assert seen in text
-    for words in ("Said from:", "What to do:"):
+    for words in ("Threshold:", "What to do:"):
         assert words in text
 
 
@@ -106,7 +108,7 @@ def test_only_the_end_of_training_counts(tmp_path):
 @pytest.mark.parametrize(
     ("name", "result", "seen"),
     [
-        ("seeds", comparison([1.0]), "1 seed; differences of about a point are noise"),
+        ("seeds", comparison([1.0]), "1 seed; differences of about one point are noise"),
         ("zero", comparison([1.0, -1.2, 1.1, 0.4]), "PixelAcc"),
         ("traded", comparison(HEALTHY, miou=-3.0), "ClassAcc +1.05 [+0.84, +1.26], mIoU -1.95 [-2.16, -1.74] points"),
         ("pixels", comparison(HEALTHY, pixel_acc=-3.0), "PixelAcc -1.95 [-2.16, -1.74] points"),
@@ -166,7 +168,7 @@ def test_two_seeds_are_too_few(tmp_path):
 @pytest.mark.parametrize(
     ("shifts", "advice"),
     [
-        ([1.0, -0.5, 1.1, 0.4], "some 11 seeds would show it"),
+        ([1.0, -0.5, 1.1, 0.4], "about 11 seeds would show it"),
         ([1.0, -1.0, 0.5, -0.45], "so small that 50 seeds would not show it"),
     ],
 )
@@ -201,6 +203,6 @@ def test_losses_that_are_not_finite_and_runs_that_stopped(tmp_path):
 def test_the_docs_state_the_thresholds():
     text = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
     table = text[text.index("| warning | threshold |") :]
-    stated = [warn.DIVERSITY_ALARM, warn.LATENT, warn.CRITICS, warn.RECOGNITION, warn.EASY, warn.AVERAGE, *warn.KL, warn.SEEDS]
-    for value in (*stated, warn.POINTS, 2 * warn.POINTS, warn.LOST, warn.UNSEEN):
+    stated = [features.LATENT, features.CRITICS, features.RECOGNITION, features.EASY, features.AVERAGE, *features.KL, arms.SEEDS]
+    for value in (*stated, DIVERSITY_ALARM, arms.POINTS, 2 * arms.POINTS, arms.LOST, arms.UNSEEN):
         assert re.search(rf"\b{value:g}\b", table), value

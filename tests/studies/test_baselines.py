@@ -10,7 +10,7 @@ from torch import nn
 from feataug import FinetuneConfig, split
 from feataug.data import Scenes, seeded_loader, train_transforms
 from feataug.models import PSPNet
-from studies.lib import baselines as baselines
+from studies.lib import baselines
 from studies.lib.backbone import PhasedConv2d, phase_dilations
 
 SIZE = (32, 48)
@@ -31,7 +31,7 @@ def model():
 
 
 @pytest.mark.parametrize("name", [name for name in baselines.BASELINES if name != "images"])
-def test_every_rival_trains(name):
+def test_every_baseline_trains(name):
     one = study()
     net = model()
     before = {key: value.clone() for key, value in net.state_dict().items()}

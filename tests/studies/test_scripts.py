@@ -1,18 +1,58 @@
-"""Every study can be imported: what it takes from the package and from the other studies is there."""
+"""Every study can be imported, and the index in studies/README.md lists every study with files and headings that exist."""
 
-import importlib.util
+import re
 from pathlib import Path
+
+import pytest
 
 from tests.support import forks
 
-STUDIES = Path(__file__).parents[2] / "studies"
+ROOT = Path(__file__).parents[2]
+STUDIES = {f"studies.{path.parent.name}.{path.stem}" for part in ("own", "paper") for path in (ROOT / "studies" / part).glob("[a-z]*.py")}
+STUDIES.add("studies.everything")
 
 
 def test_studies_can_be_imported():
-    names = sorted(file.stem for file in STUDIES.glob("*.py"))
-    assert {"camvid", "compare", "generator", "baselines", "screen"} <= set(names)
-    if importlib.util.find_spec("segmentation_models_pytorch") is None:
-        names.remove("architectures")
-    # In one process of its own: the studies' names are common words.
-    done = forks.run(f"import sys; sys.path.insert(0, {str(STUDIES)!r}); import {', '.join(names)}")
+    assert len(STUDIES) > 15
+    done = forks.run(f"import {', '.join(sorted(STUDIES))}")
     assert done.returncode == 0, done.stderr
+
+
+def index_rows(text):
+    """Module, JSON pattern, page and anchor of each row."""
+    return re.findall(r"^\| `(studies[\w.]+)` \|.*\| `([^`]+\.json)` \| \[\w+\]\(\.\./([\w/.-]+)#([\w-]+)\) \|$", text, re.MULTILINE)
+
+
+def anchors(page):
+    headings = re.findall(r"^#+ (.*)$", (ROOT / page).read_text(), re.MULTILINE)
+    return {"".join(c for c in heading.lower() if c.isalnum() or c in " -").replace(" ", "-") for heading in headings}
+
+
+def index_errors(text):
+    """What the index says that the files do not."""
+    rows = index_rows(text)
+    errors = [f"{module}: not in the index" for module in sorted(STUDIES - {"studies.everything"} - {row[0] for row in rows})]
+    errors += [f"{module}: no such study" for module, *_ in rows if module not in STUDIES]
+    errors += [f"{module}: no {pattern}" for module, pattern, *_ in rows if not list((ROOT / "studies" / "results").rglob(pattern))]
+    return errors + [f"{module}: no #{anchor} in {page}" for module, _, page, anchor in rows if anchor not in anchors(page)]
+
+
+def test_the_index_lists_every_study():
+    text = (ROOT / "studies" / "README.md").read_text()
+    assert index_errors(text) == []
+    known = [pattern for _, pattern, *_ in index_rows(text)]
+    results = ROOT / "studies" / "results"
+    assert [file.name for file in results.rglob("*.json") if not any(file.match(pattern) for pattern in known)] == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("studies.own.bias`", "studies.own.biases`", "studies.own.bias: not in the index"),
+        ("`fig8-*.json`", "`figure8-*.json`", "studies.paper.fig8: no figure8-*.json"),
+        ("#table-5)", "#table-6)", "studies.paper.table5: no #table-6 in docs/whole-images-paper.md"),
+    ],
+)
+def test_an_index_that_is_wrong_is_noticed(old, new, error):
+    text = (ROOT / "studies" / "README.md").read_text()
+    assert error in index_errors(text.replace(old, new))

@@ -1,4 +1,4 @@
-"""Which arms the study of the settings has."""
+"""The arms of the study of feataug's settings."""
 
 from types import SimpleNamespace
 
@@ -8,13 +8,13 @@ from studies.own import settings
 
 
 def chosen(monkeypatch, *words):
-    """The options of the study, without its base and its generator."""
+    """The arms for these options, without a base model and a generator."""
     given = {}
     monkeypatch.setattr(settings.baselines, "class_weights", lambda study, power: power)
-    monkeypatch.setattr(settings, "prepared", lambda *args, **more: given.update(more))
+    monkeypatch.setattr(settings, "prepare_study", lambda *args, **more: given.update(more))
     settings.prepare()
     parser = settings.argparse.ArgumentParser()
-    given["extra"](parser)
+    given["add_options"](parser)
     args = parser.parse_args(words)
     return settings.arms(SimpleNamespace(args=args, variant=lambda **changes: changes))
 

@@ -1,4 +1,4 @@
-"""What a comparison reads of each data set: crops of one size to train on, and whole images to measure on, whatever their sizes."""
+"""A comparison reads crops of one size to train on, and whole images of any size to measure on."""
 
 from types import SimpleNamespace
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
+from studies.lib.comparison import Comparison
 from studies.lib.setups import SETUPS
-from studies.own.compare import Comparison
 
 SIZES = [(40, 60), (60, 40), (48, 48)]
 FILES = {
@@ -30,12 +30,12 @@ def test_crops_and_whole_images(tmp_path, dataset, half):
                 file = tmp_path / name.format(split, number)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels).save(file)
-    told = {"data": tmp_path, "dataset": dataset, "eval_split": "val", "fraction": 1.0, "output": tmp_path / "out", "device": "cpu"}
-    study = Comparison(SimpleNamespace(**told, quick=False, half=half, in_memory=half))
+    options = {"data": tmp_path, "dataset": dataset, "eval_split": "val", "fraction": 1.0, "output": tmp_path / "out", "device": "cpu"}
+    study = Comparison(SimpleNamespace(**options, quick=False, half=half, in_memory=half))
     images, masks = next(iter(study.loader(0)))
     assert images.shape == (3, 3, *(side // (1 + half) for side in SETUPS[dataset].size))
     assert {"cityscapes": 2, "ade20k": 10}[dataset] in masks.unique().tolist()
-    for loader in (study.val_loader, study.plain_loader(), study.some_plain()):
+    for loader in (study.val_loader, study.plain_loader(), study.plain_subset_loader()):
         assert sum(len(images) for images, _ in loader) == 3
         assert all(torch.is_tensor(images) and images.shape[-2:] == masks.shape[-2:] for images, masks in loader)
     assert (tuple(next(iter(study.val_loader))[1].shape[-2:]) == (20, 30)) == half

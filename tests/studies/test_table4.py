@@ -1,18 +1,19 @@
-"""The study of Table 4: what it trains when, and what its result holds; nothing is trained here."""
+"""Table 4: the order of its stages, and its result. Nothing is trained here."""
 
 import argparse
 import json
 
 import pytest
 
+from feataug import FinetuneConfig
 from studies.paper.table4 import PLACES, Quick, Table4
 
 MEASURES = ("pixel_acc", "class_acc", "miou", "fw_iou")
 RATIOS = dict(zip(PLACES, (0.03, 0.1, 0.3, 0.6, 0.8, 0.86, 0.7, 0.97), strict=True))
 
 
-class Made(Table4):
-    """Figures that are made up: the gain at the n-th stage is n, plus the seed for every arm."""
+class Invented(Table4):
+    """A study with invented figures: the gain at the n-th place is n, plus the seed for every arm."""
 
     def __init__(self, folder, seeds):
         self.args = argparse.Namespace(
@@ -26,6 +27,7 @@ class Made(Table4):
             result=folder / "table4.json",
         )
         self.output, self.size, self.scale, self.train, self.classes = folder / "runs", (8, 8), (1.0, 1.0), [0], ["a"]
+        self.base_config = FinetuneConfig(num_steps=4, lr=0.01)
         self.seconds, self.resumed, self.done = {}, [], []
 
     def statistics(self):
@@ -52,18 +54,18 @@ class Made(Table4):
             "settings": {},
         }
 
-    def recognised(self, name):
+    def train_generator_at(self, name):
         self.done.append(name)
         return {"real": 50.0, "synthetic": 50 * RATIOS[name], "ratio": RATIOS[name], "diversity": 0.5}
 
-    def further_trained(self, name, seed):
+    def train_arm_at(self, name, seed):
         self.done.append((name, seed))
         value = seed + (0.0 if name == "control" else float(self.places.index(name)))
         return dict.fromkeys(MEASURES, value) | {"per_class": {"a": {"acc": value, "iou": value}}}
 
 
 def test_rows_then_gains_each_once(tmp_path):
-    study = Made(tmp_path, [0, 1])
+    study = Invented(tmp_path, [0, 1])
     result = study.gains(study.rows())
     assert study.done[:3] == ["statistics", "blocks.6", "blocks.5"]
     assert study.done[9:] == [(name, seed) for seed in (0, 1) for name in ("control", *PLACES)]
@@ -74,24 +76,24 @@ def test_rows_then_gains_each_once(tmp_path):
     stored = json.loads(study.args.result.read_text())
     assert stored == json.loads(json.dumps(result))
     assert not stored["study"]["quick"]
-    again = Made(tmp_path, [0, 1])
+    again = Invented(tmp_path, [0, 1])
     assert json.loads(json.dumps(again.gains(again.rows()))) == stored
     assert again.done == []
 
 
 def test_a_study_that_is_stopped_leaves_what_is_done(tmp_path):
-    class Stopped(Made):
-        def recognised(self, name):
+    class Stopped(Invented):
+        def train_generator_at(self, name):
             if name == "blocks.3":
                 raise KeyboardInterrupt
-            return super().recognised(name)
+            return super().train_generator_at(name)
 
     study = Stopped(tmp_path, [0])
     with pytest.raises(KeyboardInterrupt):
         study.rows()
     stored = json.loads((tmp_path / "table4.json").read_text())
     assert [row["name"] for row in stored["stages"] if row["recognition"] is None] == list(PLACES)[:5]
-    again = Made(tmp_path, [0])
+    again = Invented(tmp_path, [0])
     again.rows()
     assert again.done == ["blocks.3", "blocks.2", "blocks.1", "blocks.0", "images"]
 

@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
             name = list(RUNS)[number % len(RUNS)]
             folder = Path(place) / "damaged"
             shutil.copytree(Path(place) / name, folder)
-            victim = rng.choice(sorted(file for file in folder.rglob("*") if file.is_file()))
+            victim = rng.choice(sorted(file for file in folder.rglob("*") if file.is_file() and file.name != ".lock"))
             done = f"{name}, {victim.relative_to(folder)}: {damage(victim, rng)}"
             try:
                 outcome = "as undisturbed" if same(RUNS[name](folder), whole[name]) else "ANOTHER RESULT"

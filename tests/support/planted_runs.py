@@ -1,4 +1,4 @@
-"""Run folders made by hand of figures that a test chooses, and a reader of pages."""
+"""Run folders with figures that a test chooses, and a reader of their pages."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from feataug.evaluation import differences, mean_figures, verdict
-from feataug.evaluation.teaching.teaching_score import summary
+from feataug.evaluation.teaching.teaching_summary import summary
+from feataug.reporting.page import write_page
 
 CLASSES = ("sky", "road", "pole")
 GENERATOR = {"l1": 0.5, "kl": 2.0, "gan": 2.0, "latent": 0.5, "task": 0.6, "diversity": 2.0, "critics": 1.0}
 
 
 def measured(base: float, shift: float = 0.0, **changes: float) -> dict[str, Any]:
-    """Figures of a model, as ``report.by_class`` has them."""
+    """A model's figures, as ``by_class`` returns them."""
     figures = {"pixel_acc": base + 30, "class_acc": base + 10, "miou": base, "fw_iou": base + 20}
     figures = {name: value + shift + changes.get(name, 0.0) for name, value in figures.items()}
     per_class = {name: {"acc": base + 5 * i + shift, "iou": base - 5 * i + shift} for i, name in enumerate(CLASSES)}
@@ -23,7 +24,7 @@ def measured(base: float, shift: float = 0.0, **changes: float) -> dict[str, Any
 
 
 def comparison(shifts: list[float], **changes: float) -> dict[str, Any]:
-    """What ``compare`` writes: one seed for each of ``shifts``, feataug minus control in all measures."""
+    """What ``compare`` writes. ``shifts`` holds feataug minus control, in all measures, for each seed."""
     pairs = [(measured(50 + i), measured(50 + i, shift, **changes)) for i, shift in enumerate(shifts)]
     control, other = [a for a, _ in pairs], [b for _, b in pairs]
     gaps = differences(control, other)
@@ -56,13 +57,13 @@ def score(ratio: float = 0.8, diversity: float = 0.5) -> dict[str, Any]:
 
 
 def taught(figures: dict[str, tuple[float, float]]) -> dict[str, Any]:
-    """What ``teaching_score`` writes: mIoU before and after the class bias by source, of one seed."""
+    """What ``teaching_score`` writes for one seed. ``figures`` holds the mIoU before and after the class bias by source."""
     runs = {name: {"before": measured(a), "after": measured(b)} for name, (a, b) in figures.items()}
     return summary([{"seed": 0} | runs], list(runs), {"at": "encoder", "config": {"num_steps": 400}, "model": "abc"})
 
 
 def qualities(recall: float = 0.6, copies: bool = False, precision: float = 0.75) -> dict[str, Any]:
-    """A generator's quality as ``result.json`` has it: sky and road are measured, poles are too few."""
+    """A generator's quality as ``result.json`` has it, without poles, of which there are too few."""
     reference = {"frechet": 2.5, "precision": 0.8, "recall": 0.7}
     row = {"frechet": 4.0, "precision": precision, "recall": recall, "cells": 900, "reference": reference}
     distance = 0.01 if copies else 0.7
@@ -82,7 +83,7 @@ def qualities(recall: float = 0.6, copies: bool = False, precision: float = 0.75
 
 
 def write(folder: Path, result: dict[str, Any] | None, lines: dict[str, list[dict[str, Any]]] | None = None) -> Path:
-    """A run's folder."""
+    """Write a run's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     if result is not None:
         (folder / "result.json").write_text(json.dumps(result))
@@ -94,7 +95,7 @@ def write(folder: Path, result: dict[str, Any] | None, lines: dict[str, list[dic
 
 
 class Page(HTMLParser):
-    """What a browser would see: elements, addresses, tables by caption, text by section."""
+    """What a browser sees of a page: elements, addresses, tables by caption, text by section."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -150,5 +151,10 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        """Everything that is read."""
+        """All text of the page."""
         return " ".join(self.texts.values())
+
+
+def page_of(folder: Path) -> Page:
+    """Write the page of a run, and read it."""
+    return Page(write_page(folder).read_text(encoding="utf-8"))

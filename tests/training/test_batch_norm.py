@@ -206,7 +206,7 @@ def test_a_model_in_eval_mode_does_not_tell():
     with pytest.raises(ConfigError) as error:
         feataug.update_bn(model, batches())
     assert str(error.value) == (
-        "update_bn: the model is in eval mode, which does not tell which norms were trained.\n"
+        "update_bn: the model is in eval mode, which does not show which norms were trained.\n"
         "  given:   Net in eval mode, with 2 norms that have running statistics\n"
         "  needed:  the modes of training\n"
         "Call it before model.eval(), or call model.train() first and freeze again what was frozen, or pass norms=."

@@ -126,7 +126,7 @@ def test_a_flipped_bit_is_noticed(tmp_path, place):
     path.write_bytes(content)
     bank = FeatureBank(tmp_path)
     bank[0]
-    with pytest.raises(DataError, match=r"^FeatureBank: a file is not what was written\.\n  given:   .*shard-00001"):
+    with pytest.raises(DataError, match=r"^FeatureBank: a file was altered after it was written\.\n  given:   .*shard-00001"):
         bank[len(bank) // 2]
 
 

@@ -271,7 +271,7 @@ def test_a_loss_that_is_not_finite(tmp_path):
         "feataug: the loss is not finite.\n  given:   nan at 3\n  needed:  a finite loss\n"
         "Lower lr, or train without mixed_precision. The last checkpoint is untouched."
     )
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint-0000000002.safetensors", "stats.jsonl"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "checkpoint-0000000002.safetensors", "stats.jsonl"]
 
 
 def test_a_loss_of_ones_own_is_what_is_minimised():
@@ -291,5 +291,5 @@ def test_a_loss_of_ones_own_is_what_is_minimised():
         tuner(mixed=True, loss=loss)
     assert str(error.value) == (
         "Finetuner: two losses.\n  given:   a mixer and a loss\n  needed:  one of them\n"
-        "A loss of your own on mixed batches: give the mixer a subclass's loss(out, batch)."
+        "For your own loss on mixed batches, override loss(out, batch) in a subclass of the mixer."
     )

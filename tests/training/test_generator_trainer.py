@@ -271,7 +271,7 @@ def test_single_samples_are_refused():
     assert str(error.value) == (
         "GeneratorTrainer: batches are too small.\n"
         "  given:   1 sample\n"
-        "  needed:  two or more: one half is reconstructed, the other judged as real\n"
+        "  needed:  two or more: one half is reconstructed, the critic sees the other half as real\n"
         "Use a larger batch_size, and drop_last=True."
     )
 

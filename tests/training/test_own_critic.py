@@ -103,6 +103,6 @@ def test_refuses_what_are_no_scores(tiny_net, returned, given):
     with pytest.raises(ShapeError) as error:
         make(tiny_net, critic=Wrong).fit(loader())
     assert str(error.value) == (
-        f"GeneratorTrainer: what the critic returns are no scores.\n  given:   {given}\n"
+        f"GeneratorTrainer: the critic returns no scores.\n  given:   {given}\n"
         "  needed:  a list of tensors with 2 rows each, one for each feature"
     )

@@ -147,8 +147,9 @@ with folder_lock(Path(sys.argv[1])):
 
 
 def test_a_killed_process_leaves_the_folder_free(tmp_path):
-    holder = Fork(LOCKED, tmp_path)
+    holder, began = Fork(LOCKED, tmp_path), time.monotonic()
     while not (tmp_path / "entered").exists():
+        assert time.monotonic() - began < 120, holder.wait(0).stderr
         time.sleep(0.05)
     with pytest.raises(CheckpointError, match="another run is using"), folder_lock(tmp_path):
         pass

@@ -20,7 +20,7 @@ from feataug.training.batch_norm import moved_norms, statistics_of
 from feataug.training.config import FinetuneConfig
 from feataug.training.finetuner import Finetuner
 
-# A baseline: (a copy of the model, the loader, the settings, a folder for checkpoints) to the trained model.
+# A baseline maps (a copy of the model, the loader, the settings, a folder for checkpoints) to the trained model.
 Arm = Callable[[nn.Module, Iterable[Any], FinetuneConfig, Path | None], nn.Module]
 
 
@@ -50,27 +50,27 @@ def train_arm(
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Train a copy of ``model`` further: the control without ``generator``, feataug with it.
 
-    Both arms see the same real batches and take the same number of steps; feataug's batches hold synthetic samples besides.
+    Both arms see the same real batches and take the same number of steps; feataug's batches contain synthetic samples in addition.
 
     Args:
-        model: The trained model; it stays as it is.
-        at: Where it is cut.
-        loader: Real ``(images, masks)``; for a fair pair one that repeats itself, such as ``data.seeded_loader``.
-        validate: The model to its figures.
-        config: Of the training.
-        generator: Trained for this cut; ``None`` for the control.
-        masks: Mask source of the synthetic samples.
-        example: For ``split``, of a model that does not take images of 128 x 128.
+        model: The trained model; it is not changed.
+        at: The layer or layers to cut at.
+        loader: Yields real ``(images, masks)``; for a fair pair it must repeat itself, as ``data.seeded_loader`` does.
+        validate: Measures a model and returns its figures.
+        config: Settings of the training.
+        generator: A generator trained for this cut; ``None`` for the control.
+        masks: The mask source of the synthetic samples.
+        example: The example for ``split``, for a model that does not take images of 128 x 128.
         ratio, label_smoothing, pixel_filter, class_weights, bank: See ``FeatureMixer``.
-        ignore_index: Label of void.
-        update_bn: Measure BatchNorm's running statistics on one pass over ``loader`` after training, in either arm: with synthetic
-            features in the batches they are no longer those of real ones. Norms that training left alone stay as they are; in a baseline's
-            model these are the norms whose statistics it has not moved.
-        baseline: Trains the copy in another way, instead of ``Finetuner``: ``(model, loader, config, folder) -> model``.
-        ceiling: Labelled pairs of which real features take the place of synthetic ones; ``masks`` is then not used, and ``generator`` says for
-            which cut and classes.
-        measure: The trained model to its figures at the very end; ``validate`` by default. A class bias is fitted here.
-        output: Folder for checkpoints, from which an interrupted run goes on.
+        ignore_index: The label of void.
+        update_bn: After training, measure BatchNorm's running statistics on one pass over ``loader``, in either arm: synthetic features
+            have changed them. Norms that training did not touch stay as they are; in a baseline's model these are the norms with unchanged
+            statistics.
+        baseline: Trains the copy instead of ``Finetuner``: ``(model, loader, config, folder) -> model``.
+        ceiling: Labelled pairs whose real features replace synthetic ones. ``masks`` is then unused, and ``generator`` only names the cut
+            and the classes.
+        measure: Measures the trained model at the end; ``validate`` by default. ``compare`` fits a class bias here.
+        output: The folder for checkpoints, from which an interrupted run resumes.
         device, progress: As for ``Finetuner``.
 
     Returns:
@@ -111,12 +111,12 @@ def train_arm(
 
         figures = tuner.fit(loader, noted, ignore_index=ignore_index)[-1]
         if not measured:
-            # All steps were done before, and the figures of then may have been measured in another way.
+            # The run was finished already, and its figures may have been measured in another way.
             figures = validate(model.eval())
     else:
         start = {name: value.detach().clone() for name, value in statistics_of(model).items()}
         model = tuner.model = baseline(model, loader, config, Path(output) if output is not None else None)
-        # Its code is unknown, and may leave the model in any mode.
+        # Unknown code may leave the model in any mode.
         tuner.trained_modes(moved_norms(model, start))
         figures = validate(model.eval())
     as_trained = {"as_trained": figures} if update_bn else {}
@@ -128,15 +128,15 @@ def train_arm(
 
 
 def weights_alone(class_weights: Tensor, *, ignore_index: int = 255, device: str | torch.device | None = "auto", progress: bool = True) -> Arm:
-    """An arm with feataug's class weights and none of its synthetic features: what the weights do by themselves.
+    """Make an arm with feataug's class weights but without synthetic features, to measure the effect of the weights alone.
 
     Args:
         class_weights: ``(K,)``, as for ``FeatureMixer``.
-        ignore_index: Label of void.
+        ignore_index: The label of void.
         device, progress: As for ``Finetuner``.
 
     Source:
-        Ours: what they gain, a class bias gains without training (docs/results.md).
+        Ours: a class bias gains as much without training (docs/results.md).
     """
 
     def arm(model: nn.Module, loader: Iterable[Any], config: FinetuneConfig, folder: Path | None) -> nn.Module:

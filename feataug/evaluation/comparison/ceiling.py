@@ -1,4 +1,4 @@
-"""The positive control of a comparison: real features of labelled images that the other arms do not see, where synthetic ones go."""
+"""The positive control of a comparison: real features of further labelled images take the place of synthetic features."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from feataug.errors import DataError, message
 
 
 class LabelledPairs:
-    """A mask source that reads masks from a loader of labelled images, and keeps the images of the last draw.
+    """A mask source that reads masks from a loader of labelled images, and stores the images of the last draw.
 
     Args:
-        loader: Yields ``(images, masks)`` of the size of training crops; it is read again and again.
+        loader: Yields ``(images, masks)`` in the size of training crops. It is read as often as needed.
 
-    In several processes each one reads all of it, so that they draw the same plan.
+    Each process reads the whole loader, so that all draw the same plan.
     """
 
     def __init__(self, loader: Iterable[tuple[Tensor, Tensor]]) -> None:
         self.loader = loader
         self.images = torch.zeros(0)
-        # The pass over the loader, batches of it that were read, and pairs that were taken of the last one.
+        # The current pass over the loader, the batches read in it, and the pairs taken from the last batch.
         self.epoch, self.batch, self.taken = 0, 0, 0
         self._batches: Iterator[Any] | None = None
         self._left: tuple[Tensor, Tensor] | None = None
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """The next ``n`` masks, ``(n, H, W)``; their images are in ``images``. The loader alone decides the order.
+        """Return the next ``n`` masks, ``(n, H, W)``, in the loader's order; ``images`` then holds their images.
 
         Raises:
-            DataError: the loader is empty, or yields something else than images and masks.
+            DataError: the loader is empty, or yields something other than images and masks.
         """
         images, masks = [], []
         missing = n
@@ -53,11 +53,11 @@ class LabelledPairs:
         return torch.cat(masks)
 
     def state_dict(self) -> dict[str, int]:
-        """Where in the loader the next draw begins."""
+        """Return the position in the loader at which the next draw starts."""
         return {"epoch": self.epoch, "batch": self.batch, "taken": self.taken}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """The inverse of ``state_dict``: batches that were read are read once more, those of earlier passes are not."""
+        """Invert ``state_dict``. Batches of the current pass are read again; those of earlier passes are not."""
         self.epoch, self.batch, self.taken = state["epoch"], 0, 0
         self._batches, self._left = None, None
         while self.batch < state["batch"]:
@@ -65,11 +65,11 @@ class LabelledPairs:
         self.taken = state["taken"]
 
     def settings(self) -> dict[str, Any]:
-        """The data set and the order, for checkpoints."""
+        """Describe the data set and its order, for checkpoints."""
         return describe_data(self.loader) or {}
 
     def _pairs(self) -> tuple[Tensor, Tensor]:
-        """The batch that is being taken from."""
+        """Return the batch to take pairs from."""
         while self._left is None or self.taken >= len(self._left[0]):
             self._next()
         return self._left
@@ -99,15 +99,15 @@ class LabelledPairs:
 
 
 class EncodedImages:
-    """Stands where a mixer has its generator: the features of the images that were drawn along with the masks.
+    """Replace a mixer's generator: return the features of the images that were drawn with the masks.
 
-    They come from the encoder as it is in that step, in eval mode and without gradients: that is what generators imitate, and the encoder's
-    running statistics do not move.
+    They come from the current encoder, in eval mode and without gradients: generators imitate this state, and the encoder's running
+    statistics do not change.
 
     Args:
-        cut: The cut of the model that is trained.
+        cut: The cut of the model in training.
         pairs: The mixer's mask source.
-        like: The generator whose place it takes; it says for which cut, classes and void.
+        like: The generator to replace; its spec, classes and void are used.
     """
 
     latent_dim = 0
@@ -117,16 +117,16 @@ class EncodedImages:
         self.spec, self.num_classes, self.ignore_index = like.spec, like.num_classes, like.ignore_index
 
     def __call__(self, masks: Tensor, z: Tensor) -> tuple[Tensor, ...]:
-        """Features of this process's images, ``(n, channels, h, w)`` for each level.
+        """Return features of this process's images, ``(n, channels, h, w)`` for each level.
 
         Args:
-            masks: ``(n, H, W)``, the last ones drawn.
-            z: Not looked at.
+            masks: ``(n, H, W)``, the masks of the last draw.
+            z: Unused.
         """
         images = self.pairs.images[local_slice()].to(masks.device, memory_format=torch.channels_last)
         with torch.no_grad(), eval_mode(self.cut.model):
             return tuple(feature.detach() for feature in self.cut.encode(images))
 
     def eval(self) -> EncodedImages:
-        """Nothing to switch: the encoder's mode is the training's."""
+        """Do nothing: training decides the encoder's mode."""
         return self

@@ -1,4 +1,4 @@
-"""Does it help my model? The control and feataug on paired seeds, equal steps, equal real batches and an equal way to predict."""
+"""Compare training with and without feataug: paired seeds, equal steps, equal real batches and the same way to predict."""
 
 from __future__ import annotations
 
@@ -60,42 +60,42 @@ def compare(
     device: str | torch.device | None = "auto",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train the model further with and without synthetic features, several times, and tell whether they help.
+    """Train the model further with and without synthetic features, several times, and report whether they help.
 
     In each pair both arms start from ``model``, take ``config.num_steps`` steps and see the same real batches in the same order;
-    feataug's batches hold synthetic samples besides. The control is what the paper leaves out. All arms are predicted with in one way, the one
-    that the model was trained for, and are compared after a class bias: what a bias gives as well is no merit of an arm.
+    feataug's batches contain synthetic samples in addition. The paper has no such control. All arms predict in the same way, the one that
+    the model was trained for. They are compared after a class bias, because an arm deserves no credit for what a bias gains as well.
 
     Args:
-        model: The trained model; it stays as it is.
-        at: Where it is cut.
-        generator: Trained for this cut.
-        masks: Mask source of the synthetic samples. Its state is put back before every arm.
-        loader: A seed to the loader of real ``(images, masks)`` for that seed, one that repeats itself:
+        model: The trained model; it is not changed.
+        at: The layer or layers to cut at.
+        generator: A generator trained for this cut.
+        masks: The mask source of the synthetic samples. Its state is restored before every arm.
+        loader: Makes the loader of real ``(images, masks)`` for a seed. It must repeat itself:
             ``lambda seed: feataug.data.seeded_loader(train_set, 16, seed=seed)``.
-        val_loader: Pairs to measure on. None of their images may be in any of the other loaders.
-        config: Of the training; its ``seed`` is replaced by each of ``seeds``.
-        seeds: One pair of runs each; at least two for an interval.
-        baselines: Further arms by name, each against the control: ``(model, loader, config, folder) -> trained model``.
-        ceiling: A positive control: a seed to the loader of labelled images, of the training crops' size, which the other arms do not see. The
-            arm ``"ceiling"`` trains as feataug does, with the encoder's features of these images and their true masks in the place of
-            synthetic samples. What it does not gain, no generator can be shown to gain here.
-        plain_loader: Labelled training images as images are predicted: whole, without random crops or colours. The choice between windows and
-            whole images and all class biases are made on it; fifty images are enough. Without it the first 64 crops that ``loader`` yields
-            for the first seed stand in for the biases, and windows are taken where validation images are larger than the crops.
-        crop_size: Rows and columns of the crops that the model is trained on. ``"auto"``: of the first images that ``loader`` yields for the
-            first seed. ``None`` where training sees whole images.
-        window: Rows and columns of a sliding window for the base and all arms, or ``None`` for whole images. ``"auto"``: the crops' size where
-            validation images have another size and the base model does better so on ``plain_loader`` by more than a point of mIoU.
-        bias: Whether to fit a class bias (``fit_class_bias``) to the base and to every trained arm.
+        val_loader: Yields the pairs to measure on. None of their images may be in any other loader.
+        config: Settings of the training. Each of ``seeds`` replaces its ``seed``.
+        seeds: One pair of runs for each seed; an interval needs at least two.
+        baselines: Further arms by name, each compared with the control: ``(model, loader, config, folder) -> trained model``.
+        ceiling: A positive control: makes for a seed the loader of labelled images, in the size of the training crops, that the other arms
+            do not see. The arm ``"ceiling"`` trains like feataug, but with the encoder's features of these images and their true masks
+            instead of synthetic samples. If it does not gain in a measure, no generator can be shown to gain there.
+        plain_loader: Yields labelled training images in the form of later images: whole, without random crops or colours. It decides
+            between windows and whole images, and class biases are fitted on it; fifty images are enough. Without it, the first 64 crops of
+            ``loader`` for the first seed serve for the biases, and windows are used if validation images are larger than the crops.
+        crop_size: Rows and columns of the training crops. ``"auto"`` takes the size of the first images of ``loader`` for the first seed;
+            ``None`` means that training sees whole images.
+        window: Rows and columns of a sliding window for the base and all arms, or ``None`` for whole images. ``"auto"`` takes the size of
+            the crops if validation images have another size and windows gain more than a point of mIoU on ``plain_loader``.
+        bias: Fit a class bias (``fit_class_bias``) to the base and to every trained arm.
         ratio, label_smoothing, pixel_filter, class_weights, bank: See ``FeatureMixer``.
-        weights_arm: Where there are ``class_weights``, train a third arm, ``"class weights"``, which has them and no synthetic features: what
-            feataug gains over *that* is the synthetic features' own.
-        update_bn: Measure BatchNorm anew on real images in the end, in every arm.
-        classes: Names; numbers by default.
-        example: For ``split``.
-        output: Folder. Arms that are done are not run again, one that was stopped goes on; ``result.json`` is written after every seed;
-            ``feataug report`` makes a page of it all.
+        weights_arm: With ``class_weights``, train a third arm, ``"class weights"``, which has them and no synthetic features. The gain of
+            feataug over *this* arm comes from the synthetic features.
+        update_bn: Measure BatchNorm again on real images at the end of every arm.
+        classes: The class names; numbers by default.
+        example: The example for ``split``.
+        output: The output folder. Finished arms are not run again, and a stopped arm resumes; ``result.json`` is written after every seed;
+            ``feataug report`` makes a page of it.
         device, progress: As for ``Finetuner``.
 
     Returns:
@@ -109,13 +109,12 @@ def compare(
         measures where the ceiling's gain is not shown.
 
     Raises:
-        ConfigError: no seeds, seeds that repeat, a loader that takes no seed, or a baseline named as one of our arms.
+        ConfigError: ``seeds`` are missing or repeat, the loader takes no seed, or a baseline has the name of a built-in arm.
         ShapeError: ``window`` or ``crop_size`` is no size.
         CheckpointError: ``output`` holds runs with other settings, measured in another way, or of another model, generator, mask source, data
             set or validation set.
-        DataError: the loader gives other batches when it is read again with the same seed; the masks to measure on hold one class and
-            void only; or an image to measure on is also in ``loader``, ``plain_loader`` or ``ceiling``, as far as that can be found out
-            (``evaluation.leakage``).
+        DataError: the loader gives other batches when it is read again with the same seed; the masks to measure on hold only one class and
+            void; or an image to measure on is also in ``loader``, ``plain_loader`` or ``ceiling``, as far as ``check_leaks`` can find it.
 
     Source:
         Ours. Post-hoc class biases: Menon et al. (2021).
@@ -130,7 +129,7 @@ def compare(
     folder = Path(output) if output is not None else None
     names = list(classes) if classes is not None else [str(number) for number in range(generator.num_classes)]
     old = {"model": partial(old_fingerprint, model), "generator": partial(old_fingerprint, generator)}
-    # Before anything is measured: it may start the processes' group.
+    # Before any measurement: it may start the process group.
     on = make_accelerator(device, config.mixed_precision).device
     once = partial(kept_run, "compare", folder, on, old)
     sample = loader(seeds[0])
@@ -172,7 +171,7 @@ def compare(
             base_model, sample, val_loader, plain_loader, window=window, crop_size=crop_size, bias=bias, classes=names,
             ignore_index=ignore_index, once=once, identity=measured,
         )  # fmt: skip
-        measured |= {"val_data": describe_data(val_loader, measured=True), "classes": names, "ignore_index": ignore_index, **measuring.way}
+        measured |= {"val_data": describe_data(val_loader, measured=True), "classes": names, "ignore_index": ignore_index, **measuring.method}
         trained_as = {"config": {key: value for key, value in config.to_dict().items() if key != "seed"}, "update_bn": update_bn}
         common = measured | trained_as | {"at": at if isinstance(at, str) else list(layer_names(at))}
         weighted = common | {"class_weights": class_weights.tolist() if class_weights is not None else None}
@@ -192,13 +191,13 @@ def compare(
         result: dict[str, Any] = {}
         for seed in seeds:
             runs = {}
-            # The first arm that is run takes it; each of the others takes one of its own.
+            # The first arm that runs takes this loader; each other arm makes its own.
             unread = [loader(seed)]
             data = {"data": describe_data(unread[0])}
             if ceiling is not None:
                 kept[CEILING] = weighted | common_mixing | {"ceiling_data": describe_data(ceiling(seed))}
             for name in arms:
-                # Neither the control nor a baseline depends on how feataug mixes: with other settings only its own arm is run again.
+                # Control and baselines do not depend on feataug's mixing: with other mixing only the arm feataug runs again.
                 runs[name] = once(f"seed-{seed}/{name}", kept.get(name, common) | data, partial(run, name, seed, unread))
             finished.append({"seed": seed} | runs)
             result = summary(base, finished, arms, bool(alone))
@@ -212,9 +211,9 @@ def _check(loader: Any, seeds: Sequence[int], baselines: Mapping[str, Arm], ours
     check_seeds("compare", loader, seeds, "the arms of a pair")
     taken = sorted(set(ours) & set(baselines))
     if taken:
-        advice = "Or leave ours out: weights_arm=False." if WEIGHTS in taken else None
+        advice = "Or leave the built-in arm out: weights_arm=False." if WEIGHTS in taken else None
         raise ConfigError(
             message(
-                "compare: a baseline has the name of one of our arms.", given=", ".join(taken), needed="another name", advice=advice
+                "compare: a baseline has the name of a built-in arm.", given=", ".join(taken), needed="another name", advice=advice
             )
         )

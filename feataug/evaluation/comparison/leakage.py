@@ -1,4 +1,4 @@
-"""Are images that a comparison measures on also trained on? Asked before anything is trained."""
+"""Find validation images that are also in a training set, before anything is trained."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from torch import Tensor
 
 from feataug.core.fingerprints import spread
 from feataug.errors import DataError, message
-from feataug.evaluation.repeatability import put_back
+from feataug.evaluation.repeatability import preserved_rng
 
-# Pictures without files that are read from each set at most, evenly spread; and how many leaks an error names.
+# The largest number of pictures without files to read from each set, and of leaks to name in an error.
 MOST, _NAMED = 2048, 5
 _TRANSFORMS = ("transforms", "transform", "target_transform")
-# Where a loader or a data set keeps the one that it reads from.
+# Attributes in which a loader or a data set stores its source.
 _INNER = ("dataset", "loader")
 _DEPTH = 16
 
-# An image of a set: its number there, the data set that reads it, and its number there.
+# An image: its number in the set, the data set that reads it, and its number in that data set.
 Item = tuple[int, Any, int]
 
 
 def check_leaks(val_loader: Any, trained_on: Mapping[str, Any]) -> str:
-    """Raise if an image of a training set is also in the validation set.
+    """Raise an error if an image of a training set is also in the validation set.
 
-    Images that readers of ``feataug.data`` read from files are compared by their files: the same path, links followed, or the same bytes under
-    another name. Of files only those of equal size are read, and none is decoded. Other data sets are compared by their pictures, read
-    without the data set's ``transforms`` where it has that attribute; up to 2048 of each set. A picture of one colour says nothing.
+    Images of ``feataug.data`` readers are compared by their files: the same path (with links resolved), or the same bytes under another
+    name. Only files of equal size are read, and none is decoded. Other data sets are compared by their pictures, up to 2048 of each set,
+    read without the data set's ``transforms`` if it has that attribute. Pictures of a single colour are skipped.
 
-    What is not found: a picture that was scaled, cropped or compressed once more before it was stored; one that a data set crops or changes
-    in its own ``__getitem__``, but for mirroring; frames that only look alike. Sets of which one has files and the other has none are compared
-    by pictures, which are equal only if both give the same numbers.
+    Not found are pictures that were scaled, cropped or compressed again before they were stored, pictures that a data set changes in its own
+    ``__getitem__`` (except by mirroring), and frames that only look alike. If only one of two sets has files, pictures are compared; they
+    are equal only if both sets give the same values.
 
     Args:
-        val_loader: The loader, data set or list of batches that is measured on.
-        trained_on: Names, for the error, to loaders of images that something is trained or fitted on.
+        val_loader: The loader, data set or list of batches to measure on.
+        trained_on: Loaders of images for training or fitting, by names for the error.
 
     Returns:
-        ``"files"`` or ``"images"``, by what was compared; ``"not possible"`` where some set's images cannot be read by number, or have
-        numbers of another kind.
+        ``"files"`` or ``"images"``, depending on what was compared; ``"not possible"`` if some set's images cannot be read by number, or
+        have another dtype or number of dimensions.
 
     Raises:
-        DataError: images are in both, with their names or numbers.
+        DataError: some images are in both; the message names them.
 
     Source:
         Ours.
@@ -75,7 +75,7 @@ def check_leaks(val_loader: Any, trained_on: Mapping[str, Any]) -> str:
 
 
 def _items(source: Any) -> list[Item]:
-    """The images behind a loader or a data set; none where they cannot be known."""
+    """List the images behind a loader or a data set, or nothing if they are unknown."""
     found = _within(source, 0)
     return [(number, dataset, index) for number, (dataset, index) in enumerate(found)]
 
@@ -102,7 +102,7 @@ def _within(source: Any, depth: int) -> list[tuple[Any, int]]:
 
 
 def _readable(value: Any) -> bool:
-    """Whether it may be a data set or a loader; torchvision's folders call a function ``loader``."""
+    """Whether a value may be a data set or a loader: in torchvision's folders, ``loader`` is a function."""
     return value is not None and (hasattr(value, "__getitem__") or hasattr(value, "dataset"))
 
 
@@ -121,7 +121,7 @@ def _file(item: Item) -> Path | None:
 
 
 def _same_files(found: list[Item], measured: list[Item]) -> list[tuple[str, str]]:
-    """Names of files in both sets, by path or by content."""
+    """List the files in both sets, by path or by content."""
     val = [str(_file(item)) for item in measured]
     paths = {os.path.realpath(name): name for name in val}
     sizes: dict[int, list[str]] = {}
@@ -148,39 +148,39 @@ def _same_files(found: list[Item], measured: list[Item]) -> list[tuple[str, str]
 
 
 def _same_pictures(found: list[Item], measured: list[Item]) -> list[tuple[str, str]] | None:
-    """Numbers of pictures in both sets; ``None`` where they cannot be compared."""
+    """List the pictures in both sets by number; ``None`` if they cannot be compared."""
     try:
-        with put_back():
+        with preserved_rng():
             val = {key: (kind, item) for item in spread(measured, MOST) for kind, key in islice(_keys(item), 1) if key}
             keys = [(item, list(_keys(item))) for item in spread(found, MOST)]
     except Exception:
-        # A set that cannot be read by number is for the training to judge.
+        # Training reports errors of a set that cannot be read by number.
         return None
     kinds = {kind for kind, _ in val.values()}
     if not any(kind in kinds for _, both in keys for kind, _ in both):
         return None
     shared = []
     for item, both in keys:
-        # Its mirror image is the second.
+        # The first key is the picture's, the second that of its mirror image.
         other = next((val[key][1] for _, key in both if key in val), None)
         if other is not None:
-            shared.append((_named(item), _named(other)))
+            shared.append((_name_of(item), _name_of(other)))
     return shared
 
 
 def _keys(item: Item) -> Iterable[tuple[str, str]]:
-    """Kind and digest of a picture, then of its mirror image; an empty digest for a picture of one colour."""
+    """Yield kind and digest of a picture and of its mirror image. The digest of a single colour is empty."""
     picture = _picture(item)
     kind = f"{picture.dtype} {picture.ndim}"
     plain = picture.size == 0 or bool((picture == picture.reshape(-1)[0]).all())
-    for turned in (picture, picture[..., ::-1]):
-        digest = hashlib.sha256(np.ascontiguousarray(turned).tobytes())
+    for view in (picture, picture[..., ::-1]):
+        digest = hashlib.sha256(np.ascontiguousarray(view).tobytes())
         digest.update(str(picture.shape).encode())
         yield kind, "" if plain else digest.hexdigest()
 
 
 def _picture(item: Item) -> np.ndarray:
-    """An image ``(C, H, W)`` as its data set has it before the transforms."""
+    """Return an image ``(C, H, W)`` from before the data set's transforms."""
     _, dataset, index = item
     if isinstance(dataset, Tensor):
         return dataset[index].detach().cpu().numpy()
@@ -200,7 +200,7 @@ def _picture(item: Item) -> np.ndarray:
     return np.moveaxis(array, -1, 0) if array.ndim == 3 and array.shape[-1] in (1, 3, 4) else array
 
 
-def _named(item: Item) -> str:
+def _name_of(item: Item) -> str:
     file = _file(item)
     return str(file) if file is not None else f"image {item[0]}"
 
@@ -212,7 +212,7 @@ def _error(name: str, shared: list[tuple[str, str]], found: list[Item]) -> DataE
         message(
             f"compare: {name} holds images of the validation set.",
             given=f"{len(shared)} of {len(found)}: {', '.join(listed)}{more}",
-            needed="no image in both: figures on images that were trained on are too good",
-            advice="Leave these images out of one of the two. Left of = is the image there, right of it that of val_loader.",
+            needed="no image in both: figures on training images are too good",
+            advice="Remove these images from one of the two. Left of = is the image there, right of it that of val_loader.",
         )
     )

@@ -1,4 +1,4 @@
-"""What a comparison allows to be said: after a class bias, beyond it, and where there is room for a gain at all."""
+"""Summarise a comparison: means, differences, what goes beyond a class bias, and where a gain is possible at all."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 from feataug.core.measures import MEASURES, TITLES
 from feataug.evaluation.paired_differences import differences, interval, mean_figures, verdict
 
-# The arm that has the class weights and no synthetic features; and the one that has real features in their place.
+# The arm with class weights and no synthetic features, and the arm with real features instead of synthetic ones.
 WEIGHTS, CEILING = "class weights", "ceiling"
 
 
 def summary(base: dict[str, Any], finished: Sequence[Mapping[str, Any]], arms: Sequence[str], weighted: bool) -> dict[str, Any]:
-    """Means, differences and the verdict of the pairs that are finished, as ``compare`` returns them.
+    """Make the result of ``compare`` from the finished pairs: means, differences and the verdict.
 
     Args:
-        base: Figures before.
+        base: The figures before training.
         finished: ``seed`` and every arm's figures, for each seed.
-        arms: Names of the arms; the control is the first.
-        weighted: Whether one of them has the class weights alone.
+        arms: The names of the arms; the control is first.
+        weighted: Whether there is an arm with only the class weights.
     """
     by_arm = {name: [entry[name] for entry in finished] for name in arms}
     gaps = {name: differences(by_arm["control"], by_arm[name]) for name in arms[1:]}
@@ -43,26 +43,26 @@ def summary(base: dict[str, Any], finished: Sequence[Mapping[str, Any]], arms: S
 
 
 def whole_verdict(found: Mapping[str, Any]) -> str:
-    """All sentences about a comparison, from what ``summary`` found."""
+    """Join all sentences about a comparison, from the result of ``summary``."""
     gaps = found["differences"]
-    said = [verdict(found["difference"])]
+    sentences = [verdict(found["difference"])]
     if len(found["seeds"]) > 1:
         before = found.get("differences_before_bias", {})
         arms = [name for name in before if name != CEILING]
-        said += [sentence for name in arms if (sentence := beyond_bias(before[name], gaps[name], name))]
+        sentences += [sentence for name in arms if (sentence := beyond_bias(before[name], gaps[name], name))]
         if "beyond_weights" in found:
-            said.append(f"Over the class weights alone: {verdict(found['beyond_weights'])}")
+            sentences.append(f"Over the class weights alone: {verdict(found['beyond_weights'])}")
         if CEILING in gaps and (sentence := room(gaps[CEILING])):
-            said.append(sentence)
-    return " ".join(said)
+            sentences.append(sentence)
+    return " ".join(sentences)
 
 
 def beyond_bias(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> str | None:
-    """A sentence about gains that a class bias gives as well; ``None`` if there are none.
+    """Say which gains a class bias gives as well; ``None`` if there are none.
 
     Args:
-        before, after: Differences to the control without and with a class bias on either side.
-        name: Of the arm.
+        before, after: Differences to the control without and with a class bias on both sides.
+        name: The name of the arm.
 
     Example:
         >>> before = {m: {"mean": 1.0, "low": 0.5, "high": 1.5} for m in MEASURES}
@@ -81,7 +81,7 @@ def beyond_bias(before: Mapping[str, Any], after: Mapping[str, Any], name: str) 
 
 
 def room(ceiling: Mapping[str, Any]) -> str | None:
-    """A sentence about measures in which even real features gain nothing; ``None`` if there is no such measure.
+    """Say in which measures even real features gain nothing; ``None`` if there is no such measure.
 
     Args:
         ceiling: Differences of the arm ``"ceiling"`` to the control.
@@ -104,7 +104,7 @@ def room(ceiling: Mapping[str, Any]) -> str | None:
 
 
 def shares_of(ceiling: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float | None]:
-    """An arm's mean gain over that of the ceiling, for each measure; ``None`` where the ceiling's is not shown to be above zero."""
+    """Divide an arm's mean gain by the ceiling's for each measure; ``None`` where the ceiling's gain is not shown to be above zero."""
     return {m: arm[m]["mean"] / ceiling[m]["mean"] if _shown(ceiling[m]) else None for m in MEASURES}
 
 

@@ -1,1 +1,1 @@
-"""How far synthetic features are from real ones, and whether they are copies."""
+"""The quality of synthetic features: distances to real features, and a test for copies."""

@@ -1,8 +1,7 @@
-"""Are synthetic features varied and realistic, and no copies? Measures beside recognition and the teaching score."""
+"""Measure whether synthetic features are varied and realistic, and whether they are copies."""
 
 from __future__ import annotations
 
-import itertools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,15 +10,16 @@ import torch
 from torch import Tensor
 
 from feataug.core.checks import check_number
+from feataug.core.devices import device_of
 from feataug.core.modes import eval_mode
 from feataug.errors import DataError, message
 from feataug.evaluation.quality.feature_samples import Gathered, gather
 from feataug.evaluation.quality.fidelity import frechet, kth_distance, precision_recall
 from feataug.evaluation.quality.memory_test import memory_test
 
-# Cells that a class must have; a Gaussian needs twice as many as it has channels.
+# A class needs this many cells; a Gaussian needs twice as many cells as channels.
 FEWEST = 50
-# Maps that the memory test must have.
+# The memory test needs this many maps.
 FEWEST_MAPS = 10
 
 _FIGURES = ("frechet", "precision", "recall")
@@ -43,31 +43,32 @@ def feature_quality(
     """Compare synthetic features with real ones as two sets of vectors, and test whether the generator copies training features.
 
     A vector is a cell of a feature map, in the generator's standardised units (each channel has mean 0 and variance 1 on training images).
-    Its class is the one that covers most of it; cells that are mostly void are left out. Real features of held-out images are compared
-    with synthetic features of the same masks, at the same cells. The reference is what the truth would get in the generator's place: real
-    features of training images against those of held-out images.
+    Its class is the one that covers most of the cell; cells that are mostly void are left out. Real features of held-out images are
+    compared with synthetic features of the same masks, at the same cells. The reference replaces the generator by the truth: real
+    features of training images are compared with those of held-out images.
 
     Args:
         cut: A cut of the trained model.
         generator: A ``FeatureGenerator`` for it.
-        train_loader: Yields ``(images, masks)`` that the generator was trained on. Augmentation is allowed; the features of what the
-            loader yields count as the training features.
+        train_loader: Yields ``(images, masks)`` that the generator was trained on. They may be augmented; the features of the augmented
+            images count as training features.
         val_loader: Yields held-out ``(images, masks)``.
-        ignore_index: Label of void.
-        cells: Compare so many cells of each set at most, drawn evenly from all labelled cells.
-        images: Read the first so many images of each loader at most. A loader should be shuffled if it has more.
-        neighbours: Neighbours that decide the radii of the balls of precision and recall.
-        seed: Seeds the noise and the choice of cells.
-        device: Where images and masks are sent; where the model is by default.
+        ignore_index: The label of void.
+        cells: The largest number of cells of each set, drawn evenly from all labelled cells.
+        images: The largest number of images of each loader; the first ones are read. Shuffle a loader that has more.
+        neighbours: The number of neighbours that decides the radii for precision and recall.
+        seed: Seeds the noise and the draw of cells.
+        device: The device for images and masks; the model's by default.
 
     Returns:
-        Plain values, for JSON; ``report.quality_table`` shows them. ``frechet``, ``precision``, ``recall``: see
-        ``evaluation.fidelity``; ``reference``: the same three of real training features; ``cells``: how many were compared. ``per_class``:
-        the same by label; an entry is ``None`` for a class with fewer than 50 cells, ``frechet`` is ``None`` for fewer than two cells for
-        each channel, and ``reference`` where training features have too few. ``memory`` has ``cells`` and ``maps``, the test for single
-        cells and for whole maps (``None`` for fewer than 10); see ``evaluation.memory.memory_test``; and ``copies``, whether either
-        says so. Where several maps cross, these are means over them (``copies``: any of them), and ``levels`` lists each with its
-        ``level`` and ``channels``; class and register tokens have no place in an image and are left out. ``settings`` holds the arguments.
+        Plain values, for JSON; ``reporting.tables.quality_table`` shows them. ``frechet``, ``precision``, ``recall``: see
+        ``quality.fidelity``. ``reference``: the same three for real training features. ``cells``: the number of cells compared.
+        ``per_class``: the same by label; an entry is ``None`` for a class with fewer than 50 cells, ``frechet`` is ``None`` for fewer than
+        two cells for each channel, and ``reference`` is ``None`` for too few training features. ``memory``: the tests ``cells`` and
+        ``maps`` of single cells and of whole maps (``None`` for fewer than 10), see ``quality.memory_test``, and ``copies``, whether
+        either finds copies. If several maps cross the cut, these are means over them (``copies``: any of them), and ``levels`` lists each
+        with its ``level`` and ``channels``. Class and register tokens have no position in an image and are left out. ``settings``: the
+        arguments.
 
     Raises:
         ConfigError: a number is out of range, or ``ignore_index`` is a class.
@@ -75,8 +76,8 @@ def feature_quality(
         DtypeError, LabelError, ShapeError: images, masks or features do not fit; a mask holds a value that is no class.
 
     Note:
-        Figures depend on the number of cells and channels: compare those of one cut, data set and ``cells``, and each with its reference.
-        Copies of images beyond the first ``images`` are not seen, unless their masks are among them.
+        Figures depend on the number of cells and channels: compare them only for one cut, data set and ``cells``, each with its reference.
+        Copies of images beyond the first ``images`` are not found, unless their masks are among them.
 
     Source:
         Heusel et al. (2017), Kynkäänniemi et al. (2019), Meehan et al. (2020). Ours: cells of features, the memory test's reference.
@@ -86,8 +87,7 @@ def feature_quality(
     check_number("feature_quality", "neighbours", neighbours, low=1, high=FEWEST - 1, integer=True)
     check_number("feature_quality", "seed", seed, low=0, integer=True)
     given = {"images": images, "cells": cells, "ignore_index": ignore_index, "seed": seed}
-    if device is None:
-        device = next((x.device for x in itertools.chain(cut.model.parameters(), cut.model.buffers())), torch.device("cpu"))
+    device = device_of(cut.model) if device is None else device
     with eval_mode(cut.model), eval_mode(generator):
         train, val = (
             gather("feature_quality", name, cut, generator, loader, device=device, **given)
@@ -107,12 +107,12 @@ def _level(train: Gathered, val: Gathered, num_classes: int, neighbours: int) ->
                 advice="Pass loaders of more or larger images.",
             )
         )
-    found = _compared(train.real, val.real, val.synthetic, neighbours)
+    found = _compare(train.real, val.real, val.synthetic, neighbours)
     by_class = []
     for number in range(num_classes):
         # Labels are on the CPU, features where the model is.
-        mine, theirs = ((x.labels == number).to(x.real.device) for x in (train, val))
-        by_class.append(_compared(train.real[mine], val.real[theirs], val.synthetic[theirs], neighbours))
+        in_train, in_val = ((x.labels == number).to(x.real.device) for x in (train, val))
+        by_class.append(_compare(train.real[in_train], val.real[in_val], val.synthetic[in_val], neighbours))
     tests: dict[str, Any] = {
         "cells": memory_test((train.synthetic, train.real), (val.synthetic, val.real)),
         "maps": None,
@@ -124,8 +124,8 @@ def _level(train: Gathered, val: Gathered, num_classes: int, neighbours: int) ->
     return {"level": val.level.name, "channels": val.level.channels, **(found or {}), "per_class": by_class, "memory": tests}
 
 
-def _compared(train: Tensor, real: Tensor, synthetic: Tensor, neighbours: int) -> dict[str, Any] | None:
-    """The three figures of synthetic features and of real training features, each against held-out ones; as many of each."""
+def _compare(train: Tensor, real: Tensor, synthetic: Tensor, neighbours: int) -> dict[str, Any] | None:
+    """Compare synthetic features and real training features with held-out ones, with equal numbers of each."""
     if len(real) < FEWEST:
         return None
     count = min(len(real), len(train)) if len(train) >= FEWEST else len(real)
@@ -142,7 +142,7 @@ def _compared(train: Tensor, real: Tensor, synthetic: Tensor, neighbours: int) -
 
 
 def _mean(levels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The means over levels."""
+    """Average the figures over levels."""
     found = _means(levels) | {"per_class": [_means(rows) for rows in zip(*(x["per_class"] for x in levels), strict=True)]}
     tests = {name: _average([x["memory"][name] for x in levels if x["memory"][name]], _DISTANCES) for name in ("cells", "maps")}
     return found | {"memory": tests | {"copies": any(x["memory"]["copies"] for x in levels)}}
@@ -157,7 +157,7 @@ def _means(rows: Sequence[Any]) -> Any:
 
 
 def _average(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Any] | None:
-    """Means of what is known, by name; counts are the least of them, and a copy in one is a copy."""
+    """Average known values by name. Counts take the minimum, and ``copies`` is true if any is."""
     if not rows:
         return None
     known = {name: [row[name] for row in rows if row[name] is not None] for name in names}

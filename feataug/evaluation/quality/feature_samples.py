@@ -1,4 +1,4 @@
-"""A bounded, even sample of the cells of feature maps, and whole maps, of a loader's images and of its masks."""
+"""Sample cells of real and synthetic feature maps evenly, in bounded memory; and whole maps on a coarse grid."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from feataug.core.checks import check_batch, check_features, check_loader, check_masks
@@ -15,24 +16,24 @@ from feataug.core.specs import LevelSpec
 from feataug.errors import DataError, message
 from feataug.generation.layers.class_shares import class_shares
 
-# A map is compared by so many cells on each side.
+# Whole maps are compared on a grid with this many cells on each side.
 _SIDE = 8
 
 
 @dataclass
 class Gathered:
-    """Features of one level, real and synthetic ones of the same masks, in standardised units.
+    """Real and synthetic features of one level for the same masks, in standardised units.
 
     Args:
-        level: Which one.
-        count: Keep so many cells.
-        rng: Decides which ones.
+        level: The level.
+        count: The largest number of cells to keep.
+        rng: Draws the cells.
 
     Attributes:
         real, synthetic: Cells ``(n, channels)``, in random order.
-        labels: Their classes ``(n,)``.
-        real_maps, synthetic_maps: ``(images, channels, 64)``: 8 x 8 cells of each map, evenly spread over it, so that maps of any
-            size can be compared; in smaller maps some cells are repeated.
+        labels: The classes of the cells, ``(n,)``.
+        real_maps, synthetic_maps: ``(images, channels, 64)``: 8 x 8 cells spread evenly over each map, so that maps of any size can be
+            compared. Smaller maps repeat some cells.
     """
 
     level: LevelSpec
@@ -45,32 +46,32 @@ class Gathered:
     maps: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def add(self, real: Tensor, synthetic: Tensor, masks: Tensor, num_classes: int) -> None:
-        """Take a batch's features ``(B, channels, h, w)`` and masks ``(B, H, W)``."""
+        """Add a batch's features ``(B, channels, h, w)`` and masks ``(B, H, W)``."""
         h, w = real.shape[-2:]
-        # Where the level is rounded down, the last pixels of an image belong to no cell.
+        # If the level's size is rounded down, the last pixels of an image belong to no cell.
         labels = class_shares(masks, num_classes, self.level.reduction).argmax(1)[:, :h, :w].flatten().cpu()
-        # A key for every cell, drawn image by image: what is kept depends neither on batches nor on other images' masks.
+        # A key for every cell, drawn image by image: the sample depends neither on batches nor on other images' masks.
         keys = torch.cat([torch.rand(h * w, generator=self.rng, dtype=torch.float64) for _ in masks])
         valid = (labels < num_classes).nonzero().flatten()
         chosen = valid[keys[valid].topk(min(self.count, len(valid)), largest=False).indices]
-        found = [x.float().movedim(1, -1).flatten(0, 2)[chosen.to(x.device)] for x in (real, synthetic)]
+        found = [rearrange(x.float(), "b c h w -> (b h w) c")[chosen.to(x.device)] for x in (real, synthetic)]
         fresh = [*found, labels[chosen], keys[chosen]]
         if self.keys.numel():
             fresh = [torch.cat([a, b]) for a, b in zip((self.real, self.synthetic, self.labels, self.keys), fresh, strict=True)]
         order = fresh[3].argsort()[: self.count]
         self.real, self.synthetic, self.labels, self.keys = (x[order.to(x.device)] for x in fresh)
         rows, columns = (torch.linspace(0, side - 1, _SIDE, device=real.device).round().long() for side in (h, w))
-        first, second = (x.float()[:, :, rows][..., columns].flatten(2) for x in (real, synthetic))
+        first, second = (rearrange(x.float()[:, :, rows][..., columns], "b c h w -> b c (h w)") for x in (real, synthetic))
         self.maps.append((first, second))
 
     @property
     def real_maps(self) -> Tensor:
-        """Maps of the images."""
+        """Coarse maps of the images' features."""
         return torch.cat([real for real, _ in self.maps])
 
     @property
     def synthetic_maps(self) -> Tensor:
-        """Maps of their masks."""
+        """Coarse maps of the features generated from their masks."""
         return torch.cat([synthetic for _, synthetic in self.maps])
 
 
@@ -87,15 +88,17 @@ def gather(
     seed: int,
     device: Any,
 ) -> list[Gathered]:
-    """Features of the first ``images`` images of a loader and of their masks, for each level that is a map; models are in eval mode.
+    """Gather features of the first ``images`` images of a loader and of their masks, for each level that is a map.
+
+    The models must be in eval mode.
 
     Raises:
-        DataError: nothing can be compared: no batch, no cell with a class, features that are not finite.
+        DataError: there is no batch, no cell has a class, or features are not finite.
         DtypeError, LabelError, ShapeError: a batch is no pair of images and masks, or does not fit the model or the generator.
     """
     spec, num_classes = generator.spec, generator.num_classes
     noise = generator_for(seed, "quality", name, "noise")
-    # By number, since layers may share a name.
+    # By index, since layers may share a name.
     maps = [number for number, level in enumerate(spec) if not level.tokens]
     levels = [Gathered(spec[number], cells, generator_for(seed, "quality", name, number)) for number in maps]
     seen = 0

@@ -1,1 +1,1 @@
-"""Which layer to cut at."""
+"""Compare the layers at which a model can be cut."""

@@ -1,4 +1,4 @@
-"""Places worth comparing: the images themselves, and bottlenecks from the model's beginning to its end."""
+"""Choose the cuts to compare: the images themselves, and bottlenecks from the model's beginning to its end."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from feataug.errors import SplitError, message
 
 
 def candidates(model: nn.Module, example: Any = None, count: int = 6) -> list[str | tuple[str, ...]]:
-    """The images themselves, if the first layer alone reads them, and at most ``count`` places of ``feataug.cuts``.
+    """List the images themselves, if only the first layer reads them, and at most ``count`` cut points of ``feataug.cuts``.
 
     Args:
         model: Any module that takes images.
-        example: As for ``split``.
-        count: How many places.
+        example: The example for ``split``.
+        count: The largest number of cut points.
 
     Returns:
-        Bottlenecks, where no more values cross than at the places before and after, spread evenly over the list of them. Left out are those
-        where only tokens cross, and those followed by less than a hundredth of the multiply-adds: a classifier, with nothing to learn.
+        Bottlenecks, at which no more values cross than at the cut points before and after, spread evenly over all of them. Cut points
+        with only tokens are left out, and those with less than a hundredth of the multiply-adds after them: a classifier alone has
+        little to learn.
 
     Raises:
-        SplitError: there is none.
+        SplitError: there is no candidate.
     """
     places = thinned(cuts(model, example, everything=True), count)
     first = _before_all(model, example)
@@ -39,7 +40,7 @@ def candidates(model: nn.Module, example: Any = None, count: int = 6) -> list[st
     if not places and not found:
         raise SplitError(
             message(
-                "stages: the model has no place to cut.",
+                "stages: the model has no cut point.",
                 given=f"{type(model).__name__}; feataug.cuts finds none",
                 needed="a layer after which its output alone is read",
                 advice="Name the candidates: at=[...]; a cut may also name several layers.",
@@ -49,7 +50,7 @@ def candidates(model: nn.Module, example: Any = None, count: int = 6) -> list[st
 
 
 def thinned(places: Sequence[CutPoint], count: int) -> list[CutPoint]:
-    """Bottlenecks, at most ``count`` of them, evenly from the first to the last; any places where there are none."""
+    """Choose at most ``count`` bottlenecks, evenly from the first to the last; without bottlenecks, any cut points."""
     places = [
         place
         for place in places
@@ -59,7 +60,7 @@ def thinned(places: Sequence[CutPoint], count: int) -> list[CutPoint]:
     values = [sum(level.channels * math.prod(level.size(size)) for level in place.spec) for place in places]
     narrow = [
         place
-        # Before the first place there are the images.
+        # The images come before the first cut point.
         for place, before, here, after in zip(places, [3 * math.prod(size), *values], values, [*values[1:], math.inf], strict=False)
         if here <= min(before, after)
     ]
@@ -71,12 +72,12 @@ def thinned(places: Sequence[CutPoint], count: int) -> list[CutPoint]:
 
 
 def _before_all(model: nn.Module, example: Any) -> str | None:
-    """A cut at the images themselves: the input of the first layer, if nothing else reads them."""
+    """Return the cut at the images themselves, the input of the first layer, if no other layer reads them."""
     case = Example.of(example, model)
     args, kwargs = case.arguments(case.images, (), case.tensors)
     with torch.no_grad(), eval_mode(model):
         calls, _ = record_calls(model, lambda: uncompiled(model)(*args, **kwargs))
-    # The layer may lie within others; a model that prepares images by layers of its own is not searched for long.
+    # The layer may be nested in others. Only the first calls are tried, in case the model prepares images in layers of its own.
     for call in islice(calls, 1, 6):
         try:
             cut = Cut(model, f"{call.name}:input", example, advise=False)

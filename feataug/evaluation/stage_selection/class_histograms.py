@@ -1,31 +1,32 @@
-"""What the activations of a stage look like, class by class: histograms of every channel, counted batch by batch."""
+"""Histograms of a stage's activations for every channel and class, counted batch by batch."""
 
 from __future__ import annotations
 
 import math
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 NORM = 100.0
-# A channel's own range ends here at the latest, in standard deviations: a single far value would leave all others in one bin.
+# A channel's range reaches at most this many standard deviations from its mean: one outlier would otherwise put all others in one bin.
 SPREAD = 4.0
 
 
 def activations(features: Tensor, reduction: int, masks: Tensor, stride: int, ignore_index: int = 255) -> tuple[Tensor, Tensor]:
-    """Normalised activations and labels in the labelled places of a grid.
+    """Return normalised activations and labels at the labelled points of a grid.
 
     Args:
-        features: ``(B, channels, h, w)``. Each sample is scaled to an L2 norm of 100, over all of its channels and places; one that is zero
-            throughout stays zero.
-        reduction: Their stride.
+        features: ``(B, channels, h, w)``. Each sample is scaled to an L2 norm of 100 over all channels and positions; a sample of zeros
+            stays zero.
+        reduction: The stride of the features.
         masks: ``(B, H, W)`` int64.
-        stride: Of the grid: its places are the centres of cells of ``stride`` x ``stride`` pixels; a cell at the far edge that has none is
-            looked at in its last row or column.
-        ignore_index: Label of void.
+        stride: The stride of the grid. Its points are the centres of cells of ``stride`` x ``stride`` pixels; a cut-off cell at the far
+            edge uses its last row or column.
+        ignore_index: The label of void.
 
     Returns:
-        ``(n, channels)`` float64 and ``(n,)``; void is left out.
+        ``(n, channels)`` float64 and ``(n,)``, without void.
 
     Source:
         Sec. 4.4: "we normalize all patches to the same norm ball (L2 norm 100)".
@@ -38,23 +39,22 @@ def activations(features: Tensor, reduction: int, masks: Tensor, stride: int, ig
     norm = torch.linalg.vector_norm(features, dim=(1, 2, 3), dtype=torch.float64)
     found = found * (NORM / norm.clamp(min=1e-30))[:, None, None, None]
     valid = labels != ignore_index
-    return found.movedim(1, -1)[valid], labels[valid]
+    return rearrange(found, "b c h w -> b h w c")[valid], labels[valid]
 
 
 class ClassHistograms:
-    """Histograms of each channel, one for each class, in two passes: ``see`` every batch, ``open``, then ``count`` every batch.
+    """Histograms of each channel for each class, in two passes: ``see`` every batch, ``open``, then ``count`` every batch.
 
-    The bins of a channel divide its own range evenly: from the least to the greatest value seen, but no farther than four standard deviations
-    from the mean. What lies outside is counted in the first or the last bin. A channel that is constant, up to rounding in float32, has all
-    of its values in the first.
+    The bins divide a channel's range evenly, from the smallest to the largest value seen, but at most four standard deviations from the
+    mean. Values outside count in the first or the last bin. A channel that is constant up to float32 rounding counts in the first bin.
 
     Args:
-        num_classes: Number of classes ``K``.
-        channels: Number of channels ``C``.
-        bins: In each histogram.
+        num_classes: The number of classes ``K``.
+        channels: The number of channels ``C``.
+        bins: The number of bins of each histogram.
 
     Attributes:
-        counts: ``(K, C, bins)`` int64; there after ``open``.
+        counts: ``(K, C, bins)`` int64; ``open`` makes it.
 
     Source:
         Sec. 4.4 and Table 4, which give neither bins nor ranges: those are ours.
@@ -70,7 +70,7 @@ class ClassHistograms:
         self.sums = torch.zeros(2, channels, dtype=torch.float64)
 
     def see(self, values: Tensor) -> None:
-        """Take a batch's values ``(n, channels)`` into the ranges."""
+        """Extend the ranges by a batch's values ``(n, channels)``."""
         if not len(values):
             return
         self.seen += len(values)
@@ -80,7 +80,7 @@ class ClassHistograms:
 
     @property
     def finite(self) -> bool:
-        """Whether all values seen were."""
+        """Whether all values seen were finite."""
         return bool(self.sums.isfinite().all())
 
     def open(self) -> None:
@@ -95,33 +95,33 @@ class ClassHistograms:
 
     def count(self, values: Tensor, labels: Tensor) -> None:
         """Count a batch's values ``(n, channels)`` of classes ``(n,)``."""
-        place = ((values - self.low.to(values)) * self.per_unit.to(values)).floor().long().clamp_(0, self.bins - 1)
+        index = ((values - self.low.to(values)) * self.per_unit.to(values)).floor().long().clamp_(0, self.bins - 1)
         rows = labels[:, None] * self.channels + torch.arange(self.channels, device=labels.device)
         size = self.counts.numel()
-        found = torch.bincount((rows * self.bins + place).flatten(), minlength=size)
+        found = torch.bincount((rows * self.bins + index).flatten(), minlength=size)
         self.counts += found.view_as(self.counts).cpu()
 
     @property
     def cells(self) -> Tensor:
-        """How many places of each class were counted, ``(K,)``."""
+        """The number of counted grid points of each class, ``(K,)``."""
         return self.counts[:, 0].sum(-1)
 
     def entropy(self, classes: Tensor) -> Tensor:
-        """Of every channel, in bits: the mean over ``classes`` of the entropies of their histograms, ``(C,)``."""
+        """Compute every channel's entropy in bits, as the mean over ``classes``, ``(C,)``."""
         shares = self._shares(classes)
         return -torch.special.xlogy(shares, shares).sum(-1).mean(0) / math.log(2)
 
     def overlap(self, classes: Tensor) -> Tensor:
-        """Of every channel: the mean over pairs of ``classes`` of the intersection over union of their histograms, ``(C,)``.
+        """Compute every channel's intersection over union of two classes' histograms, as the mean over pairs of ``classes``, ``(C,)``.
 
-        Each histogram sums to 1, so that the classes' areas do not matter: ``sum_b min(p_b, q_b) / sum_b max(p_b, q_b)``. NaN for less than
+        Each histogram sums to 1, so the classes' areas do not matter: ``sum_b min(p_b, q_b) / sum_b max(p_b, q_b)``. NaN for fewer than
         two classes.
         """
         shares = self._shares(classes)
         total, pairs = torch.zeros(self.channels, dtype=torch.float64), 0
         for number in range(len(shares) - 1):
             both = torch.minimum(shares[number], shares[number + 1 :]).sum(-1)
-            # Of two sums of 1 the greater parts hold what the smaller ones leave.
+            # Both histograms sum to 1, so the sum of the maxima is 2 minus the sum of the minima.
             total += (both / (2 - both)).sum(0)
             pairs += len(both)
         return total / pairs

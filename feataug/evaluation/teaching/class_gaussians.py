@@ -1,4 +1,4 @@
-"""Class Gaussians: features drawn from label masks without any network, the baseline for every generator."""
+"""Class Gaussians: features drawn from label masks without a network, a baseline for every generator."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from feataug.core.checks import check_batch, check_features, check_loader, check_masks, check_number
+from feataug.core.devices import device_of
 from feataug.core.modes import eval_mode
 from feataug.core.specs import FeatureSpec, LevelSpec
 from feataug.cutting.cut import Cut
 from feataug.errors import DataError, message
 from feataug.generation.layers.class_shares import class_shares
 
-# Cells that the overall mean counts for beside those of a class.
+# The weight of the overall mean in a class's mean, in cells.
 _PRIOR = 1.0
 
 
 class ClassGaussians(nn.Module):
-    """Draw the feature of each cell from a normal distribution that depends on the classes in that cell alone.
+    """Draw the feature of each cell from a normal distribution that depends only on the classes in the cell.
 
-    The mean of a cell is the sum of the classes' means, weighted by their shares of the cell's pixels (void counts as one more class). The
-    covariance is that of the class with the largest share; it has all of its entries, and is shrunk towards the covariance that all classes
-    share. Noise is independent between cells and between levels, so that a sample has no texture and no larger structure. Class and register
-    tokens have no place in the image: each token has a mean and a covariance of its own, whatever the mask is.
+    The mean of a cell is the sum of the class means, weighted by the classes' shares of the cell's pixels (void counts as one more class).
+    The covariance is the full matrix of the class with the largest share, shrunk towards the pooled covariance of all classes. Noise is
+    independent between cells and between levels, so a sample has no texture and no larger structure. Class and register tokens have no
+    position in the image: each token has its own mean and covariance, whatever the mask.
 
     It is a source for ``teaching_score``: ``source(masks, real, rng)``. ``fit`` makes one.
 
     Args:
-        spec: What crosses the cut.
-        num_classes: Number of classes ``K``.
-        ignore_index: Label of void.
-        spread: Factor of the noise. 1 draws from the fitted distribution; 0 gives the class means alone.
+        spec: The spec of the cut.
+        num_classes: The number of classes ``K``.
+        ignore_index: The label of void.
+        spread: The factor of the noise. 1 draws from the fitted distribution; 0 gives the class means.
 
     Raises:
         ConfigError: a number is out of range.
@@ -68,25 +70,25 @@ class ClassGaussians(nn.Module):
     ) -> Self:
         """Fit the distributions to the features of real images, in one pass.
 
-        The means are those of a linear regression of the features on the class shares: where each cell holds one class, they are the means
-        over its cells. A class is drawn towards the overall mean by a prior worth one cell. Its covariance is that of the residuals of the
-        cells where it has the largest share, ``(n cov + C pooled) / (n + C)`` with ``n`` such cells and ``C`` channels. All of this is
-        the same for standardised features, whatever the units are. Sums are kept in float64: ``8 (K + 1) C^2`` bytes for each level.
+        The means come from a linear regression of the features on the class shares: if each cell holds one class, they are the means over
+        its cells. A prior worth one cell pulls a class towards the overall mean. Its covariance is that of the residuals of the cells
+        where it has the largest share, ``(n cov + C pooled) / (n + C)`` with ``n`` such cells and ``C`` channels. Scaling a channel
+        scales the result alike. Sums are float64: ``8 (K + 1) C^2`` bytes for each level.
 
         Args:
             cut: A cut of the trained model; it encodes in eval mode.
             loader: Yields ``(images, masks)``.
-            num_classes: Number of classes ``K``.
-            ignore_index: Label of void.
-            spread: Factor of the noise.
-            device: Where images and masks are sent; where the model is by default.
+            num_classes: The number of classes ``K``.
+            ignore_index: The label of void.
+            spread: The factor of the noise.
+            device: The device for images and masks; the model's by default.
 
         Raises:
             DataError: the loader yields nothing.
             ShapeError, DtypeError, LabelError: a batch is no pair of images and masks.
         """
         made = cls(cut.spec, num_classes, ignore_index=ignore_index, spread=spread)
-        device = next((p.device for p in cut.model.parameters()), torch.device("cpu")) if device is None else device
+        device = device_of(cut.model) if device is None else device
         sums = [_Moments(level.tokens or num_classes + 1, level.channels) for level in cut.spec]
         empty = True
         with eval_mode(cut.model):
@@ -117,8 +119,8 @@ class ClassGaussians(nn.Module):
 
         Args:
             masks: ``(B, H, W)`` int64 at image resolution, classes or ``ignore_index``.
-            real: Features of the images that the masks belong to. Only their sizes are read.
-            rng: A CPU generator, from which the noise is drawn.
+            real: Features of the masks' images. Only their sizes are used.
+            rng: The CPU generator that draws the noise.
 
         Returns:
             One ``(B, channels, h, w)`` tensor for each level, in the encoder's units.
@@ -131,29 +133,29 @@ class ClassGaussians(nn.Module):
             mean, root = getattr(self, f"mean_{number}"), getattr(self, f"root_{number}")
             shares = self._shares(level, masks, like).to(mean)
             values = shares @ mean
-            # Drawn even where it is not used: a source must not decide how many random numbers the next one finds.
+            # Always drawn, so that the next level's noise does not depend on ``spread``.
             noise = torch.randn(len(values), level.channels, generator=rng).to(mean)
             largest = shares.argmax(1)
             for group in largest.unique().tolist():
                 cells = largest == group
                 values[cells] += self.spread * noise[cells] @ root[group].T
-            shape = (len(like), *like.shape[-2:], level.channels)
-            features.append(values.view(shape).permute(0, 3, 1, 2).to(like))
+            height, width = like.shape[-2:]
+            features.append(rearrange(values, "(b h w) c -> b c h w", h=height, w=width).to(like))
         return tuple(features)
 
     def settings(self) -> dict[str, Any]:
-        """What tells this source from others, besides what it was fitted to."""
+        """Identify this source, besides the data that it was fitted to."""
         return {"spread": self.spread}
 
     def _shares(self, level: LevelSpec, masks: Tensor, features: Tensor) -> Tensor:
-        """For each cell of the features, row by row, the shares of the groups, ``(B * h * w, groups)``; a token is a group of its own."""
+        """Return the groups' shares of each cell, row by row, ``(B * h * w, groups)``. Each token is a group of its own."""
         if level.tokens:
             return torch.eye(level.tokens, device=masks.device).repeat(len(masks), 1)
-        return _cells(_sized(class_shares(masks, self.num_classes, level.reduction), features))
+        return _cells(_fit_size(class_shares(masks, self.num_classes, level.reduction), features))
 
 
 class _Moments:
-    """Sums of features and shares over cells, by the group with the largest share."""
+    """Sums of features and shares over cells, by each cell's largest group."""
 
     def __init__(self, groups: int, channels: int) -> None:
         self.count = torch.zeros(groups, dtype=torch.float64)
@@ -163,10 +165,10 @@ class _Moments:
         self.shift: Tensor | None = None
 
     def add(self, values: Tensor, shares: Tensor) -> None:
-        """Count cells: ``values`` are ``(N, C)``, ``shares`` ``(N, groups)``."""
+        """Add cells with values ``(N, C)`` and shares ``(N, groups)``."""
         values, shares = values.double(), shares.double()
         if self.shift is None:
-            # Squares of small numbers: nothing is lost where means are large.
+            # Centred values keep the precision of their squares where means are large.
             self.shift = values.mean(0)
         values = values - self.shift
         largest = shares.argmax(1)
@@ -178,11 +180,11 @@ class _Moments:
             self.shares[group] += (s.T @ s).cpu()
 
     def normal(self) -> tuple[Tensor, Tensor]:
-        """Means ``(groups, C)``, and roots of the covariances ``(groups, C, C)``: ``root @ root.T`` is the covariance."""
+        """Return means ``(groups, C)`` and roots of the covariances ``(groups, C, C)``: ``root @ root.T`` is the covariance."""
         assert self.shift is not None
         channels = self.squares.shape[-1]
         products, shares = self.products.sum(0), self.shares.sum(0)
-        # Shares sum to one, so that the sum over groups is the sum over cells.
+        # Shares sum to one, so the sum over groups is the sum over cells.
         overall = products.sum(0) / self.count.sum()
         centred = products - shares.sum(1, keepdim=True) * overall
         mean = overall + torch.linalg.solve(shares + _PRIOR * torch.eye(len(shares), dtype=torch.float64), centred)
@@ -195,14 +197,13 @@ class _Moments:
 
 
 def _cells(maps: Tensor) -> Tensor:
-    """``(B, C, h, w)`` as ``(B * h * w, C)``."""
-    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+    return rearrange(maps, "b c h w -> (b h w) c")
 
 
-def _sized(shares: Tensor, features: Tensor) -> Tensor:
-    """Shares in the size of a level's features, which may leave out cells at the far edges that the image does not fill."""
+def _fit_size(shares: Tensor, features: Tensor) -> Tensor:
+    """Bring shares to the size of a level's features, which may lack the cells at the far edges that the image does not fill."""
     size = features.shape[-2:]
     if all(have >= want for have, want in zip(shares.shape[-2:], size, strict=True)):
         return shares[..., : size[0], : size[1]]
-    # Only where a level has more cells than its stride gives, as with padding on all sides.
+    # A level has more cells than its stride gives, as with padding on all sides.
     return F.interpolate(shares, size, mode="nearest")

@@ -1,4 +1,4 @@
-"""Train a fresh decoder on features from one source: the run behind the teaching score."""
+"""Train a fresh decoder on features from one source, as one run of a teaching score."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from feataug.training.batch_norm import measure, norms_of
 from feataug.training.config import FinetuneConfig
 from feataug.training.finetuner import Finetuner
 
-# Masks, the features of the images that they belong to, and random numbers, to features.
+# A function of masks, the features of their images, and a random generator, that returns features.
 Source = Callable[[Tensor, tuple[Tensor, ...], torch.Generator], tuple[Tensor, ...]]
 
 
-class Lesson(nn.Module):
-    """A model as ``Finetuner`` trains it here: images to the decoder's output on the features that a source makes of their masks.
+class SourceToDecoder(nn.Module):
+    """The module that ``Finetuner`` trains: it maps images to the decoder's output on the source's features for their masks.
 
-    The encoder runs in eval mode and without gradients. The source is called without gradients too, with random numbers that depend on the
-    step and the configuration's seed alone; what it draws from torch's global generators does not change the decoder's dropout.
+    Encoder and source run without gradients, the encoder in eval mode. The source's random numbers depend only on the step and the
+    configuration's seed. What it draws from torch's global generators does not change the decoder's dropout.
 
     Args:
         cut: The cut whose decoder is trained; see ``fresh_decoder``.
@@ -45,12 +45,12 @@ class Lesson(nn.Module):
         super().__init__()
         self.model = cut.model
         self.masks: Tensor | None = None
-        # In a tuple: a source that is a module is no part of this one, and its weights are not trained.
+        # In a tuple, so that a source that is a module does not become a submodule with trainable weights.
         self._source = (source,)
         self._cut, self._who = cut, f"teaching_score: source {name!r}"
 
     def forward(self, images: Tensor) -> Any:
-        """The decoder's output on features for ``self.masks``, which belong to the images."""
+        """Decode the source's features for ``self.masks``, the masks of the images."""
         masks = self.masks
         assert masks is not None
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
@@ -62,13 +62,13 @@ class Lesson(nn.Module):
                 found = self._source[0](masks, real, rng)
             found = check_features(self._who, found, self._cut.spec, size)
             check_pairs(self._who, found, masks)
-            # As the real ones lie in memory: the same kernels run on both.
+            # In the memory format of the real features, so that the same kernels run on both.
             features = [_like(x, level) for x, level in zip(found, real, strict=True)]
         return self._cut.decode(features, size)
 
 
-class _Masks:
-    """Hands the masks of a batch to the lesson; stands where ``Finetuner`` has its mixer."""
+class _MaskPassing:
+    """Pass each batch's masks to the ``SourceToDecoder``, with the interface of the mixer in ``Finetuner``."""
 
     def __init__(self, aux_weight: float, ignore_index: int, about: dict[str, Any]) -> None:
         self.aux_weight, self.ignore_index, self.about = aux_weight, ignore_index, about
@@ -117,35 +117,35 @@ def teach(
     device: str | torch.device | None = "auto",
     progress: bool | str = True,
 ) -> nn.Module:
-    """Train the decoder of ``cut`` on features from ``source`` alone, and measure its BatchNorm on such features.
+    """Train the decoder of ``cut`` only on features from ``source``, and measure its BatchNorm on such features.
 
     Args:
-        cut: Made by ``fresh_decoder``. Its model is trained in place.
+        cut: A cut made by ``fresh_decoder``. Its model is trained in place.
         source: ``(masks, real, rng) -> features``.
-        loader: Returns the loader of training ``(images, masks)``, from its beginning.
+        loader: Returns the loader of training ``(images, masks)`` from its beginning.
         config: Settings of the training; the prefixes of ``lr_scale`` are names in the cut's model.
         num_classes: Number of classes.
         name: The source's name.
-        about: What tells the source from others, for checkpoints.
-        bn_batches: Batches on which BatchNorm is measured after training, or one pass, if that is less.
-        ignore_index: Label of void.
-        output: Folder for checkpoints, from which an interrupted run goes on.
+        about: Identifies the source in checkpoints.
+        bn_batches: The number of batches on which BatchNorm is measured after training, or one pass if it is shorter.
+        ignore_index: The label of void.
+        output: The folder for checkpoints, from which an interrupted run resumes.
         device, progress: As for ``Finetuner``.
 
     Returns:
         The trained model, in eval mode and without the cut.
 
     Raises:
-        TrainingError: training has changed what the encoder makes of images, as where a weight is used on both sides of the cut; or see
+        TrainingError: training has changed the encoder's features, since a weight is used on both sides of the cut; or see
             ``Finetuner.fit``.
         CheckpointError: see ``Finetuner.fit``.
         ShapeError, DtypeError: the source's features do not fit the cut.
     """
-    lesson = Lesson(cut, source, name)
+    trained = SourceToDecoder(cut, source, name)
     config = replace(config, lr_scale={f"model.{prefix}": scale for prefix, scale in config.lr_scale.items()})
-    masks: Any = _Masks(config.aux_weight, ignore_index, {"source": name} | (about or {}))
-    seen: Any = SimpleNamespace(model=lesson, at=cut.at, spec=cut.spec)
-    tuner = Finetuner(lesson, config, mixer=masks, cut=seen, output=output, device=device, progress=progress)
+    mixer: Any = _MaskPassing(config.aux_weight, ignore_index, {"source": name} | (about or {}))
+    same_cut: Any = SimpleNamespace(model=trained, at=cut.at, spec=cut.spec)
+    tuner = Finetuner(trained, config, mixer=mixer, cut=same_cut, output=output, device=device, progress=progress)
     where = tuner.accelerator.device
     probe = check_pair("teaching_score", next(iter(first_batches(loader(), 1)), (torch.zeros(0), None)))[0]
     before = _encoded(cut, probe, where) if len(probe) else ()
@@ -155,13 +155,13 @@ def teach(
         for batch in first_batches(loader(), bn_batches):
             pictures, labels = check_pair("teaching_score", batch)
             check_mask_form("teaching_score", labels)
-            lesson.masks = check_masks("teaching_score", labels, num_classes, ignore_index).to(where)
+            trained.masks = check_masks("teaching_score", labels, num_classes, ignore_index).to(where)
             yield pictures
 
-    # The encoder's statistics are the trained ones, whatever mode its norms are in.
+    # The encoder keeps its trained statistics, whatever mode its norms are in.
     encoder = [module for module in norms_of(cut.model) if module in encoder_of(cut)[1]]
     with seeded(derive_seed(config.seed, "statistics"), where):
-        measure(lesson, images(), where, dict.fromkeys(encoder, False), "teaching_score")
+        measure(trained, images(), where, dict.fromkeys(encoder, False), "teaching_score")
     for level, old, new in zip(cut.spec, before, _encoded(cut, probe, where), strict=True):
         if not torch.allclose(old, new, rtol=1e-3, atol=1e-3 * float(old.std())):
             raise TrainingError(
@@ -177,7 +177,7 @@ def teach(
 
 
 def first_batches(loader: Any, count: int) -> Iterator[Any]:
-    """The first batches of a loader's first epoch, or all of them if there are fewer; every process reads the same ones."""
+    """Yield the first batches of a loader's first epoch, or all if there are fewer. Every process reads the same ones."""
     batches: Any = getattr(loader, "batch_sampler", None)
     if hasattr(batches, "set_epoch"):
         batches.set_epoch(0)

@@ -1,4 +1,4 @@
-"""A model whose encoder is trained and whose decoder is not: where a decoder's training begins."""
+"""Make a model with a trained encoder and an untrained decoder, for the teaching score."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _SHOWN = 5
 def fresh_decoder(
     model: nn.Module, at: str | Sequence[str], seed: int, fresh: Callable[[int], nn.Module] | None = None, example: Any = None
 ) -> Cut:
-    """Cut a copy of a trained model whose layers after the cut are as before training.
+    """Cut a copy of a trained model and restore the layers after the cut to their state before training.
 
-    Weights before the cut require no gradient, and their modules are in eval mode; all weights after it require one.
+    Weights before the cut require no gradient, and their modules are in eval mode. All weights after the cut require a gradient.
 
     Args:
-        model: The trained model; it stays as it is.
-        at: Where it is cut.
+        model: The trained model; it is not changed.
+        at: The layer or layers to cut at.
         seed: Seeds the new weights.
-        fresh: A seed to a model of the same architecture as it is before training; the trained encoder's weights and statistics are copied
-            into it. It is called with torch's generators seeded. ``None`` re-initialises what lies after the cut by the modules' own
+        fresh: Makes for a seed a model of the same architecture before training, with torch's generators seeded. The trained encoder's
+            weights and statistics are copied into it. ``None`` re-initialises the layers after the cut with their
             ``reset_parameters()``.
-        example: For ``split``.
+        example: The example for ``split``.
 
     Returns:
         The cut of the new model.
@@ -59,14 +59,14 @@ def fresh_decoder(
     for name, parameter in cut.model.named_parameters():
         parameter.requires_grad_(name not in frozen and parameter.is_floating_point())
     for module in before:
-        # Also those with parts of their own, such as timm's norms, which hold their activation.
+        # Also modules with submodules, such as timm's norms, which contain their activation.
         if not any(parameter.requires_grad for parameter in module.parameters()):
             module.training = False
     return cut
 
 
 def encoder_of(cut: Cut) -> tuple[set[str], set[nn.Module]]:
-    """Names of the weights before the cut, and the modules that encoding calls."""
+    """Return the names of the weights before the cut, and the modules that encoding calls."""
     called: set[nn.Module] = set()
     handles = [module.register_forward_pre_hook(lambda module, args: called.add(module)) for module in cut.model.modules()]
     try:
@@ -82,7 +82,7 @@ def encoder_of(cut: Cut) -> tuple[set[str], set[nn.Module]]:
 
 
 def _owned(model: nn.Module, frozen: set[str]) -> Iterator[tuple[str, nn.Module, list[str], list[str]]]:
-    """Each module with its name, and the names of its own weights before and after the cut."""
+    """Yield each module with its name and the names of its own weights before and after the cut."""
     for name, module in model.named_modules():
         own = [f"{name}.{key}" if name else key for key, _ in module.named_parameters(recurse=False)]
         yield name, module, [x for x in own if x in frozen], [x for x in own if x not in frozen]
@@ -90,29 +90,29 @@ def _owned(model: nn.Module, frozen: set[str]) -> Iterator[tuple[str, nn.Module,
 
 def _reset(model: nn.Module, frozen: set[str], before: set[nn.Module]) -> None:
     """Re-initialise all weights and statistics after the cut."""
-    stuck: list[str] = []
+    no_reset: list[str] = []
     for _, module, encoder, decoder in _owned(model, frozen):
         reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
         if decoder and (encoder or not callable(reset)):
-            stuck += decoder
+            no_reset += decoder
         elif decoder:
             reset()  # type: ignore[misc]
         elif isinstance(module, _NormBase) and module not in before:
             module.reset_running_stats()
-    if stuck:
-        more = f" and {len(stuck) - _SHOWN} more" if len(stuck) > _SHOWN else ""
+    if no_reset:
+        more = f" and {len(no_reset) - _SHOWN} more" if len(no_reset) > _SHOWN else ""
         raise ConfigError(
             message(
                 "teaching_score: weights after the cut cannot be re-initialised.",
-                given=f"{', '.join(stuck[:_SHOWN])}{more}: their modules have no reset_parameters()",
-                needed="fresh=, a function of a seed that returns such a model as it is before training",
+                given=f"{', '.join(no_reset[:_SHOWN])}{more}: their modules have no reset_parameters()",
+                needed="fresh=, a function of a seed that returns such a model before training",
                 advice="fresh=lambda seed: MyModel(pretrained=True)",
             )
         )
 
 
 def _encoder_state(model: nn.Module, frozen: set[str], before: set[nn.Module]) -> dict[str, torch.Tensor]:
-    """The encoder's weights and buffers, by name."""
+    """Return the encoder's weights and buffers by name."""
     kept = {name: value.detach() for name, value in model.named_parameters() if name in frozen}
     for name, module, encoder, decoder in _owned(model, frozen):
         if module in before and (encoder or not decoder):
@@ -142,6 +142,6 @@ def _check_same(made: Any, model: nn.Module) -> None:
                 "teaching_score: fresh makes a model of another architecture.",
                 given=", ".join(f"{name} {shapes.get(name, 'missing')}" for name in different[:_SHOWN]) + more,
                 needed=", ".join(f"{name} {wanted.get(name, 'none')}" for name in different[:_SHOWN]),
-                advice="Make it with the arguments that the trained model was made with.",
+                advice="Make it with the arguments of the trained model.",
             )
         )

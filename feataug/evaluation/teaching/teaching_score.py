@@ -1,4 +1,4 @@
-"""What do features teach? Fresh decoders, trained on synthetic features alone, measured on real images."""
+"""Teaching score: train fresh decoders on synthetic features only, and measure them on real images."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from feataug.core.identity import architecture, describe_callable, describe_data
 from feataug.cutting.cut import Cut
 from feataug.cutting.layer_lookup import layer_names
 from feataug.errors import ConfigError, message
-from feataug.evaluation.arm_measures import first_images, size_of
+from feataug.evaluation.arm_measures import first_images, image_size
 from feataug.evaluation.class_bias import fit_class_bias
 from feataug.evaluation.finished_runs import kept_run
-from feataug.evaluation.paired_differences import differences, interval, mean_figures
 from feataug.evaluation.repeatability import check_repeats, check_seeds
 from feataug.evaluation.teaching.class_gaussians import ClassGaussians
 from feataug.evaluation.teaching.decoder_training import Source, first_batches, teach
 from feataug.evaluation.teaching.fresh_decoder import fresh_decoder
+from feataug.evaluation.teaching.teaching_summary import summary
 from feataug.generation.generator import FeatureGenerator
 from feataug.inference.evaluate import evaluate
 from feataug.inference.inference import Inference
@@ -38,7 +38,7 @@ from feataug.training.device import make_accelerator
 from feataug.training.run_folder import folder_lock
 
 SOURCES = ("real", "generator", "gaussians")
-# Batches that class Gaussians are fitted to, or one pass, if that is less.
+# Class Gaussians are fitted to this many batches, or to one pass if it is shorter.
 _FIT_BATCHES = 100
 
 
@@ -65,42 +65,42 @@ def teaching_score(
     device: str | torch.device | None = "auto",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train fresh decoders on features from several sources, and tell how well each does on real images.
+    """Train fresh decoders on features from several sources, and measure each on real images.
 
     ``recognition`` asks whether a trained decoder knows the synthetic features; a generator that returns one prototype for each class
-    passes. This asks the reverse: does a decoder that has seen nothing else know real features? Only features as varied as real ones, class
-    by class, teach that. The encoder is the trained one, frozen and in eval mode. For each seed, the decoders of all sources start from
-    the same weights and see the same masks in the same order, for ``config.num_steps`` steps. After training, their BatchNorm is measured
-    again on features of the source that they were trained on.
+    passes. This score asks the reverse: does a decoder that has seen only synthetic features know real ones? Only features that vary like
+    real ones within each class teach that. The encoder is the trained one, frozen and in eval mode. For each seed, the decoders of all
+    sources start from the same weights and see the same masks in the same order, for ``config.num_steps`` steps. After training, their
+    BatchNorm is measured again on features of their source.
 
-    A source is a function ``source(masks, real, rng) -> features``. ``masks`` are ``(B, H, W)`` int64 training masks; ``real`` are the
-    features of their images, a tuple with one ``(B, channels, h, w)`` tensor for each level; ``rng`` is a CPU ``torch.Generator``, seeded by
-    the seed and the step, which a source draws all of its noise from. The result is such a tuple as ``real``. A source that is a module is
-    copied, put into eval mode and sent to the device.
+    A source is a function ``source(masks, real, rng) -> features``. ``masks`` are ``(B, H, W)`` int64 training masks. ``real`` are the
+    features of their images, a tuple with one ``(B, channels, h, w)`` tensor for each level. ``rng`` is a CPU ``torch.Generator``, seeded
+    by the seed and the step; a source draws all its noise from it. The result is a tuple like ``real``. A source that is a module is
+    copied, put into eval mode and moved to the device.
 
     Args:
-        model: The trained model; it stays as it is.
-        at: Where it is cut.
-        generator: Trained for this cut; ``None`` where ``sources`` does not name it.
-        loader: A seed to the loader of real training ``(images, masks)`` for that seed, one that repeats itself:
+        model: The trained model; it is not changed.
+        at: The layer or layers to cut at.
+        generator: A generator trained for this cut; ``None`` if ``sources`` does not name it.
+        loader: Makes the loader of real training ``(images, masks)`` for a seed. It must repeat itself:
             ``lambda seed: feataug.data.seeded_loader(train_set, 16, seed=seed)``.
-        val_loader: Real pairs to measure on.
-        config: Settings of the training. Its ``seed`` is replaced by each of ``seeds``; the prefixes of ``lr_scale`` are names in ``model``.
-        fresh: A seed to a model of the same architecture as it is before training, such as one with ImageNet weights and random heads. Its
-            encoder is replaced by the trained one. ``None`` re-initialises all layers after the cut by their ``reset_parameters()``.
-        seeds: One run of every source for each; at least two for an interval.
-        sources: Which of the built-in sources to run: ``"real"`` (features of the images; always needed), ``"generator"``, and
+        val_loader: Yields the real pairs to measure on.
+        config: Settings of the training. Each of ``seeds`` replaces its ``seed``; the prefixes of ``lr_scale`` are names in ``model``.
+        fresh: Makes for a seed a model of the same architecture before training, such as one with ImageNet weights and random heads. The
+            trained encoder replaces its encoder. ``None`` re-initialises all layers after the cut with their ``reset_parameters()``.
+        seeds: One run of every source for each seed; an interval needs at least two.
+        sources: The built-in sources to run: ``"real"`` (features of the images; always required), ``"generator"``, and
             ``"gaussians"`` (``evaluation.ClassGaussians``, fitted to at most 100 batches of the seed's loader).
         others: Further sources by name.
-        window: Rows and columns of the sliding windows that images are predicted with. ``"auto"``: the size of the training images, where the
-            first validation images are larger: a fresh decoder knows no larger context. ``None`` for whole images.
-        bias_loader: Labelled *training* images that the class bias is fitted to, at the size of prediction. By default the first
-            ``bn_batches`` batches of training crops.
-        bn_batches: Batches on which BatchNorm is measured after training, or one pass, if that is less.
-        num_classes, ignore_index: Those of the generator by default; without one, ``num_classes`` is needed, and void is 255.
-        classes: The classes' names; numbers by default.
-        example: For ``split``.
-        output: Folder. Finished runs are kept there and not run again; a run that was stopped goes on from its last checkpoint;
+        window: Rows and columns of the sliding windows for prediction. ``"auto"`` takes the size of the training images if the first
+            validation images are larger, since a fresh decoder knows no larger context. ``None`` predicts whole images.
+        bias_loader: Labelled *training* images at the size of prediction, to fit the class bias. The default is the first ``bn_batches``
+            batches of training crops.
+        bn_batches: The number of batches on which BatchNorm is measured after training, or one pass if it is shorter.
+        num_classes, ignore_index: By default those of the generator. Without one, ``num_classes`` is required, and void is 255.
+        classes: The class names; numbers by default.
+        example: The example for ``split``.
+        output: The output folder. Finished runs are stored there and not run again; a stopped run resumes from its last checkpoint;
             ``result.json`` is written after every seed.
         device, progress: As for ``Finetuner``.
 
@@ -108,15 +108,16 @@ def teaching_score(
         Plain values, for JSON. ``sources``: by name, the means over seeds ``before`` and ``after`` the class bias (the four measures in
         percent, ``per_class``, ``absent``). ``score``: by name, the share of the real features' mIoU that the source teaches, ``before`` and
         ``after``, as the mean over seeds. ``differences``: by name, the source minus real features in points, ``before`` and ``after``, with
-        95 % intervals by Student's t. ``seeds``: every run, with its ``class_bias`` and ``seconds``. ``verdict``: in words. ``settings``.
+        95 % intervals by Student's t. ``seeds``: every run, with its ``class_bias`` and ``seconds``. ``verdict``: the finding in words.
+        ``settings``: the settings.
 
     Raises:
-        ConfigError: no seeds, or seeds that repeat; an unknown source, none but real features, or no real features; no generator;
-            ``fresh`` does not fit, or is needed.
+        ConfigError: ``seeds`` are missing or repeat; ``sources`` names an unknown source, no real features or only these; the generator is
+            missing; ``fresh`` does not fit or is required.
         CheckpointError: ``output`` holds runs with other settings, or of another model, generator or data set.
         DataError: the loader gives other batches when it is read again with the same seed.
         ShapeError, DtypeError: the generator was made for another cut, or a source's features do not fit it.
-        TrainingError: a loss is not finite; or a weight is used on both sides of the cut.
+        TrainingError: a loss is not finite, or a weight is used on both sides of the cut.
 
     Source:
         Shmelkov, Schmid, Alahari (2018), GAN-train; Ravuri, Vinyals (2019), classification accuracy score. Ours: for decoders and features.
@@ -130,7 +131,7 @@ def teaching_score(
     size = _window(window, loader(seeds[0]), val_loader)
     titles = list(classes) if classes is not None else [str(number) for number in range(num_classes)]
     folder = Path(output) if output is not None else None
-    about = {name: _about(name, generator, others or {}) for name in names}
+    about = {name: _describe_source(name, generator, others or {}) for name in names}
     settings: dict[str, Any] = {
         "at": at if isinstance(at, str) else list(layer_names(at)),
         "config": {key: value for key, value in config.to_dict().items() if key != "seed"},
@@ -155,20 +156,20 @@ def teaching_score(
         own = replace(config, seed=seed)
         cut = fresh_decoder(model, at, seed, fresh, example)
         if "generator" in names:
-            # Before the first run, not after it.
+            # Before the first run, so that no training is lost.
             check_spec("teaching_score", generator.spec, cut.spec)  # type: ignore[union-attr]
         cut.model.to(where)
-        source = _source(name, cut, generator, others or {}, first_batches(loader(seed), _FIT_BATCHES), num_classes, ignore_index, where)
+        source = _make_source(name, cut, generator, others or {}, first_batches(loader(seed), _FIT_BATCHES), num_classes, ignore_index, where)
         trained = teach(
             cut, source, partial(loader, seed), own, num_classes, name=name, about=about[name], bn_batches=bn_batches,
             ignore_index=ignore_index, output=folder / f"seed-{seed}" / name if folder is not None else None, device=device,
             progress=f"{name} {seed}" if progress else False,
         )  # fmt: skip
-        measured = partial(_measured, val_loader, num_classes, titles, ignore_index, where)
+        measure = partial(_measure, val_loader, num_classes, titles, ignore_index, where)
         predict = Inference(trained, window=size)
         labelled = bias_loader if bias_loader is not None else first_batches(loader(seed), bn_batches)
         bias = fit_class_bias(predict, labelled, num_classes, ignore_index=ignore_index, seed=seed, device=where)
-        figures = {"before": measured(predict), "after": measured(Inference(trained, window=size, class_bias=bias))}
+        figures = {"before": measure(predict), "after": measure(Inference(trained, window=size, class_bias=bias))}
         return figures | {"class_bias": bias.tolist(), "seconds": round(time.monotonic() - began, 1)}
 
     finished: list[dict[str, Any]] = []
@@ -189,78 +190,35 @@ def teaching_score(
     return result
 
 
-def summary(finished: Sequence[Mapping[str, Any]], names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``teaching_score`` returns, from the figures of every seed."""
-    moments = ("before", "after")
-    runs = {name: {moment: [entry[name][moment] for entry in finished] for moment in moments} for name in names}
-    score = {
-        name: {
-            moment: sum(x["miou"] / max(r["miou"], 1e-9) for x, r in zip(runs[name][moment], runs["real"][moment], strict=True))
-            / len(finished)
-            for moment in moments
-        }
-        for name in names
-    }
-    gaps = {
-        name: {moment: differences(runs["real"][moment], runs[name][moment]) for moment in moments} for name in names if name != "real"
-    }
-    means = {name: {moment: mean_figures(runs[name][moment]) for moment in moments} for name in names}
-    return {
-        "sources": means,
-        "score": score,
-        "differences": gaps,
-        "seeds": list(finished),
-        "verdict": _verdict(means, score, gaps, runs),
-        "settings": dict(settings),
-    }
-
-
-def _verdict(means: Any, score: Any, gaps: Any, runs: Any) -> str:
-    """What was found, in words."""
-    said = [f"After the class bias, real features teach a fresh decoder {means['real']['after']['miou']:.2f} mIoU."]
-    for name, gap in gaps.items():
-        points = interval(gap["after"]["miou"])
-        said.append(f"{name}: {means[name]['after']['miou']:.2f} mIoU, {score[name]['after']:.0%} of that ({points} points).")
-    if {"generator", "gaussians"} <= gaps.keys():
-        gap = differences(runs["gaussians"]["after"], runs["generator"]["after"])["miou"]
-        found = "no difference is shown between the generator and class Gaussians"
-        if gap["low"] is None:
-            found = "one seed does not tell the generator from class Gaussians"
-        elif gap["low"] > 0 or gap["high"] < 0:
-            found = f"the generator teaches {'more' if gap['low'] > 0 else 'less'} than class Gaussians"
-        said.append(f"{found[0].upper()}{found[1:]} ({interval(gap)} points).")
-    return " ".join(said)
-
-
 def _window(window: Any, loader: Any, val_loader: Any) -> tuple[int, int] | None:
-    """Rows and columns of the windows to predict by."""
+    """Return rows and columns of the windows for prediction, or ``None`` for whole images."""
     if not isinstance(window, str):
         return check_size("teaching_score", "window", window) if window is not None else None
     if window != "auto":
         raise ConfigError(
             message("teaching_score: window is not offered.", given=repr(window), needed='"auto", None, or rows and columns')
         )
-    crop, measured = (size_of(first_images(batches)) for batches in (loader, val_loader))
+    crop, measured = (image_size(first_images(batches)) for batches in (loader, val_loader))
     return crop if crop and measured and (measured[0] > crop[0] or measured[1] > crop[1]) else None
 
 
-def _measured(
+def _measure(
     loader: Any, num_classes: int, names: Sequence[str], ignore_index: int, device: torch.device, predict: nn.Module
 ) -> dict[str, Any]:
     return by_class(evaluate(predict, part_of(loader), num_classes, ignore_index=ignore_index, device=device, crop_size=None), names)
 
 
-def _about(name: str, generator: Any, others: Mapping[str, Source]) -> dict[str, Any]:
-    """What tells a source from others."""
+def _describe_source(name: str, generator: Any, others: Mapping[str, Source]) -> dict[str, Any]:
+    """Identify a source, for the settings of its runs."""
     if name == "generator":
         return {"source": {"name": name, "generator": fingerprint(generator), "architecture": architecture(generator)}}
     return {"source": {"name": name} | ({"function": describe_callable(others[name])} if name in others else {})}
 
 
-def _source(
+def _make_source(
     name: str, cut: Cut, generator: Any, others: Mapping[str, Source], batches: Any, num_classes: int, ignore_index: int, device: Any
 ) -> Source:
-    """A source by its name, on the device."""
+    """Make a source by its name, on the device."""
     if name == "real":
         return lambda masks, real, rng: real
     if name == "gaussians":
@@ -273,7 +231,7 @@ def _source(
 
 
 def _check(loader: Any, seeds: Any, sources: Any, others: Mapping[str, Any], generator: Any) -> list[str]:
-    """The sources' names, in the order in which they run."""
+    """Check the arguments and return the sources' names in the order in which they run."""
     check_seeds("teaching_score", loader, seeds, "all sources")
     check_sequence("teaching_score", "sources", sources, f"some of {SOURCES}")
     unknown = [name for name in sources if name not in SOURCES]
@@ -282,8 +240,8 @@ def _check(loader: Any, seeds: Any, sources: Any, others: Mapping[str, Any], gen
             message(
                 "teaching_score: sources do not fit.",
                 given=repr(tuple(sources)),
-                needed=f"'real', which the others are compared with, and any of {', '.join(map(repr, SOURCES[1:]))}, each once",
-                advice="Sources of your own go into others={name: source}." if unknown else None,
+                needed=f"'real', to compare the others with, and any of {', '.join(map(repr, SOURCES[1:]))}, each once",
+                advice="Pass your own sources as others={name: source}." if unknown else None,
             )
         )
     for name, source in others.items():

@@ -1,101 +1,89 @@
-"""One HTML page of a run: what it was, what it gave, and what calls for a second look."""
+"""One HTML page of a run: its settings, measures, curves and pictures, and warnings with advice."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 
 from feataug import __version__
 from feataug.errors import DataError, message
 from feataug.io.atomic import explain_write_errors
-from feataug.reporting.page import pictures, sections
-from feataug.reporting.page.html import Html, joined, tag
+from feataug.reporting.page import pictures
+from feataug.reporting.page.by_class import by_class
+from feataug.reporting.page.findings import findings
+from feataug.reporting.page.loss_curves import drawn_charts
+from feataug.reporting.page.measures import measures
+from feataug.reporting.page.overview import facts, settings_table, tiles
 from feataug.reporting.page.run_reader import KINDS, Run, read_run
+from feataug.reporting.page.untrusted import as_text
 
 LARGEST = 5 * 10**6
-# Nothing is to be fetched, and nothing to run, whatever a folder's files hold.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def write_page(run: str | Path, path: str | Path | None = None) -> Path:
     """Make one HTML page of what a command left in a folder: settings, measures, curves, pictures, warnings with advice.
 
-    Nothing else is needed: no data, no model, no network; and the page needs no other file. ``feataug report`` calls this.
+    This needs no data, no model and no network, and the page needs no other file. ``feataug report`` calls it.
 
     Args:
-        run: The ``output`` of ``feataug demo``, ``fit-generator``, ``finetune``, ``compare``, ``teach`` or ``evaluate``, or of ``feataug.compare``, a
-            ``GeneratorTrainer`` or a ``Finetuner``. A run that has not finished will do.
-        path: Where to write; ``report.html`` in the folder by default.
+        run: The ``output`` folder of ``feataug demo``, ``fit-generator``, ``finetune``, ``compare``, ``teach`` or ``evaluate``, or of
+            ``feataug.compare``, a ``GeneratorTrainer`` or a ``Finetuner``. The run may be unfinished.
+        path: The file to write; ``report.html`` in the folder by default.
 
     Returns:
-        The path.
+        The path of the page.
 
     Raises:
         MissingDataError: there is no such folder.
-        DataError: the folder holds no run of ours.
+        DataError: the folder does not hold a run.
         CheckpointError: ``result.json`` is damaged, or the page cannot be written.
     """
-    found = read_run(run)
-    text = page(found)
-    if len(text.encode(errors="replace")) > LARGEST and found.samples:
-        found = replace(found, samples={}, notes=[*found.notes, "the pictures: with them the page would be larger than 5 MB."])
-        text = page(found)
+    content = read_run(run)
+    text = page(content)
+    if len(text.encode(errors="replace")) > LARGEST and content.samples:
+        note = "the pictures, because the page would be larger than 5 MB with them."
+        content = replace(content, samples={}, notes=[*content.notes, note])
+        text = page(content)
     if len(text.encode(errors="replace")) > LARGEST:
         raise DataError(
             message("feataug report: the page would be too large.", given=f"{len(text)} characters", needed=f"at most {LARGEST}")
         )
-    target = Path(path) if path is not None else found.folder / "report.html"
+    target = Path(path) if path is not None else content.folder / "report.html"
     with explain_write_errors(target):
-        # A lone half of a character, as JSON can hold it, has no UTF-8.
+        # JSON can hold half of a surrogate pair, which UTF-8 cannot encode.
         target.write_text(text, encoding="utf-8", errors="replace")
     return target
 
 
 def page(run: Run) -> str:
-    """The page's text."""
-    parts: list[tuple[str, str, Callable[[Run], Html]]] = [
-        ("run", "What was run", sections.what),
-        ("metrics", "Measures", sections.metrics),
-        ("warnings", "Warnings", sections.warnings),
-        ("classes", "By class", sections.classes),
-        ("losses", "Losses", sections.losses),
-        ("features", "Masks and features", _features),
-        ("predictions", "Predictions", _predictions),
-    ]
-    title = f"feataug report: {run.folder.resolve().name}"
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("title", title),
-        tag("style", Html(files("feataug.reporting.page").joinpath("style.css").read_text(encoding="utf-8"))),
+    """The text of the page: ``templates/page.html.jinja``, filled in."""
+    import jinja2
+
+    # Autoescape makes everything from the run's files text: they may come from anyone.
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("feataug.reporting.page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    links = tag("ol", [tag("li", tag("a", name, href=f"#{key}")) for key, name, _ in parts])
-    bodies = [tag("section", tag("h2", name), make(run), id=key) for key, name, make in parts]
-    made = f"Made by feataug {__version__} on {time.strftime('%Y-%m-%d %H:%M')}. Measures are percent, differences are points."
-    inner = [
-        tag("header", tag("h1", title), tag("p", KINDS[run.kind], class_="soft"), tag("nav", links, aria_label="Contents")),
-        tag("main", sections.tiles(run), bodies),
-        tag("footer", tag("p", made, class_="soft")),
-    ]
-    return "<!DOCTYPE html>\n" + tag("html", head, tag("body", tag("div", inner, class_="page")), lang="en") + "\n"
-
-
-def _features(run: Run) -> Html:
-    found = pictures.features(run)
-    if found is None:
-        return sections.missing("No features were kept.", "feataug fit-generator, compare, or finetune --generator FOLDER")
-    level = next((str(s.about["level"])[:80] for s in run.samples.values() if s.about.get("level")), "the cut")
-    text = f"Features at {level}: their three principal directions as red, green and blue, the same for all. z1 and z2 are two draws of the noise."
-    return joined(tag("p", text, class_="note"), pictures.class_legend(run), found)
-
-
-def _predictions(run: Run) -> Html:
-    found = pictures.predictions(run)
-    if found is None:
-        return sections.missing("No predictions were kept.", "feataug finetune, compare or evaluate")
-    return joined(pictures.class_legend(run), found)
+    found = findings(run)
+    return environment.get_template("page.html.jinja").render(
+        title=f"feataug report: {run.folder.resolve().name}",
+        kind=KINDS[run.kind],
+        tiles=tiles(run, len(found)),
+        facts=facts(run),
+        settings=settings_table(run),
+        has_command=bool(run.command),
+        measures=measures(run),
+        findings=found,
+        notes=[as_text(note, 600) for note in run.notes[:20]],
+        by_class=by_class(run),
+        losses=drawn_charts(run),
+        classes=pictures.class_colors(run) if run.samples else [],
+        features=pictures.features(run),
+        predictions=pictures.predictions(run),
+        version=__version__,
+        date=time.strftime("%Y-%m-%d %H:%M"),
+    )

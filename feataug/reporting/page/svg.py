@@ -1,35 +1,56 @@
-"""Curves, bars and intervals as SVG, in the page's colours."""
+"""Curves, bars and intervals as SVG, in the page's colours.
+
+Every element is formatted by ``Markup.format``, which escapes its arguments: names of classes and arms come from files.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from feataug.reporting.page.html import Html, shown, tag
-from feataug.reporting.page.loss_curves import Chart
+from markupsafe import Markup
+
+from feataug.reporting.page.table import interval_text, number_text
+
+Points = list[tuple[float, float]]
 
 WIDTH = 340
 _LABELS = 104
+_CHART = Markup('<svg viewBox="0 0 {} {:g}" role="img" aria-label="{}" class="chart">{}</svg>')
+_LINE = Markup('<line x1="{}" x2="{}" y1="{}" y2="{}" class="{}">{}</line>')
+_TEXT = Markup('<text x="{}" y="{}" class="{}">{}</text>')
+_TITLE = Markup("<title>{}</title>")
+_CIRCLE = Markup('<circle cx="{}" cy="{}" r="{}" class="{}">{}</circle>')
+_POLYLINE = Markup('<polyline points="{}" class="{}"></polyline>')
+_RECT = Markup('<rect x="{}" y="{}" width="{}" height="{}" class="{}">{}</rect>')
 
 
-def swatch(number: int) -> Html:
-    """A series' mark in a legend: colour and dash."""
-    line = tag("line", x1=1, y1=6, x2=25, y2=6, class_=f"line s{number}")
-    return tag("svg", line, viewBox="0 0 26 12", width=26, height=12, aria_hidden="true")
+@dataclass(frozen=True)
+class Chart:
+    """A line chart.
+
+    Attributes:
+        title, about: What it shows.
+        unit: The unit of the horizontal axis: images or steps.
+        series: The points of each series, by its name and the number of its style.
+        mark: A value to mark with a line, and its name.
+    """
+
+    title: str
+    about: str
+    unit: str
+    series: dict[tuple[str, int], Points] = field(default_factory=dict)
+    mark: tuple[float, str] | None = None
 
 
-def legend(names: dict[str, int]) -> Html:
-    """Names of series beside their marks."""
-    return tag("ul", [tag("li", swatch(number), " ", name) for name, number in names.items()], class_="legend")
-
-
-def curves(chart: Chart) -> Html:
+def curves(chart: Chart) -> Markup:
     """A line chart."""
     height, left, right, top, bottom = 190, 46, 330, 12, 160
     points = [point for series in chart.series.values() for point in series]
     values = [y for _, y in points] + ([chart.mark[0]] if chart.mark else [])
-    # A first line far above the rest would press all others flat.
+    # On a linear scale, a first value far above the rest would press all others flat.
     log = min(values) > 0 and max(values) > 20 * sorted(values)[len(values) // 2]
     rows = _decades(values) if log else _ticks(min(values), max(values))
     low, high = rows[0], rows[-1]
@@ -45,99 +66,93 @@ def curves(chart: Chart) -> Html:
 
     parts = []
     for y in rows:
-        parts.append(tag("line", x1=left, x2=right, y1=_at(up(y)), y2=_at(up(y)), class_="grid"))
-        parts.append(tag("text", f"{y:g}", x=left - 6, y=_at(up(y) + 4), class_="end"))
+        parts.append(_LINE.format(left, right, _round(up(y)), _round(up(y)), "grid", ""))
+        parts.append(_TEXT.format(left - 6, _round(up(y) + 4), "end", f"{y:g}"))
     for x in columns:
-        parts.append(tag("text", _short(x), x=_at(across(x)), y=bottom + 15, class_="middle"))
+        parts.append(_TEXT.format(_round(across(x)), bottom + 15, "middle", f"{x / 1000:g}k" if x >= 10_000 else f"{x:g}"))
     if chart.mark:
-        place = up(chart.mark[0])
-        parts.append(tag("line", x1=left, x2=right, y1=_at(place), y2=_at(place), class_="mark"))
-        parts.append(tag("text", f"{chart.mark[0]:g}: {chart.mark[1]}", x=right, y=_at(place - 4), class_="end"))
+        value, name = chart.mark
+        parts.append(_LINE.format(left, right, _round(up(value)), _round(up(value)), "mark", ""))
+        parts.append(_TEXT.format(right, _round(up(value) - 4), "end", f"{value:g}: {name}"))
     for (name, number), series in chart.series.items():
-        line = " ".join(f"{_at(across(x))},{_at(up(y))}" for x, y in series)
-        parts.append(tag("polyline", points=line, class_=f"line s{number}"))
+        line = " ".join(f"{_round(across(x))},{_round(up(y))}" for x, y in series)
+        parts.append(_POLYLINE.format(line, f"line s{number}"))
+        radius, kind = (2.5, "dot") if len(series) < 6 else (5, "hover")
         for x, y in series[:: max(len(series) // 30, 1)]:
-            text = tag("title", f"{name}: {y:.4g} at {x:g} {chart.unit}")
-            radius, kind = (2.5, "dot") if len(series) < 6 else (5, "hover")
-            parts.append(tag("circle", text, cx=_at(across(x)), cy=_at(up(y)), r=radius, class_=f"{kind} s{number}"))
-    parts.append(tag("text", chart.unit + (", log scale" if log else ""), x=right, y=bottom + 28, class_="end"))
+            text = _TITLE.format(f"{name}: {y:.4g} at {x:g} {chart.unit}")
+            parts.append(_CIRCLE.format(_round(across(x)), _round(up(y)), radius, f"{kind} s{number}", text))
+    parts.append(_TEXT.format(right, bottom + 28, "end", chart.unit + (", log scale" if log else "")))
     ends = "; ".join(f"{name} from {s[0][1]:.4g} to {s[-1][1]:.4g}" for (name, _), s in list(chart.series.items())[:12])
-    return _svg(height, f"{chart.title} over {chart.unit}: {ends}", parts)
+    return _chart(height, f"{chart.title} over {chart.unit}: {ends}", parts)
 
 
-def bars(rows: Sequence[tuple[str, Sequence[float | None]]], arms: dict[str, int], what: str) -> Html:
-    """Horizontal bars in percent, one row for each class, one bar for each arm."""
+def bars(rows: Sequence[tuple[str, Sequence[float | None]]], arms: dict[str, int], measure: str) -> Markup:
+    """Horizontal bars in percent: a row for each class, a bar for each arm."""
     thick = 7 if len(arms) < 4 else 5
     step = thick * len(arms) + 9
     height = 22 + step * len(rows)
     parts = []
     for x in (0, 25, 50, 75, 100):
-        place = _at(_LABELS + 2.2 * x)
-        parts.append(tag("line", x1=place, x2=place, y1=16, y2=height - 2, class_="grid"))
-        parts.append(tag("text", str(x), x=place, y=11, class_="middle"))
+        place = _round(_LABELS + 2.2 * x)
+        parts.append(_LINE.format(place, place, 16, height - 2, "grid", ""))
+        parts.append(_TEXT.format(place, 11, "middle", x))
     for row, (name, values) in enumerate(rows):
         y = 20 + step * row
         parts.append(_label(name, y + (step - 9) / 2 + 4))
         for index, ((arm, number), value) in enumerate(zip(arms.items(), values, strict=True)):
-            text = tag("title", f"{name}, {arm}: {shown(value)} %")
+            text = _TITLE.format(f"{name}, {arm}: {number_text(value)} %")
             if value is None:
-                parts.append(tag("text", text, "–", x=_LABELS + 2, y=y + thick * (index + 1), class_="dash"))
+                parts.append(_TEXT.format(_LABELS + 2, y + thick * (index + 1), "dash", text + "–"))
                 continue
-            wide = max(2.2 * min(value, 100.0), 0.6)  # a zero is seen, too
-            box = {"x": _LABELS, "y": y + thick * index, "width": _at(wide), "height": thick - 1}
-            parts.append(tag("rect", text, **box, class_=f"bar s{number}"))
-    return _svg(height, f"{what} of {len(rows)} classes in percent; the table below has the numbers", parts)
+            width = max(2.2 * min(value, 100.0), 0.6)  # so that a zero is visible
+            parts.append(_RECT.format(_LABELS, y + thick * index, _round(width), thick - 1, f"bar s{number}", text))
+    return _chart(height, f"{measure} of {len(rows)} classes in percent; the table below has the numbers", parts)
 
 
-def intervals(rows: Sequence[tuple[str, Sequence[dict[str, Any]]]], arms: dict[str, int], what: str) -> Html:
-    """Differences as dots on a line of zero, with their intervals."""
+def intervals(rows: Sequence[tuple[str, Sequence[dict[str, Any]]]], arms: dict[str, int], measure: str) -> Markup:
+    """Differences as dots beside a line at zero, with their intervals."""
     known = [v for _, found in rows for g in found for v in (g["mean"], g["low"], g["high"]) if v is not None]
     ticks = _ticks(min([0.0, *known]), max([0.0, *known]), 5)
     low, high = ticks[0], ticks[-1]
     step = 12 * len(arms) + 8
     height = 22 + step * len(rows)
 
-    def across(value: float) -> float:
-        return _LABELS + 8 + (WIDTH - _LABELS - 24) * (value - low) / (high - low)
+    def across(value: float) -> str:
+        return _round(_LABELS + 8 + (WIDTH - _LABELS - 24) * (value - low) / (high - low))
 
     parts = []
     for x in ticks:
-        parts.append(tag("line", x1=_at(across(x)), x2=_at(across(x)), y1=16, y2=height - 2, class_="zero" if x == 0 else "grid"))
-        parts.append(tag("text", f"{x:+g}" if x else "0", x=_at(across(x)), y=11, class_="middle"))
+        parts.append(_LINE.format(across(x), across(x), 16, height - 2, "zero" if x == 0 else "grid", ""))
+        parts.append(_TEXT.format(across(x), 11, "middle", f"{x:+g}" if x else "0"))
     for row, (name, found) in enumerate(rows):
         parts.append(_label(name, 20 + step * row + 6 * len(arms) + 3))
         for index, ((arm, number), gap) in enumerate(zip(arms.items(), found, strict=True)):
             y = 26 + step * row + 12 * index
             if gap["mean"] is None:
                 continue
-            text = f"{name}, {arm} minus control: {shown(gap['mean'], sign=True)} points"
+            difference = f"{number_text(gap['mean'], sign=True)} points{interval_text(gap)}"
+            text = _TITLE.format(f"{name}, {arm} minus control: {difference}")
             if gap["low"] is not None:
-                text += f" [{shown(gap['low'], sign=True)}, {shown(gap['high'], sign=True)}]"
-                ends = {"x1": _at(across(gap["low"])), "x2": _at(across(gap["high"])), "y1": y, "y2": y}
-                parts.append(tag("line", tag("title", text), **ends, class_=f"line solid s{number}"))
-            parts.append(tag("circle", tag("title", text), cx=_at(across(gap["mean"])), cy=y, r=4, class_=f"dot s{number}"))
-    return _svg(height, f"{what}, arm minus control in points, for {len(rows)} rows; the table below has the numbers", parts)
+                parts.append(_LINE.format(across(gap["low"]), across(gap["high"]), y, y, f"line solid s{number}", text))
+            parts.append(_CIRCLE.format(across(gap["mean"]), y, 4, f"dot s{number}", text))
+    return _chart(height, f"{measure}, arm minus control in points, for {len(rows)} rows; the table below has the numbers", parts)
 
 
-def _svg(height: float, text: str, parts: Sequence[Html]) -> Html:
-    return tag("svg", parts, viewBox=f"0 0 {WIDTH} {height:g}", role="img", aria_label=text, class_="chart")
+def _chart(height: float, description: str, parts: Sequence[Markup]) -> Markup:
+    return _CHART.format(WIDTH, height, description, Markup("").join(parts))
 
 
-def _label(name: str, y: float) -> Html:
+def _label(name: str, y: float) -> Markup:
     short = name if len(name) <= 15 else name[:14] + "…"
-    return tag("text", tag("title", name), short, x=_LABELS - 6, y=_at(y), class_="end")
+    return _TEXT.format(_LABELS - 6, _round(y), "end", _TITLE.format(name) + short)
 
 
-def _at(value: float) -> str:
+def _round(value: float) -> str:
     return f"{value:.1f}".removesuffix(".0")
 
 
-def _short(value: float) -> str:
-    return f"{value / 1000:g}k" if value >= 10_000 else f"{value:g}"
-
-
 def _ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers around an interval, some ``count`` of them."""
+    """About ``count`` round numbers that enclose an interval."""
     wide = max(high - low, abs(high) * 1e-3, 1e-9)
     unit = 10 ** math.floor(math.log10(wide / count))
     step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor * count >= wide * 0.999)

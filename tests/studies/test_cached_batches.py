@@ -1,4 +1,4 @@
-"""Kept batches are those of the loader, whoever made the files, and trainers go on in the middle of a pass."""
+"""Cached batches equal the loader's, whoever wrote the files, and training can resume in the middle of a pass."""
 
 from itertools import islice
 
@@ -7,7 +7,7 @@ import torch
 
 from feataug.data import Scenes, seeded_loader, train_transforms
 from feataug.training.batches import endless
-from studies.lib.cached_batches import KeptBatches
+from studies.lib.cached_batches import CachedBatches
 
 SIZE = (16, 24)
 
@@ -23,22 +23,22 @@ def same(first, second):
 @pytest.mark.parametrize("start", [0, 2, 4])
 def test_they_are_the_loaders(tmp_path, start):
     plain = list(islice(endless(loader(), start), 8))
-    for _ in range(2):  # made, and read again
-        kept = list(islice(endless(KeptBatches(loader(), tmp_path), start), 8))
-        assert all(same(a, b) for a, b in zip(plain, kept, strict=True))
+    for _ in range(2):  # computed, and read again
+        cached = list(islice(endless(CachedBatches(loader(), tmp_path), start), 8))
+        assert all(same(a, b) for a, b in zip(plain, cached, strict=True))
     assert not same(plain[0], plain[1])
 
 
 def test_what_a_reader_writes_stays_its_own(tmp_path):
-    first = next(iter(KeptBatches(loader(), tmp_path)))
+    first = next(iter(CachedBatches(loader(), tmp_path)))
     first[0].zero_()
-    again = next(iter(KeptBatches(loader(), tmp_path)))
+    again = next(iter(CachedBatches(loader(), tmp_path)))
     assert again[0].abs().sum() > 0
     assert not list(tmp_path.glob("*.[0-9]*"))
 
 
 def test_they_are_not_shared_by_processes(tmp_path):
-    kept = KeptBatches(loader(), tmp_path)
-    kept.start(0, rank=0, world_size=2)
+    cached = CachedBatches(loader(), tmp_path)
+    cached.start(0, rank=0, world_size=2)
     with pytest.raises(RuntimeError, match="read by one process, not shared by 2"):
-        next(iter(kept))
+        next(iter(cached))
