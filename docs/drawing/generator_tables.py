@@ -1,4 +1,4 @@
-"""Parts of docs/results.md about generators: what makes them better, and where to cut. Each takes what a study left, and returns Markdown."""
+"""Tables of docs/whole-images.md about generators and the choice of the cut: from a study's figures to Markdown."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from feataug.evaluation.paired_differences import interval
 
 
 def generators(r: dict, half: bool = False) -> str:
-    """The generator's ablation: one line a variant."""
+    """The generator's ablation, one line for each variant."""
     lines = [
         "",
         "## CamVid: what makes a generator better" + (", at half the resolution" if half else ""),
         "",
         f"`python -m studies.own.generator --data CamVid --dataset camvid{' --half' if half else ''}`: one change at a time, {r['images']:,} images "
-        "each, which is far from enough to converge: who learns faster. "
+        "each. That is too few to converge: the table shows which variant learns faster. "
         f"Crops of {'112 x 144 at half' if half else '224 x 288 at about'} the images' own resolution, measured on whole validation images. "
         "*rejected* is the share of synthetic pixels that `PixelFilter` takes out; *distance* the Frechet distance per channel, standardised; "
         "*spread* the synthetic over the real standard deviation.",
@@ -55,7 +55,8 @@ def table4(r: dict, again: bool = False) -> str:
         "## CamVid: where to cut"
         + (", a first look" if s["quick"] else ", at half the resolution" if half else ", another base model" if again else ""),
         "",
-        f"`python -m studies.paper.table4 --data CamVid --dataset {s['data']}{option}`, the paper's Table 4: {s['model']}; crops of {height} x {width} at "
+        f"`python -m studies.paper.table4 --data CamVid --dataset {s['data']}{option}`, the paper's Table 4: {s['model']}; "
+        f"crops of {height} x {width} at "
         f"about {'half ' if half else ''}the images' own resolution. Entropy and overlap from {r['images']} training patches, one place in "
         f"{r['stride']} x {r['stride']} pixels ({sum(r['cells']):,} of them), {r['settings']['bins']} bins; generators trained on "
         f"{s['generator']['num_images']:,} images each; recognition on "
@@ -82,8 +83,7 @@ def table4(r: dict, again: bool = False) -> str:
     if s["quick"]:
         lines += [
             "**This is the quick setting**: generators were trained for minutes, without critics, and no model was trained with their features. "
-            "It says which stages are easy to begin with, not which cut helps; of one seed, so that neighbours may change places. "
-            "Minutes depend on what else the machine did.",
+            "It shows which stages are easy at first, not which cut helps. It is one seed, so neighbours may change places.",
             "",
         ]
     if half or again:

@@ -1,5 +1,4 @@
-"""What the studies left, for docs/paper.md and its appendix: each function reads a study's JSON files, and returns a table and, in brief, what
-it comes to."""
+"""Tables of docs/paper.md and its appendix: each function reads a study's JSON files and returns a table and a short version of it."""
 
 from __future__ import annotations
 
@@ -9,39 +8,39 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from docs.drawing.words import seeds, titled
+from docs.drawing.words import data_title, seeds
 from feataug.core.measures import TITLES
 from feataug.evaluation.paired_differences import interval
 from feataug.reporting.tables import MEASURES
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results"
-# Made before the protocol was mended: models measured on whole images, without a class bias.
+# Earlier figures: models measured on whole images, without a class bias.
 WHOLE_IMAGES = RESULTS / "whole-images"
 _read_from = [RESULTS]
 # At the images' own resolution first.
 DATA = ("camvid", "idd", "cityscapes", "ade20k", "camvid-half", "idd-half")
-# Where few images are labelled, and where a study was repeated from its base model on.
+# Few labelled images, and a study that was repeated with another base model.
 MORE = ("camvid-half-0.25", "camvid-again")
-TITLED = {data: titled(data) for data in (*DATA, *MORE)}
+DATA_TITLES = {data: data_title(data) for data in (*DATA, *MORE)}
 BOTH = ("class_acc", "miou")
 
 
 class Figures(NamedTuple):
-    """A table, and the few figures of it that stand for it: one line a data set."""
+    """A table, and its main figures: one line for each data set."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     brief: Sequence[str]
 
     def table(self) -> list[str]:
-        """In Markdown."""
+        """The table in Markdown."""
         lines = [self.head, ["---"] * len(self.head), *self.rows] if self.rows else []
         return [f"| {' | '.join(line)} |" for line in lines]
 
 
 @contextmanager
 def within(folder: Path) -> Iterator[None]:
-    """Read figures from that folder for a while."""
+    """Read figures from that folder inside a ``with``."""
     _read_from.append(folder)
     try:
         yield
@@ -50,21 +49,21 @@ def within(folder: Path) -> Iterator[None]:
 
 
 def results(name: str) -> dict[str, dict[str, Any]]:
-    """What a study left, by data set."""
-    known = DATA if name == "compare" and _read_from[-1] == WHOLE_IMAGES else TITLED
+    """A study's result files, by data set."""
+    known = DATA if name == "compare" and _read_from[-1] == WHOLE_IMAGES else DATA_TITLES
     files = {data: _read_from[-1] / f"{name}-{data}.json" for data in known}
     return {data: json.loads(file.read_text()) for data, file in files.items() if file.exists()}
 
 
 def compared(r: dict[str, Any]) -> dict[str, Any] | None:
-    """The comparison within a study's file, if there are arms."""
+    """The comparison in a study's file; ``None`` where no arms have been run."""
     found = r.get("comparison", r)
     return found if "differences" in found else None
 
 
-def of(data: str, r: dict[str, Any] | None) -> str:
-    """The data set and, where arms have been compared, on how many seeds."""
-    return TITLED[data] + (f" ({seeds(r['seeds'])})" if r else "")
+def data_and_seeds(data: str, r: dict[str, Any] | None) -> str:
+    """The data set and, where arms have been compared, the number of seeds."""
+    return DATA_TITLES[data] + (f" ({seeds(r['seeds'])})" if r else "")
 
 
 def pair(gap: dict[str, Any]) -> str:
@@ -77,13 +76,13 @@ def over_base() -> Figures:
     for data, r in results("compare").items():
         if compared(r):
             gaps = {m: r["arms"]["feataug"][m] - r["base"][m] for m in MEASURES}
-            rows.append([TITLED[data], str(len(r["seeds"])), *(f"{gap:+.2f}" for gap in gaps.values())])
-            brief.append(f"{of(data, r)}: {gaps['class_acc']:+.2f} / {gaps['miou']:+.2f}")
+            rows.append([DATA_TITLES[data], str(len(r["seeds"])), *(f"{gap:+.2f}" for gap in gaps.values())])
+            brief.append(f"{data_and_seeds(data, r)}: {gaps['class_acc']:+.2f} / {gaps['miou']:+.2f}")
     return Figures(["data", "seeds", *TITLES.values()], rows, brief)
 
 
 def gaps(study: str, *names: str, brief: Sequence[str] = (), measures: Sequence[str] = tuple(MEASURES)) -> Callable[[], Figures]:
-    """Differences from the control of a study's arms, all or those named; in brief those of ``brief``, or all."""
+    """Differences of a study's arms from the control: all arms, or ``names``. The short version has all of them, or ``brief``."""
 
     def figures() -> Figures:
         rows, lines = [], []
@@ -91,20 +90,20 @@ def gaps(study: str, *names: str, brief: Sequence[str] = (), measures: Sequence[
             found = compared(r) or {"differences": {}, "seeds": []}
             known = found["differences"]
             arms = [name for name in (names or known) if name in known]
-            rows += [[TITLED[data], arm, str(len(found["seeds"])), *(interval(known[arm][m]) for m in measures)] for arm in arms]
+            rows += [[DATA_TITLES[data], arm, str(len(found["seeds"])), *(interval(known[arm][m]) for m in measures)] for arm in arms]
             short = [f"{arm} {pair(known[arm])}" for arm in arms if arm in (brief or arms)]
-            lines += [f"{of(data, found)}: {', '.join(short)}"] if short else []
+            lines += [f"{data_and_seeds(data, found)}: {', '.join(short)}"] if short else []
         return Figures(["data", "arm", "seeds", *(TITLES[m] for m in measures)], rows, lines)
 
     return figures
 
 
 def together(*parts: Callable[[], Figures]) -> Callable[[], Figures]:
-    """Figures of several studies in one table, data set by data set; their heads are the same."""
+    """Figures of several studies with equal heads in one table, sorted by data set."""
 
     def figures() -> Figures:
         found = [part() for part in parts]
-        order = list(TITLED.values())
+        order = list(DATA_TITLES.values())
         rows = sorted((row for x in found for row in x.rows), key=lambda row: order.index(row[0]))
         return Figures(
             found[0].head,
@@ -119,8 +118,8 @@ def recognised() -> Figures:
     rows, brief = [], []
     for data, r in results("compare").items():
         score = r["recognition"]
-        rows.append([TITLED[data], *(f"{score[k]:.2f}" for k in ("real", "synthetic", "ratio", "diversity"))])
-        brief.append(f"{TITLED[data]}: {score['ratio']:.2f}")
+        rows.append([DATA_TITLES[data], *(f"{score[k]:.2f}" for k in ("real", "synthetic", "ratio", "diversity"))])
+        brief.append(f"{DATA_TITLES[data]}: {score['ratio']:.2f}")
     return Figures(["data", "real features, mIoU", "synthetic features, mIoU", "ratio", "diversity ratio"], rows, brief)
 
 
@@ -131,8 +130,8 @@ def several_scales() -> Figures:
             n = str(len(r["comparison"]["seeds"]))
             one, many = (x["differences"]["feataug"] for x in (r["comparison"], r["several_scales"]))
             for scales, gap in (("one", one), ("six, mirrored", many)):
-                rows.append([TITLED[data], scales, n, *(interval(gap[m]) for m in MEASURES)])
-            brief.append(f"{of(data, r['comparison'])}: one scale {pair(one)}, six {pair(many)}")
+                rows.append([DATA_TITLES[data], scales, n, *(interval(gap[m]) for m in MEASURES)])
+            brief.append(f"{data_and_seeds(data, r['comparison'])}: one scale {pair(one)}, six {pair(many)}")
     return Figures(["data", "scales", "seeds", *TITLES.values()], rows, brief)
 
 
@@ -146,9 +145,9 @@ def generators() -> Figures:
             figures = [interval(gain[m]) if gain else "-" for m in BOTH]
             seeds = str(len(found["seeds"])) if found else "-"
             recognised = [f"{score['synthetic']:.2f} of {score['real']:.2f}", f"{score['diversity']:.2f}"]
-            rows.append([TITLED[data], name, f"{entry['images']:,}", *recognised, seeds, *figures])
+            rows.append([DATA_TITLES[data], name, f"{entry['images']:,}", *recognised, seeds, *figures])
             short.append(f"{name} {score['ratio']:.2f} of real" + (f", {pair(gain)}" if gain else ""))
-        brief.append(f"{of(data, found)}: " + "; ".join(short))
+        brief.append(f"{data_and_seeds(data, found)}: " + "; ".join(short))
     return Figures(
         ["data", "generator", "images", "recognised", "diversity ratio", "seeds", *(TITLES[m] for m in BOTH)], rows, brief
     )
@@ -162,15 +161,15 @@ def places() -> Figures:
             ratio = f"{stage['recognition']['ratio']:.2f}" if stage.get("recognition") else "-"
             gain = [interval(stage["gain"][m]) if "gain" in stage else "-" for m in BOTH]
             found = [f"{stage['entropy']:.2f}", f"{stage['hist_iou']:.2f}", ratio]
-            rows.append([TITLED[data] + quick, f"`{stage['at']}`", *found, str(len(r.get("seeds", []))), *gain])
+            rows.append([DATA_TITLES[data] + quick, f"`{stage['at']}`", *found, str(len(r.get("seeds", []))), *gain])
         # The images, the stage that gains most class accuracy, and the last.
         gained = [stage for stage in r["stages"][1:] if "gain" in stage]
         best = max(gained, key=lambda stage: stage["gain"]["class_acc"]["mean"], default=None)
         shown = [stage for stage in r["stages"] if stage in (r["stages"][0], best, r["stages"][-1])]
-        said = [
+        short = [
             f"{x['name']} {x['recognition']['ratio']:.2f} of real" + (f", {pair(x['gain'])}" if "gain" in x else "") for x in shown
         ]
-        brief.append(f"{of(data, r if r.get('seeds') else None)}{quick}: {'; '.join(said)}")
+        brief.append(f"{data_and_seeds(data, r if r.get('seeds') else None)}{quick}: {'; '.join(short)}")
     return Figures(
         ["data", "cut after", "entropy", "overlap", "synthetic over real mIoU", "seeds", *(TITLES[m] for m in BOTH)], rows, brief
     )
@@ -181,8 +180,8 @@ def by_class() -> Figures:
     for data, r in results("fig5").items():
         found = r["rank_correlation_of_share_and_gain"]
         better = sum(c["difference"]["acc"]["mean"] > 0 for c in r["classes"].values() if c["difference"].get("acc"))
-        rows.append([TITLED[data], f"{better} of {len(r['classes'])}", f"{found['acc']:+.2f}", f"{found['iou']:+.2f}"])
-        brief.append(f"{TITLED[data]}: rank correlation {found['acc']:+.2f}")
+        rows.append([DATA_TITLES[data], f"{better} of {len(r['classes'])}", f"{found['acc']:+.2f}", f"{found['iou']:+.2f}"])
+        brief.append(f"{DATA_TITLES[data]}: rank correlation {found['acc']:+.2f}")
     head = [
         "data",
         "classes that gain accuracy",
@@ -194,17 +193,17 @@ def by_class() -> Figures:
 
 def pictures() -> Figures:
     found = results("fig3")
-    rows = [[TITLED[data], str(r["better"]), str(r["worse"])] for data, r in found.items()]
-    brief = [f"{TITLED[data]}: {r['better']} images better, {r['worse']} worse" for data, r in found.items()]
+    rows = [[DATA_TITLES[data], str(r["better"]), str(r["worse"])] for data, r in found.items()]
+    brief = [f"{DATA_TITLES[data]}: {r['better']} images better, {r['worse']} worse" for data, r in found.items()]
     return Figures(["data", "images with better pixel accuracy (one seed)", "with worse"], rows, brief)
 
 
 def channels() -> Figures:
     found = results("fig6")
-    rows = [[TITLED[data], *(f"{100 * share:.1f} %" for share in r["recognised_by"].values())] for data, r in found.items()]
+    rows = [[DATA_TITLES[data], *(f"{100 * share:.1f} %" for share in r["recognised_by"].values())] for data, r in found.items()]
     kinds = list(next(iter(found.values()))["recognised_by"]) if found else []
     brief = [
-        f"{TITLED[data]}: " + ", ".join(f"{kind} {100 * x:.1f} %" for kind, x in r["recognised_by"].items())
+        f"{DATA_TITLES[data]}: " + ", ".join(f"{kind} {100 * x:.1f} %" for kind, x in r["recognised_by"].items())
         for data, r in found.items()
     ]
     return Figures(["data", *(f"pixels recognised in {kind}" for kind in kinds)], rows, brief)

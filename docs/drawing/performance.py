@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
-HERE = Path(__file__).parents[1]
-RESULTS = HERE.parent / "benchmarks" / "results"
+from docs.drawing.page import wrap, write_or_check
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 CLAIMS = {
     "label_conv_forward": (
@@ -16,15 +16,15 @@ CLAIMS = {
     ),
     "label_conv_train": ("the same, forward and backward", "times faster"),
     "label_conv_memory": ("the same, peak memory besides the results", "share of the other"),
-    "mask_encoder_classes": ("mask encoder at 150 classes, forward and backward", "itself at 19 classes, share of its time"),
+    "mask_encoder_classes": ("mask encoder at 150 classes, forward and backward", "the same at 19 classes, share of its time"),
     "mixed_step_time": ("mixed step, 11 real and 5 synthetic", "plain step of 16, share of its time"),
     "mixed_step_memory": ("the same, peak memory", "share of the other"),
-    "generating": ("mixed step, all synthetic features made anew", "one whose features are there, share of its time"),
-    "generating_bank": ("mixed step with a bank, a quarter made anew", "one whose features are there, share of its time"),
+    "generating": ("mixed step that generates all synthetic features", "one whose features are stored, share of its time"),
+    "generating_bank": ("mixed step with a bank, of which a quarter is generated", "one whose features are stored, share of its time"),
     "generator_step": ("generator's training step", "the same objective written plainly, times faster"),
     "fused_adam": ("Adam over generator and critics in one kernel", "weight by weight, times faster"),
-    "compiled_generator": ("generator under `torch.compile`, forward and backward", "as it is, times faster"),
-    "waiting_for_data": ("generator's training fed from", "the same steps on a batch that is there, share of its time"),
+    "compiled_generator": ("generator under `torch.compile`, forward and backward", "without it, times faster"),
+    "waiting_for_data": ("generator's training fed from", "the same steps on a stored batch, share of its time"),
     "split_forwards": ("`split` of a large model", "a forward pass, times its time"),
     "advice_forwards": ("an error of `split` with complete cuts as advice", "a forward pass, times its time"),
     "trace_memory": ("peak memory of a process that splits a large model", "one that makes a forward pass, share of its peak"),
@@ -42,14 +42,14 @@ ADVICE = """## When it is slow
   each image; bf16 by default, checksummed, resumable.
 - **Generating costs a step too much** (a large generator, a small decoder, or a pixel filter, which is a forward of its own):
   `FeatureMixer(..., bank=256, fresh=0.25)` keeps 256 synthetic samples and makes a quarter of each step's anew. On a GPU `overlap=True`
-  generates while the encoder runs: with the same results on an H100 (a test), its time has not been measured yet.
+  generates while the encoder runs: the results are equal on an H100 (a test). Not yet benchmarked.
 - **Mining costs forwards**: `HardNegativeSampler(masks, learn=True)` takes the losses that training computes anyway.
 - **Critics' masks**: `GeneratorConfig(critic_masks="shares")`, the default, encodes them at the features' resolution.
 - **bf16**: `GeneratorConfig(mixed_precision="bf16")`, `FinetuneConfig(mixed_precision="bf16")`; on CPUs that multiply bf16 natively as well."""
 
 
 def size(value: float, claim: str) -> str:
-    """Seconds or bytes, to read."""
+    """Seconds or bytes as text."""
     if claim.endswith("memory"):
         return f"{value / 2**20:,.0f} MiB"
     return f"{1e3 * value:,.1f} ms" if value < 1 else f"{value:.2f} s"
@@ -62,8 +62,8 @@ def page() -> str:
         "",
         "<!-- Drawn by docs/drawing/performance.py from benchmarks/results/*.json; do not edit. -->",
         "",
-        "`make bench` runs these on a CPU in some minutes; `python -m benchmarks.NAME --device cuda` on a GPU. Both sides of a line run in turn "
-        "in one process (memory: in one process each); figures are medians, the ratio is the median over rounds. Compare ratios, not times: "
+        "`make bench` runs these on a CPU in some minutes, `python -m benchmarks.NAME --device cuda` on a GPU. Both sides of a line run in turn "
+        "in one process (memory: in one process each). Figures are medians; the ratio is the median over rounds. Compare ratios, not times: "
         "these depend on the machine.",
     ]
     found = [line for file in sorted(RESULTS.glob("*.json")) for line in read(file) if line.get("claim") in CLAIMS]
@@ -91,7 +91,7 @@ def page() -> str:
             lines += [
                 "",
                 f"{line['model']}, cut at `{line['at']}`: the encoder is {100 * line['encoder_share']:.0f} % of a plain step, so that a mixed one "
-                f"could cost {line['limit']:.3f} of it if features came for nothing; it costs {line['over_limit']:.2f} times that.",
+                f"would cost {line['limit']:.3f} of it if features were free. It costs {line['over_limit']:.2f} times that.",
             ]
     grown = [line for file in sorted(RESULTS.glob("growth-*.json")) for line in read(file)]
     for device in sorted({line["device"] for line in grown}):
@@ -110,7 +110,7 @@ def page() -> str:
                 lines.append(f"| {line['axis']} | {line['value']} | {figures} |")
     for file in sorted(RESULTS.glob("paper_scale-*.json")):
         lines += paper_scale(read(file)[0])
-    return "\n".join([*lines, "", ADVICE]) + "\n"
+    return wrap("\n".join([*lines, "", ADVICE]) + "\n")
 
 
 def paper_scale(line: dict) -> list[str]:
@@ -131,23 +131,16 @@ def paper_scale(line: dict) -> list[str]:
         f"| parameters of the generator | {line['parameters']['generator'] / 1e6:.1f} million |",
         f"| multiply-adds: features of one crop by the encoder | {line['encoder_gmacs'] / crops:,.0f} x 10^9 |",
         f"| features of one crop by the generator | {line['generator_gmacs'] / crops:,.0f} x 10^9 |",
-        f"| all that one step does, channel statistics and the score at the end included | {line['step_gmacs']:,.0f} x 10^9 |",
-        f"| time of that | {line['seconds']:.0f} s |",
+        f"| one whole step, with channel statistics and the score at the end | {line['step_gmacs']:,.0f} x 10^9 |",
+        f"| its time | {line['seconds']:.0f} s |",
     ]
 
 
 def read(file: Path) -> list[dict]:
-    """A file's lines; the first ones held one object."""
+    """A file's lines. Early files hold a single object."""
     found = json.loads(file.read_text())
     return found if isinstance(found, list) else [found]
 
 
 if __name__ == "__main__":
-    text, target = page(), HERE / "performance.md"
-    if "--check" in sys.argv:
-        sys.exit(
-            0
-            if target.read_text() == text
-            else "docs/performance.md is not what benchmarks/results/*.json give: run docs/drawing/performance.py"
-        )
-    target.write_text(text)
+    write_or_check({"performance.md": page()}, "performance")

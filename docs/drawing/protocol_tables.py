@@ -1,11 +1,11 @@
-"""Parts of docs/results.md: how we measure, what features teach, and the arms. Each takes what a study left, and returns Markdown."""
+"""Tables of docs/results.md: how we measure, what features teach, and the arms. Each takes a study's figures and returns Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from docs.drawing.words import seeds, titled
+from docs.drawing.words import data_title, seeds
 from feataug.core.measures import TITLES
 from feataug.evaluation import difference
 from feataug.evaluation.paired_differences import interval
@@ -24,7 +24,7 @@ def _option(s: Mapping[str, Any]) -> str:
 
 
 def protocol(name: str, r: dict[str, Any]) -> str:
-    """The same bases, predicted in four ways."""
+    """The same base models, predicted in several ways."""
     s, bases = r["settings"], len(r["bases"])
     rows, columns = s["size"]
     ways = {
@@ -37,7 +37,7 @@ def protocol(name: str, r: dict[str, Any]) -> str:
     }
     lines = [
         "",
-        f"### {titled(name)}{'' if name.endswith(('fpn', 'vit')) else ': PSPNet'}",
+        f"### {data_title(name)}{'' if name.endswith(('fpn', 'vit')) else ': PSPNet'}",
         "",
         f"{s['model']}; {s['images']} training images, crops of {rows} x {columns}, {s['base']['num_steps']} steps; measured on {s['eval_split']}; "
         f"{'mean of ' if bases > 1 else ''}{bases} base model{'s' if bases > 1 else ''}; the bias from {s['bias_images']} training images.",
@@ -50,8 +50,8 @@ def protocol(name: str, r: dict[str, Any]) -> str:
     if "larger crops" in r["means"]:
         lines += [
             "",
-            f"{r['settings']['further']['num_steps']} further steps of the first base, on the same crops and on crops of the images' size: what "
-            "changing the training gains instead.",
+            f"{r['settings']['further']['num_steps']} further steps of the first base, on the same crops and on crops of the images' size: the "
+            "gain of changing the training instead.",
             "",
             f"| trained further on, predicted by {HEADS}",
             "|---" + RULE,
@@ -66,12 +66,13 @@ def protocol(name: str, r: dict[str, Any]) -> str:
 
 
 def bias(name: str, r: dict[str, Any]) -> str:
-    """What class weights and features gain before and after the bias."""
+    """The gains of class weights and features, before and after the bias."""
     s = r["settings"]
     lines = [
         "",
-        f"`python -m studies.own.bias --data DIR --dataset {s['data']}{_option(s)}`: {titled(name)}; decoder alone, {s['further']['num_steps']} further "
-        f"steps, {seeds(s['seeds'])}; *feataug* has {s['ratio']:.0%} synthetic samples and no class weights; *class weights* no synthetic ones.",
+        f"`python -m studies.own.bias --data DIR --dataset {s['data']}{_option(s)}`: {data_title(name)}; decoder alone, "
+        f"{s['further']['num_steps']} further steps, {seeds(s['seeds'])}; "
+        f"*feataug* has {s['ratio']:.0%} synthetic samples and no class weights; *class weights* no synthetic ones.",
         "",
         f"| arm, predicted by {HEADS}",
         "|---" + RULE,
@@ -87,12 +88,13 @@ def bias(name: str, r: dict[str, Any]) -> str:
 
 
 def teaching(name: str, r: dict[str, Any]) -> str:
-    """What a fresh decoder learns from each source."""
+    """What fresh decoders learn from each source."""
     s, found = r["settings"], r["teaching"]
     score = r["recognition"]
     lines = [
         "",
-        f"`python -m studies.own.teaching --data DIR --dataset {s['data']}{_option(s)}`: {titled(name)}; decoders behind `{s['at']}` from ImageNet "
+        f"`python -m studies.own.teaching --data DIR --dataset {s['data']}{_option(s)}`: {data_title(name)}; "
+        f"decoders after `{s['at']}` from ImageNet "
         f"weights, heads random, {s['steps']['num_steps']} steps of {s['batch']}, {seeds(s['seeds'])}; the encoder frozen.",
         "",
         "| a fresh decoder is trained on | PixelAcc | ClassAcc | mIoU | share of the real features' mIoU | before the class bias: mIoU | share |",
@@ -106,7 +108,7 @@ def teaching(name: str, r: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        f"The same generator by the measures that it was chosen by, on masks that it has not seen: recognition {score['synthetic']:.2f} of "
+        f"The measures that this generator was chosen by, on masks that it has not seen: recognition {score['synthetic']:.2f} of "
         f"{score['real']:.2f} (ratio {score['ratio']:.2f}), diversity {score['diversity']:.2f}.",
         *(["", quality(r["quality"])] if "quality" in r else []),
     ]
@@ -119,8 +121,8 @@ def quality(q: dict[str, Any]) -> str:
     lines = ["| by `feature_quality` | synthetic features | real features of training images |", "|---|---|---|"]
     for key, text in (("frechet", "Fréchet distance"), ("precision", "precision"), ("recall", "recall")):
         lines.append(f"| {text} | {q[key]:.2f} | {real[key]:.2f} |")
-    found = "copies training features" if memory["copies"] else "no sign of copying"
-    return "\n".join([*lines, "", f"Memory test: {found}."])
+    memory_test = "copies training features" if memory["copies"] else "no sign of copying"
+    return "\n".join([*lines, "", f"Memory test: {memory_test}."])
 
 
 def comparison(name: str, r: dict[str, Any]) -> str:
@@ -131,14 +133,14 @@ def comparison(name: str, r: dict[str, Any]) -> str:
     way = f"windows of {window[0]} x {window[1]}" if window else "whole images"
     share = f" --fraction {s['fraction']:g} --ceiling" if s["fraction"] < 1 else ""
     f = s["feataug"]
-    told = f"masks `{f['masks']}`, {100 * f['ratio']:.0f} % synthetic, pixels filtered at {f['filter']} times their class's loss"
-    told += f", class weights to the power of {f['power']}" if f.get("power") else ", no class weights"
+    mixing = f"masks `{f['masks']}`, {100 * f['ratio']:.0f} % synthetic, pixels filtered at {f['filter']} times their class's loss"
+    mixing += f", class weights to the power of {f['power']}" if f.get("power") else ", no class weights"
     lines = [
         "",
-        f"### {titled(name)}",
+        f"### {data_title(name)}",
         "",
         f"`python -m studies.own.compare --data DIR --dataset {s['data']}{_option(s)}{share}`: {s['images']} training images, crops of "
-        f"{rows} x {columns}, {r['settings']['config']['num_steps']} further steps, {seeds(r['seeds'])}; predicted by {way}. feataug: {told}.",
+        f"{rows} x {columns}, {r['settings']['config']['num_steps']} further steps, {seeds(r['seeds'])}; predicted by {way}. feataug: {mixing}.",
         "",
         f"| after the class bias {HEADS}",
         "|---" + RULE,
@@ -169,19 +171,19 @@ def against(r: dict[str, Any], other: str) -> dict[str, Any]:
 
 
 def ways(found: Mapping[str, dict[str, Any]]) -> str:
-    """The README's first table: what lies in how a model is predicted, before any arm."""
+    """The README's first table: the same model, predicted in several ways."""
     heads = {"whole": "whole images", "padded": "padded to the stride", "windows": "windows", "whole, bias": "whole images, class bias"}
     heads |= {"padded, bias": "padded, class bias", "windows, bias": "windows, class bias"}
     lines = [f"| mIoU of the same model | {' | '.join(heads.values())} |", "|---" * (len(heads) + 1) + "|"]
     for name, r in found.items():
         means = r["means"]["base"]
         cells = " | ".join(f"{means[way]['miou']:.1f}" if way in means else "-" for way in heads)
-        lines.append(f"| {titled(name)} | {cells} |")
+        lines.append(f"| {data_title(name)} | {cells} |")
     return "\n".join(lines) + "\n"
 
 
 def summary(found: Mapping[str, dict[str, Any]]) -> str:
-    """The README's second table: what was gained over the control before and after the bias."""
+    """The README's second table: gains over the control, before and after the bias."""
     two = ("class_acc", "miou")
     heads = " | ".join(f"{TITLES[m]}, {when}" for m in two for when in ("before the bias", "after it"))
     lines = [f"| points over the control | {heads} |", "|---" * 5 + "|"]
@@ -189,5 +191,5 @@ def summary(found: Mapping[str, dict[str, Any]]) -> str:
         for arm in ("feataug", "class weights", "ceiling"):
             if arm in r["differences"]:
                 cells = (interval(r[key][arm][m]) for m in two for key in ("differences_before_bias", "differences"))
-                lines.append(f"| {arm}: {titled(name)} ({seeds(r['seeds'])}) | {' | '.join(cells)} |")
+                lines.append(f"| {arm}: {data_title(name)} ({seeds(r['seeds'])}) | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -1,11 +1,11 @@
-"""Parts of docs/whole-images.md that compare arms: each takes what a study left, and returns Markdown."""
+"""Tables of docs/whole-images.md that compare arms: from a study's figures to Markdown."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from docs.drawing.words import seeds, titled
+from docs.drawing.words import data_title, seeds
 from feataug.core.measures import TITLES
 from feataug.evaluation import differences
 from feataug.evaluation.paired_differences import interval
@@ -70,14 +70,14 @@ def comparison(title: str, name: str, r: dict) -> str:
             for measure, names in behind.items():
                 if gap[measure]["mean"] <= 0:
                     names.append(baseline)
-        told = (f"{TITLES[m]} of all but {', '.join(names)}" if names else f"{TITLES[m]} of all" for m, names in behind.items())
-        lines += ["", f"In the mean feataug is ahead in {', in '.join(told)}."]
+        ahead = (f"{TITLES[m]} of all but {', '.join(names)}" if names else f"{TITLES[m]} of all" for m, names in behind.items())
+        lines += ["", f"In the mean feataug is ahead in {', in '.join(ahead)}."]
     f = s["feataug"]
     control = sum(entry["control"]["seconds"] for entry in r["seeds"]) / len(r["seeds"]) / 60
     resumed = " (its last part alone: it was stopped and went on)" if "generator" in r["seconds_of_the_last_part_only"] else ""
     lines += [
         "",
-        f"feataug: masks `{f['masks']}` (`Comparison.masks` in studies/own/compare.py), {100 * f['ratio']:.0f} % synthetic, pixels filtered at "
+        f"feataug: masks `{f['masks']}` (`Comparison.masks` in studies/lib/comparison.py), {100 * f['ratio']:.0f} % synthetic, pixels filtered at "
         f"{f['filter']} times their class's loss, class weights by deficit to the power of {f['power']}. *class weights* are the same weights on "
         f"real samples alone. Minutes depend on what else the machine did while an arm ran; benchmarks compare steps. "
         f"The control took {control:.1f} minutes ({s['threads']} threads); the generator "
@@ -89,7 +89,7 @@ def comparison(title: str, name: str, r: dict) -> str:
 
 
 def fractions(results: list[tuple[str, dict]]) -> str:
-    """How the gain depends on the number of labelled images."""
+    """The gain by the number of labelled images."""
     lines = [
         "",
         "## The gain, by the number of labelled images",
@@ -109,28 +109,8 @@ def fractions(results: list[tuple[str, dict]]) -> str:
             else "-"
         )
         lines.append(
-            f"| {titled(name)} | {r['settings']['images']} | {len(r['seeds'])} | {r['base']['miou']:.2f} | {r['recognition']['ratio']:.2f} | "
+            f"| {data_title(name)} | {r['settings']['images']} | {len(r['seeds'])} | {r['base']['miou']:.2f} | {r['recognition']['ratio']:.2f} | "
             f"{interval(gaps['feataug']['class_acc'])} | {interval(gaps['feataug']['miou'])} | {alone} |"
-        )
-    return "\n".join(lines)
-
-
-def settings(results: list[dict], chosen: dict) -> str:
-    """feataug's other settings that went through all of the training, beside the chosen ones."""
-    lines = [
-        "",
-        "## CamVid: feataug's other settings, encoder trained",
-        "",
-        "`Comparison.feataug` in studies/own/compare.py, changed; against the control, in points.",
-        "",
-        "| masks | ratio | power | seeds | " + " | ".join(TITLES.values()) + " |",
-        "|---|---|---|---|" + "---|" * len(TITLES),
-    ]
-    for r in (chosen, *results):
-        f, gaps = r["settings"]["feataug"], r["differences"]["feataug"]
-        figures = " | ".join(interval(gaps[m]) for m in TITLES)
-        lines.append(
-            f"| `{f['masks']}`{' (chosen)' if r is chosen else ''} | {f['ratio']} | {f['power']} | {len(r['seeds'])} | {figures} |"
         )
     return "\n".join(lines)
 
@@ -138,8 +118,8 @@ def settings(results: list[dict], chosen: dict) -> str:
 # The paper's tables and figures whose arms are feataug with one thing changed.
 STUDIES = {
     "table1": "Table 1: images against features, and additional masks",
-    "table3": "Table 3: masks encoded at the images' resolution, or made as small as the features first",
-    "table5": "Table 5: additional masks, one to three of the training set's",
+    "table3": "Table 3: encoded masks or small masks",
+    "table5": "Table 5: additional masks, 1 : 3",
     "fig7": "Fig. 7: the synthetic share",
     "fig8": "Fig. 8: hard negatives",
     "settings": "feataug's settings, and its features without class weights",
@@ -160,9 +140,10 @@ def studies() -> str:
             options += f" --fraction {s['fraction']:g}" if s.get("fraction", 1) < 1 else ""
             lines += [
                 "",
-                f"### {title} ({titled(file.stem.removeprefix(name + '-'))})",
+                f"### {title} ({data_title(file.stem.removeprefix(name + '-'))})",
                 "",
-                f"`python studies/{name}.py --data DIR --dataset {s['data']}{options}`: {s['images']} training images, "
+                f"`python -m studies.{'own' if name == 'settings' else 'paper'}.{name} --data DIR --dataset {s['data']}{options}`: "
+                f"{s['images']} training images, "
                 f"crops of {rows} x {columns}, {seeds(r['comparison']['seeds'])}; minus the control of the same seed, in points.",
                 "",
                 "| arm | " + " | ".join(TITLES.values()) + " |",
@@ -185,10 +166,11 @@ def screened(r: dict) -> str:
         "## CamVid: screening with the encoder frozen",
         "",
         "`python -m studies.own.screen`: the decoder alone, on cached features, paired seeds; differences from "
-        "the control in points. A lead, no result. Masks: `random` from the training set; `both` drawn by class, with rare objects pasted in; "
+        "the control in points. A gain here is a reason to try a setting, not a result. "
+        "Masks: `random` from the training set; `both` drawn by class, with rare objects pasted in; "
         "`mined` hard negatives; `control` none. `power`: of `deficit_weights`, measured once, on all samples.",
         "",
-        "Tried, and not offered: `synthetic_balance`, synthetic pixels weighted by the inverse area of their class to that power; `inverse_area`, "
+        "Tried, and removed again: `synthetic_balance`, synthetic pixels weighted by the inverse area of their class to that power; `inverse_area`, "
         "the same on real ones; `deficit`, as `power`, but on synthetic pixels alone unless `real=1`; `followed`, deficits followed during training.",
         "",
         "| masks, settings | " + " | ".join(TITLES.values()) + " | seeds |",

@@ -1,11 +1,11 @@
-"""How docs/results.md and docs/paper.md name what the studies ran on: data sets, by what stands in a file's name, and seeds."""
+"""Words for data sets and seeds on the drawn pages."""
 
 from __future__ import annotations
 
 from collections.abc import Sized
 
 NAMES = {"camvid": "CamVid", "idd": "IDD-Lite", "cityscapes": "Cityscapes", "ade20k": "ADE20K"}
-# After the data set's name, each after a hyphen.
+# Suffixes of a file name, each after a hyphen.
 SETTINGS = {
     "half": "half resolution",
     "0.25": "a quarter of the images",
@@ -16,12 +16,12 @@ SETTINGS = {
 }
 
 
-def titled(data: str) -> str:
-    """A data set in words: ``camvid-half-0.25`` is CamVid, half resolution, a quarter of the images."""
+def data_title(data: str) -> str:
+    """A data set in words, from a file's name: ``camvid-half-0.25`` is CamVid, half resolution, a quarter of the images."""
     name, *rest = data.split("-")
     return ", ".join([NAMES.get(name, name), *(SETTINGS.get(x, x) for x in rest)])
 
 
-def seeds(found: Sized) -> str:
-    """How many there are."""
-    return "one seed" if len(found) == 1 else f"{len(found)} seeds"
+def seeds(numbers: Sized) -> str:
+    """The number of seeds in words."""
+    return "one seed" if len(numbers) == 1 else f"{len(numbers)} seeds"

@@ -57,7 +57,7 @@ def test_the_plots_are_drawn_from_the_committed_figures(tmp_path):
 def test_the_figures_in_the_readme_are_those_of_the_files():
     drawn = load(ROOT / "docs" / "drawing" / "results.py")
     assert drawn.readme() in (ROOT / "README.md").read_text()
-    (name, first), *_ = drawn.compared().items()
+    (name, first), *_ = drawn.read("compare").items()
     planted = {name: first | {"seeds": first["seeds"][:1]}}
     assert drawn.ways(drawn.read("protocol")) in drawn.readme()
     assert drawn.summary(planted) not in (ROOT / "README.md").read_text()
@@ -69,12 +69,15 @@ def test_the_page_on_the_paper_is_drawn_from_the_committed_figures():
         text = (ROOT / "docs" / name).read_text()
         assert text == drawn.page(old)
         for claim in drawn.CLAIMS:
-            assert (ROOT / claim.command.split()[0]).exists()
+            assert (ROOT / f"{claim.study.split()[0].replace('.', '/')}.py").exists()
             assert f"](#{claim.anchor})" in text
+    # The overview fits a screen.
+    assert len((ROOT / "docs" / "paper.md").read_text().partition("\n## ")[0].splitlines()) <= 40
 
 
 def test_a_verdict_needs_an_interval_that_excludes_zero():
-    verdict = load(ROOT / "docs" / "drawing" / "whole_images.py").verdict
+    from feataug.evaluation import verdict
+
     names = ("pixel_acc", "class_acc", "miou", "fw_iou")
     unclear = verdict({name: {"mean": 1.0, "low": -0.1, "high": 2.1} for name in names})
     assert unclear == "No difference is shown in PixelAcc, ClassAcc, mIoU, fwIoU: the interval holds zero."

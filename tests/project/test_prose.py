@@ -1,4 +1,4 @@
-"""Lines of hand-written Markdown are short enough to be read and compared side by side."""
+"""Lines of Markdown are short enough to be read and compared side by side."""
 
 import re
 from pathlib import Path
@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Written by the scripts in docs/drawing.
-DRAWN = {"results.md", "paper.md", "performance.md", "whole-images.md", "whole-images-paper.md"}
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in DRAWN),
+    *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "studies").glob("*.md")),
 ]
 WIDTH = 100

@@ -1,0 +1,72 @@
+"""The findings at the top of docs/results.md: each is a sentence, its figure, its file, and the condition under which it may be said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from feataug.evaluation.paired_differences import interval
+
+Read = Callable[[str], Mapping[str, Mapping[str, Any]]]
+
+
+def findings(read: Read) -> str:
+    """The list in Markdown.
+
+    Raises:
+        ValueError: The figures no longer bear a finding out.
+    """
+    means = read("protocol")["camvid-half"]["means"]["base"]
+    whole, best = means["whole"]["miou"], means["windows, bias"]["miou"]
+    few, every = read("compare")["camvid-half-0.25"], read("compare")["camvid-half"]
+    gain, weights, ceiling = (few["differences"][arm] for arm in ("feataug", "class weights", "ceiling"))
+    all_gain, all_weights = (every["differences"][arm] for arm in ("feataug", "class weights"))
+    taught = read("teaching")["camvid-half"]
+    generator, gaussians = (taught["teaching"]["score"][source]["after"] for source in ("generator", "gaussians"))
+    recall, reference = taught["quality"]["recall"], taught["quality"]["reference"]["recall"]
+    listed = (
+        (
+            "Windows and a class bias gain most, and need no training.",
+            f"mIoU {whole:.1f} to {best:.1f} on CamVid at half its resolution",
+            "protocol-camvid-half",
+            best - whole > 10 * max(gain["miou"]["mean"], all_gain["miou"]["mean"]),
+        ),
+        (
+            "Synthetic features gain a little class accuracy with a quarter of the labels.",
+            f"ClassAcc {interval(gain['class_acc'])}, mIoU {interval(gain['miou'])} over the control",
+            "compare-camvid-half-0.25",
+            gain["class_acc"]["low"] > 0 and _holds_zero(gain["miou"]),
+        ),
+        (
+            "With all labels no gain is shown.",
+            f"ClassAcc {interval(all_gain['class_acc'])}, mIoU {interval(all_gain['miou'])}",
+            "compare-camvid-half",
+            _holds_zero(all_gain["class_acc"]) and _holds_zero(all_gain["miou"]),
+        ),
+        (
+            "There is little to gain in 100 steps: even real features of three times as many labelled images gain little.",
+            f"ClassAcc {interval(ceiling['class_acc'])}, mIoU {interval(ceiling['miou'])}",
+            "compare-camvid-half-0.25",
+            max(ceiling["class_acc"]["mean"], ceiling["miou"]["mean"]) < 1,
+        ),
+        (
+            "Class weights gain nothing beyond a class bias, and lose mIoU with a quarter of the labels.",
+            f"mIoU {interval(all_weights['miou'])} with all labels, {interval(weights['miou'])} with a quarter",
+            "compare-camvid-half-0.25",
+            _holds_zero(all_weights["class_acc"]) and _holds_zero(all_weights["miou"]) and weights["miou"]["high"] < 0,
+        ),
+        (
+            "Our generator teaches a fresh decoder less than class Gaussians do, and lacks variety.",
+            f"{generator:.2f} of the real features' mIoU against {gaussians:.2f}; recall {recall:.2f} against {reference:.2f}",
+            "teaching-camvid-half",
+            generator < gaussians and recall < reference,
+        ),
+    )
+    wrong = [sentence for sentence, _, _, holds in listed if not holds]
+    if wrong:
+        raise ValueError(f"docs/drawing/findings.py: the figures do not bear this out: {wrong[0]}")
+    return "\n".join(f"- **{sentence}** {figure} ([{file}](../studies/results/{file}.json))." for sentence, figure, file, _ in listed)
+
+
+def _holds_zero(gap: Mapping[str, Any]) -> bool:
+    return bool(gap["low"] <= 0 <= gap["high"])

@@ -1,0 +1,59 @@
+"""The drawn pages: verdicts follow one rule, findings need their figures, prose is wrapped."""
+
+import pytest
+
+from docs.drawing import results, verdicts
+from docs.drawing.findings import findings
+from docs.drawing.page import wrap
+from docs.drawing.verdicts import Evidence, summary, verdict
+
+
+@pytest.mark.parametrize(
+    ("gap", "expected", "reverse"),
+    [
+        ((1.0, 0.2, 1.8), "agrees", "opposite"),
+        ((-1.0, -1.8, -0.2), "opposite", "agrees"),
+        ((1.0, -0.2, 2.2), "same direction, within noise", "opposite direction, within noise"),
+        ((-1.0, -2.2, 0.2), "opposite direction, within noise", "same direction, within noise"),
+        ((1.0, 0.0, 2.0), "same direction, within noise", "opposite direction, within noise"),
+        ((1.0, None, None), "same direction, no interval", "opposite direction, no interval"),
+        ((0.0, None, None), "opposite direction, no interval", "opposite direction, no interval"),
+    ],
+)
+def test_one_rule_for_all_verdicts(gap, expected, reverse):
+    gap = dict(zip(("mean", "low", "high"), gap, strict=True))
+    assert verdict(1, gap) == expected
+    assert verdict(-1, gap) == reverse
+    assert {expected, reverse} <= {*verdicts.WORDS}
+
+
+def test_verdicts_are_counted_by_measure():
+    up, down = ({"mean": mean, "low": mean - 1, "high": mean + 1} for mean in (2.0, -2.0))
+    assert summary([]) == "-"
+    assert summary([Evidence("mIoU", 1, up), Evidence("ClassAcc", 1, up), Evidence("mIoU", 1, up)]) == "mIoU: agrees; ClassAcc: agrees"
+    assert summary([Evidence("mIoU", 1, up), Evidence("mIoU", 1, down), Evidence("mIoU", 1, up)]) == "mIoU: agrees (2 of 3), opposite (1 of 3)"
+
+
+def test_a_finding_that_the_figures_do_not_bear_out_is_an_error():
+    assert findings(results.read).count("\n- **") == 5
+
+    def planted(study):
+        found = results.read(study)
+        if study == "compare":
+            found["camvid-half-0.25"]["differences"]["feataug"]["class_acc"]["low"] = -0.1
+        return found
+
+    with pytest.raises(ValueError, match="do not bear this out: Synthetic features gain a little class accuracy"):
+        findings(planted)
+
+
+def test_prose_is_wrapped_and_the_rest_stays():
+    long, table, code = "word " * 30, f"| {'cell ' * 30} |\n|---|", f"```\n{'code ' * 30}\n```"
+    text = f"# Title\n\n{long}\n\n- {long}\n- short `a code span that stays together`\n\n{table}\n\n{code}\n"
+    wrapped = wrap(text)
+    assert all(part in wrapped for part in (table, code, "`a code span that stays together`", "\n- short"))
+    prose = [line for line in wrapped.splitlines() if line.startswith(("word", "- ", "  "))]
+    assert len(prose) == 5
+    assert all(len(line) <= 100 for line in prose)
+    assert " ".join(wrapped.split()) == " ".join(text.split())
+    assert wrap(wrapped) == wrapped
