@@ -30,15 +30,8 @@ class LabelFiles(Dataset):
 
     Args:
         mask_files: The label maps.
-        classes: Names of the classes, in the order of their labels.
-        palette: One RGB colour per class, for pictures. By default that of ``colors``, or a built-in palette.
-        ids: Class of each label in the files, as a sequence or a dict, with ``ignore_index`` for void. Any other label except
-            ``void`` is an error. By default the labels are the classes.
-        colors: For colour-coded masks: a colour for each class, in their order, or a dict of classes (numbers or names) to one
-            colour or several, with ``ignore_index`` for void. Any other colour is an error. See ``label_colors.ColorTable``.
-        void: Label of void in the files; it becomes ``ignore_index``. With ``colors`` it may be a colour.
         transforms: Stored for the reader's items.
-        ignore_index: Label of void in the masks that come out.
+        classes, palette, ids, colors, void, ignore_index: As for ``MaskedImages``.
 
     Raises:
         ConfigError: ``ids`` or ``colors`` is not such a table, or a label is both void and a class.

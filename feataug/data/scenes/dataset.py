@@ -44,29 +44,12 @@ class Scenes(torch.utils.data.Dataset):
     """
 
     classes: tuple[str, ...] = (
-        "sky",
-        "building",
-        "road",
-        "sidewalk",
-        "vegetation",
-        "car",
-        "pole",
-        "sign",
-        "pedestrian",
-        "bicyclist",
-    )
+        "sky", "building", "road", "sidewalk", "vegetation", "car", "pole", "sign", "pedestrian", "bicyclist",
+    )  # fmt: skip
     palette: tuple[tuple[int, int, int], ...] = (
-        (70, 130, 180),
-        (70, 70, 70),
-        (128, 64, 128),
-        (244, 35, 232),
-        (107, 142, 35),
-        (0, 0, 142),
-        (153, 153, 153),
-        (220, 220, 0),
-        (220, 20, 60),
-        (119, 11, 32),
-    )
+        (70, 130, 180), (70, 70, 70), (128, 64, 128), (244, 35, 232), (107, 142, 35), (0, 0, 142), (153, 153, 153), (220, 220, 0),
+        (220, 20, 60), (119, 11, 32),
+    )  # fmt: skip
     num_classes: int = len(classes)
     ignore_index: int = VOID
     license: str = "none needed: drawn by feataug"
