@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from feataug.cli.command import CommandParser
+from feataug.cli.command_parser import CommandParser
 from feataug.cli.option_types import convert, needed
 from feataug.errors import ConfigError, message
 

@@ -72,13 +72,8 @@ def run_demo(
     loader = seeded_loader(train, config.batch_size, seed=seed)
     val_loader = seeded_loader(val, config.batch_size, shuffle=False)
     with seeded(derive_seed(seed, "model"), torch.get_default_device()):
-        model = PSPNet(
-            "resnet10t",
-            train.num_classes,
-            output_stride=8,
-            width=64,
-            encoder_kwargs={"channels": (32, 64, 96, 128), "stem_width": 16},
-        )
+        small = {"channels": (32, 64, 96, 128), "stem_width": 16}
+        model = PSPNet("resnet10t", train.num_classes, output_stride=8, width=64, encoder_kwargs=small)
         cut = split(model, at=config.at)
         generator = FeatureGenerator(train.num_classes, cut.spec, width=96, mask_widths=(36, 72, 144), depth=1)
 
@@ -95,48 +90,33 @@ def run_demo(
 
     base = tuner.fit(loader, validate)[-1]
     clock.lap("base")
+    images = config.generator_images
+    settings = GeneratorConfig(
+        num_images=images, lr=1e-3, critic_width=32, diversity_weight=0.3, seed=seed,
+        log_images=max(images // 40, 1), eval_images=max(images // 4, 1),
+    )  # fmt: skip
     trainer = GeneratorTrainer(
-        generator,
-        cut,
-        GeneratorConfig(
-            num_images=config.generator_images,
-            lr=1e-3,
-            critic_width=32,
-            diversity_weight=0.3,
-            log_images=max(config.generator_images // 40, 1),
-            eval_images=max(config.generator_images // 4, 1),
-            seed=seed,
-        ),
-        output=folders["generator"],
-        device=device,
-        progress=bar("generator"),
+        generator, cut, settings, output=folders["generator"], device=device, progress=bar("generator")
     )
     recognised = trainer.fit(loader, val_loader)[-1]
     clock.lap("generator")
     further = replace(base_config, num_steps=config.finetune_steps, lr=0.02)
-    common: dict[str, Any] = {"device": device}
     control_model, control = train_arm(
-        model, config.at, loader, validate, further, output=folders["control"], progress=bar("control"), **common
+        model, config.at, loader, validate, further, output=folders["control"], progress=bar("control"), device=device
     )
     clock.lap("control")
     masks = HardNegativeSampler(DatasetMasks(train), candidates=48, keep=16, refresh_every=30)
     mixed_model, mixed = train_arm(
         model, config.at, loader, validate, further, generator=generator, masks=masks, output=folders["feataug"],
-        progress=bar("feataug"), **common,
+        progress=bar("feataug"), device=device,
     )  # fmt: skip
     clock.lap("feataug")
     for folder in folders.values():
         _remove_checkpoints(folder)
     samples = keep_samples(
-        output / SAMPLES,
-        val_loader,
-        {"control": control_model, "feataug": mixed_model},
-        cut=cut,
-        generator=generator,
-        classes=train.classes,
-        palette=train.palette,
-        units=(IMAGENET_MEAN, IMAGENET_STD),
-    )
+        output / SAMPLES, val_loader, {"control": control_model, "feataug": mixed_model}, cut=cut, generator=generator,
+        classes=train.classes, palette=train.palette, units=(IMAGENET_MEAN, IMAGENET_STD),
+    )  # fmt: skip
     if samples is not None:
         _picture(output / "demo.png", samples, train.palette)
     clock.lap("picture")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from feataug import __version__
-from feataug.cli.command import CommandParser
+from feataug.cli.command_parser import CommandParser
 from feataug.cli.config_file import TABLE, option_for, training_class
 
 

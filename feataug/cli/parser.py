@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from feataug import __version__
-from feataug.cli.command import CommandParser, Default
+from feataug.cli.command_parser import CommandParser, Default
 from feataug.cli.commands import COMMANDS
 from feataug.cli.config_file import TABLE, read
 from feataug.cli.contradictions import check_compare, check_finetune
@@ -48,8 +48,13 @@ def make_parser() -> tuple[argparse.ArgumentParser, dict[str, CommandParser]]:
     subparsers = parser.add_subparsers(
         title="commands", dest="command", required=True, metavar="COMMAND", parser_class=CommandParser
     )
-    for command in COMMANDS.values():
-        command.add_parser(subparsers)
+    for name, command in COMMANDS.items():
+        epilog = "\n  ".join(("examples:", *command.EXAMPLES))
+        added = subparsers.add_parser(name, help=command.SUMMARY, description=command.SUMMARY, epilog=epilog)
+        command.add_options(added)
+        added.add_flag("--traceback", help="show the traceback of an error")
+        added.add_argument("--config", type=Path, metavar="FILE", help="read options from a TOML or JSON file; options given here win")
+        added.add_argument("--dry-run", action="store_true", help="print all options and settings as such a file, and exit")
     return parser, dict(subparsers.choices)
 
 

@@ -6,7 +6,7 @@ import argparse
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from feataug.errors import DataError, FeatAugWarning
 
@@ -28,7 +28,7 @@ def spread_subset(data: Any, count: int) -> Any:
 
 
 def fit_or_default(
-    model: Any, loader: Any, num_classes: int, *, crop_size: Sequence[int] | str, class_bias: bool, device: Any
+    model: Any, loader: Any, num_classes: int, *, crop_size: Sequence[int] | Literal["noted"], class_bias: bool, device: Any
 ) -> Inference:
     """Fit how to predict with a model; if the images do not allow it, predict whole images and warn.
 
@@ -38,9 +38,8 @@ def fit_or_default(
 
     if num_classes < 2:
         return Inference(model)
-    options: dict[str, Any] = {"crop_size": crop_size, "class_bias": class_bias, "device": device}
     try:
-        return fit_inference(model, loader, num_classes, **options)[0]
+        return fit_inference(model, loader, num_classes, crop_size=crop_size, class_bias=class_bias, device=device)[0]
     except DataError as error:
         text = str(error).replace("\n", " ")
         warnings.warn(f"feataug finetune: training images could not decide how to predict: {text}", FeatAugWarning, stacklevel=2)

@@ -31,9 +31,6 @@ def copy_model(model: Module) -> Module:
 
     Returns:
         The copy, with the weights, buffers, modes, hooks and attributes that ``copy.deepcopy`` would give it.
-
-    Source:
-        Ours.
     """
     memo: dict[int, Any] = {id(tensor): tensor.detach().clone() for tensor in _in_graphs(model)}
     return copy.deepcopy(model, memo)

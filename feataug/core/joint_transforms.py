@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from feataug.core.checks import describe
 from feataug.errors import DataError
 
+# Returned in place of a result; no transform returns it.
+_REJECTED = object()
+
 _MASK_NAMES = ("mask", "masks", "label", "labels", "target", "targets", "segmentation", "annotation")
 _NAMED = "a dictionary with \"image\", an array (H, W, 3) or a tensor (3, H, W), and \"mask\", integers (H, W)"
 
@@ -34,25 +37,19 @@ def transform_pair(who: str, transforms: Callable[..., Any], image: Tensor, mask
     Raises:
         DataError: the transforms return something else.
     """
-    by_name = takes_names(transforms)
-    if not by_name:
-        try:
-            return _read_pair(who, transforms(image, mask))
-        except (KeyError, TypeError) as error:
-            if not _rejected_call(transforms, error):
-                raise
+    if not takes_names(transforms):
+        result = _called(transforms, image, mask)
+        if result is not _REJECTED:
+            return _read_pair(who, result)
     return _read_pair(who, transforms(**_arrays(image, mask)))
 
 
 def transform_image(who: str, transforms: Callable[..., Any], image: Tensor) -> Any:
     """An image without a mask after ``transforms``, which may take ``image=``; see ``transform_pair``."""
-    by_name = takes_names(transforms)
-    if not by_name:
-        try:
-            return transforms(image)
-        except (KeyError, TypeError) as error:
-            if not _rejected_call(transforms, error):
-                raise
+    if not takes_names(transforms):
+        result = _called(transforms, image)
+        if result is not _REJECTED:
+            return result
     result = transforms(image=_image_array(image))
     if not isinstance(result, Mapping) or "image" not in result:
         raise _wrong_output(who, result, 'a dictionary with "image"')
@@ -73,13 +70,22 @@ def transform_mask(who: str, transforms: Callable[..., Any], mask: Tensor) -> An
     except (KeyError, TypeError) as error:
         if not _rejected_call(transforms, error):
             raise
-        refused = error
+        rejection = error
     try:
-        return _read_pair(who, transforms(_black_image(mask), mask))[1]
+        result = _called(transforms, _black_image(mask), mask)
+    except (KeyError, TypeError):
+        raise rejection from None
+    return _mask_by_name(who, transforms, mask) if result is _REJECTED else _read_pair(who, result)[1]
+
+
+def _called(transforms: Any, *values: Tensor) -> Any:
+    """The result of a call by position; ``_REJECTED`` if the callable itself does not take these arguments."""
+    try:
+        return transforms(*values)
     except (KeyError, TypeError) as error:
         if not _rejected_call(transforms, error):
-            raise refused from None
-    return _mask_by_name(who, transforms, mask)
+            raise
+        return _REJECTED
 
 
 def takes_names(transforms: Any) -> bool:

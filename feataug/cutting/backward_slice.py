@@ -43,9 +43,6 @@ def decoder_needs(flow: Dataflow, replaced: Sequence[tuple[Call, float]], captur
         flow: The dataflow of a whole pass.
         replaced: The calls that decoding does not make, and when each ends. A layer of the cut ends before the hooks of others.
         captured: The value that crosses at each site.
-
-    Source:
-        Ours.
     """
     intervals = sorted(((call.start, end, call.name) for call, end in replaced), key=lambda interval: interval[0])
     starts = [start for start, _, _ in intervals]

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,15 +116,12 @@ def record_calls(
     counts: dict[nn.Module, int] = {}
     clock = clock or itertools.count()
 
-    def before(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            index = counts.get(module, 0)
-            counts[module] = index + 1
-            call = Call(name, module, stack[-1] if stack else None, index, next(clock))
-            calls.append(call)
-            stack.append(call)
-
-        return hook
+    def before(name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        index = counts.get(module, 0)
+        counts[module] = index + 1
+        call = Call(name, module, stack[-1] if stack else None, index, next(clock))
+        calls.append(call)
+        stack.append(call)
 
     def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         call = stack.pop()
@@ -132,7 +130,7 @@ def record_calls(
     handles = []
     for name, module in model.named_modules():
         if not isinstance(module, torch.jit.ScriptModule):
-            handles.append(module.register_forward_pre_hook(before(name)))
+            handles.append(module.register_forward_pre_hook(partial(before, name)))
             handles.append(module.register_forward_hook(after))
     output = None
     try:

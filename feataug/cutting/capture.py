@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -66,32 +67,24 @@ class Capture:
             if module is None or isinstance(module, torch.jit.ScriptModule):
                 continue
             if side == "":
-                handles.append(module.register_forward_hook(self._after(flow), prepend=True))
+                handles.append(module.register_forward_hook(partial(self._store_output, flow), prepend=True))
             # Which activation makes a block's output is known only when the block has ended, so the inputs of all are captured.
             inputs = [module] if side == "input" else filter(is_activation, module.modules()) if side == "pre_act" else ()
-            handles += [
-                layer.register_forward_pre_hook(self._before(flow, last_only=side == "input"), prepend=True, with_kwargs=True)
-                for layer in inputs
-            ]
+            hook = partial(self._store_input, flow, side == "input")
+            handles += [layer.register_forward_pre_hook(hook, prepend=True, with_kwargs=True) for layer in inputs]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _after(self, flow: Dataflow) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            self._store(flow, module, False, output, last_only=True)
+    def _store_output(self, flow: Dataflow, module: nn.Module, args: Any, output: Any) -> None:
+        self._store(flow, True, module, False, output)
 
-        return hook
+    def _store_input(self, flow: Dataflow, last_only: bool, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self._store(flow, last_only, module, True, (args, kwargs))
 
-    def _before(self, flow: Dataflow, last_only: bool) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
-            self._store(flow, module, True, (args, kwargs), last_only=last_only)
-
-        return hook
-
-    def _store(self, flow: Dataflow, module: nn.Module, before: bool, value: Any, last_only: bool) -> None:
+    def _store(self, flow: Dataflow, last_only: bool, module: nn.Module, before: bool, value: Any) -> None:
         number = self._counts.get((module, before), -1) + 1
         self._counts[module, before] = number
         if last_only:

@@ -24,11 +24,11 @@ def layer_names(at: Any) -> tuple[str, ...]:
     """
     if not isinstance(at, (str, list, tuple)) or not all(isinstance(name, str) for name in at):
         raise SplitError(
-            "split: at is no layer's name.", given=describe(at), needed="a name such as 'layer3', or a list of several"
+            "split: at is not the name of a layer.", given=describe(at), needed="a name such as 'layer3', or a list of several"
         )
     names = (at,) if isinstance(at, str) else tuple(at)
     if not names or len(set(names)) < len(names):
-        raise SplitError("split: layers must be named once.", given=repr(names), needed="one or several different names")
+        raise SplitError("split: a layer is named twice, or none is named.", given=repr(names), needed="one or several different names")
     return names
 
 

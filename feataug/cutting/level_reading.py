@@ -101,7 +101,7 @@ def _no_map(executor: SplitExecutor, leaf: TensorInfo, shapes: dict[Size, tuple[
     rows, columns = executor.example.size
     others = "".join(f", {list(shape)} for {size[0]} x {size[1]}" for size, shape in [*shapes.items()][-1:])
     return SplitError(
-        f"split: what crosses at {executor.label} is no feature map.",
+        f"split: the tensor that crosses at {executor.label} is no feature map.",
         given=f"{list(leaf.shape)} {str(leaf.dtype).removeprefix('torch.')} for images of {rows} x {columns}{others}",
         needed="(B, channels, h, w), (B, h, w, channels) or tokens (B, h w, channels), float, with h and w in proportion to the image",
         advice="If this is one, pass example= images of a size that the stride divides.",

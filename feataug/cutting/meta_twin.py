@@ -28,9 +28,6 @@ class MetaTwin:
 
     Raises:
         Exception: of any kind, where the model cannot be copied, or its hooks would write to what belongs to the model.
-
-    Source:
-        Ours.
     """
 
     def __init__(self, model: nn.Module) -> None:

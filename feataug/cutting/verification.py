@@ -30,7 +30,7 @@ from feataug.errors import SplitError
 
 # Besides the outputs of layers, the decoder may read these round the cut.
 IMAGES = "the images themselves"
-UNTRACED = "a number of Python's, or an array of NumPy's"
+UNTRACED = "a Python number or a NumPy array"
 
 # The twin may take this share of a pass's time to show that training takes the same branches.
 _TWIN_SHARE = 0.35
@@ -74,8 +74,8 @@ class Trace:
             calls, output, flow = trace(model, example.followed, run, training=training, during=capture.during)
         if not flow.outputs or None in flow.outputs or any(tensor.is_nested for tensor in tensors_of(output)):
             raise SplitError(
-                "split: the model's output cannot be looked into.",
-                given=", ".join(opaque_types(output)) or f"{type(output).__name__} without any tensor that has a memory of its own",
+                "split: the tensors in the model's output cannot be found.",
+                given=", ".join(opaque_types(output)) or f"{type(output).__name__} without any tensor that has storage of its own",
                 needed="tensors, in lists, dictionaries, dataclasses, or objects with attributes",
                 advice="Split the part of the model that returns tensors.",
             )
@@ -251,7 +251,7 @@ def _leak_error(label: str, names: list[str], training: bool, complete: list[str
     elif IMAGES not in names:
         advice = "A skip connection goes round this layer. feataug.cuts(model, images) lists the places where a cut is complete."
     else:
-        advice = "No layer can stand for the images: cut a model whose decoder does not read them."
+        advice = "No layer can replace the images: cut a model whose decoder does not read them."
     return SplitError(
         f"split: the cut at {label} leaks.",
         given=f"read after the cut{', in training' * training}, made before it: "

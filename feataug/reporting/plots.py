@@ -38,12 +38,7 @@ def color_masks(masks: Tensor, palette: Sequence[tuple[int, int, int]]) -> Tenso
 
 
 def save_comparison(path: str | Path, result: Mapping[str, Any]) -> Path:
-    """Write the figure of ``draw_comparison`` as a PNG.
-
-    Args:
-        path: The file to write.
-        result: What ``compare`` returned.
-    """
+    """Write the figure of ``draw_comparison`` as a PNG."""
     draw_comparison(result).savefig(path)
     return Path(path)
 
@@ -88,15 +83,7 @@ def draw_comparison(result: Mapping[str, Any]) -> Figure:
 
 
 def save_grid(path: str | Path, columns: Mapping[str, Tensor]) -> Path:
-    """Write the figure of ``draw_grid`` as a PNG.
-
-    Args:
-        path: The file to write.
-        columns: The pictures ``(B, H, W, 3)`` of each column by its title, uint8 or float in 0 .. 1, all with the same ``B``.
-
-    Raises:
-        ShapeError: a column is not a batch of colour pictures, or the numbers of rows differ.
-    """
+    """Write the figure of ``draw_grid`` as a PNG."""
     _draw_grid("save_grid", columns).savefig(path)
     return Path(path)
 

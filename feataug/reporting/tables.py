@@ -138,25 +138,13 @@ def stages_table(result: Mapping[str, Any]) -> str:
         scores = ("-",) * 4
         if score is not None:
             scores = (f"{score['real']:.2f}", f"{score['synthetic']:.2f}", f"{score['ratio']:.2f}", f"{score['seconds']:.0f}")
-        rows.append(
-            (
-                " ".join(names),
-                crossing(FeatureSpec.from_dict(stage)),
-                f"{stage['decoder_share']:.0%}",
-                f"{stage['entropy']:.3f}",
-                overlap,
-                *scores,
-            )
-        )
+        share, entropy = f"{stage['decoder_share']:.0%}", f"{stage['entropy']:.3f}"
+        rows.append((" ".join(names), crossing(FeatureSpec.from_dict(stage)), share, entropy, overlap, *scores))
     return "\n".join([*_aligned(rows), "", result["why"]])
 
 
 def _aligned(rows: Sequence[Sequence[str]], left: int = 2) -> list[str]:
     """A line for each row; the first ``left`` columns are aligned to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            f"{cell:{'<' if column < left else '>'}{width}}" for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    sides = ["<" if column < left else ">" for column in range(len(widths))]
+    return ["  ".join(f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)) for row in rows]

@@ -118,10 +118,10 @@ class Calling:
         (lambda x: lambda: x, "function"),
         (lambda x: (x, partial(len, x)), "partial"),
         (lambda x: Calling(x), "Calling"),
-        (lambda x: x.numpy(), "ndarray without any tensor that has a memory of its own"),
-        (lambda x: None, "NoneType without any tensor that has a memory of its own"),
-        (lambda x: x.to_sparse(), "Tensor without any tensor that has a memory of its own"),
-        (lambda x: torch.nested.nested_tensor([x[0]]), "Tensor without any tensor that has a memory of its own"),
+        (lambda x: x.numpy(), "ndarray without any tensor that has storage of its own"),
+        (lambda x: None, "NoneType without any tensor that has storage of its own"),
+        (lambda x: x.to_sparse(), "Tensor without any tensor that has storage of its own"),
+        (lambda x: torch.nested.nested_tensor([x[0]]), "Tensor without any tensor that has storage of its own"),
     ],
     ids=["iterator", "generator", "function", "partial", "callable", "array", "nothing", "sparse", "nested"],
 )
@@ -130,7 +130,7 @@ def test_outputs_that_cannot_be_looked_into_are_refused(wrap, given):
     with pytest.raises(SplitError) as error:
         split(Wrapped(wrap, leak=False), "high", example=IMAGES)
     assert str(error.value) == (
-        "split: the model's output cannot be looked into.\n"
+        "split: the tensors in the model's output cannot be found.\n"
         f"  given:   {given}\n"
         "  needed:  tensors, in lists, dictionaries, dataclasses, or objects with attributes\n"
         "Split the part of the model that returns tensors."

@@ -117,7 +117,7 @@ def test_nothing_that_is_read(tiny_net):
     with pytest.raises(SplitError) as error:
         split(tiny_net(), ["body", "body"])
     assert str(error.value) == (
-        "split: layers must be named once.\n  given:   ('body', 'body')\n  needed:  one or several different names"
+        "split: a layer is named twice, or none is named.\n  given:   ('body', 'body')\n  needed:  one or several different names"
     )
 
 

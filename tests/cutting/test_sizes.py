@@ -112,7 +112,7 @@ def test_queries_are_no_map(count):
     with pytest.raises(SplitError) as error:
         split(Queries(count), "norm", example=torch.rand(1, 3, 64, 64))
     assert str(error.value) == (
-        'split: what crosses at "norm" is no feature map.\n'
+        'split: the tensor that crosses at "norm" is no feature map.\n'
         f"  given:   [1, {count}, 8] float32 for images of 64 x 64, [1, {count}, 8] for 449 x 1791\n"
         "  needed:  (B, channels, h, w), (B, h, w, channels) or tokens (B, h w, channels), float, with h and w in proportion to the image\n"
         "If this is one, pass example= images of a size that the stride divides."

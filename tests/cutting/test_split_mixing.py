@@ -195,7 +195,7 @@ def test_layers_that_are_not_there(cut):
     assert str(error.value) == ('split: no such side of a layer.\n  given:   ":after"\n  needed:  nothing, ":input" or ":pre_act"')
     with pytest.raises(SplitError, match=r'^split: no activation makes the output of "body\.1"\.\n'):
         split(cut.model, "body.1:pre_act")
-    with pytest.raises(SplitError, match=r'^split: what crosses at "1" is no feature map\.\n  given:   \[1, 4096\] float32'):
+    with pytest.raises(SplitError, match=r'^split: the tensor that crosses at "1" is no feature map\.\n  given:   \[1, 4096\] float32'):
         split(nn.Sequential(nn.Conv2d(3, 1, 3, 2, 1), nn.Flatten(), nn.Linear(4096, 2)), "1")
     with pytest.raises(SplitError) as error:
         split(cut.model, encoder=cut.model)

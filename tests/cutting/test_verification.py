@@ -74,7 +74,7 @@ def test_what_is_no_tensor_is_found_too(way):
         split(Skips(UNTRACED[way]), "high", example=IMAGES)
     assert str(error.value) == (
         'split: the cut at "high" leaks.\n'
-        "  given:   read after the cut, made before it: a number of Python's, or an array of NumPy's\n"
+        "  given:   read after the cut, made before it: a Python number or a NumPy array\n"
         "  needed:  everything that the decoder reads crosses the cut\n"
         "A skip connection goes round this layer. feataug.cuts(model, images) lists the places where a cut is complete."
     )
@@ -192,7 +192,7 @@ class Reports(Skips):
 
 @pytest.mark.parametrize("number", [lambda low: float(low.mean()), lambda low: low.numpy().copy(), lambda low: low.mean().numpy()])
 def test_numbers_in_the_output_that_come_from_before_the_cut_are_leaks(number):
-    with pytest.raises(SplitError, match="a number of Python's, or an array of NumPy's"):
+    with pytest.raises(SplitError, match="a Python number or a NumPy array"):
         split(Reports(number), "high", example=IMAGES)
 
 

@@ -109,7 +109,7 @@ def test_the_page_on_commands_parses(tmp_path, monkeypatch, capsys):
     Path("run.toml").write_text(blocks["toml"])
     lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
     assert len(lines) == 8
-    assert set(lines[:4]) <= {line for command in COMMANDS.values() for line in command.examples}
+    assert set(lines[:4]) <= {line for command in COMMANDS.values() for line in command.EXAMPLES}
     for line in lines:
         line, _, file = line.partition(" > ")
         if file:

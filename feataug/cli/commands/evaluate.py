@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import argparse
 
-from feataug.cli.command import Command, CommandParser
-from feataug.cli.commands.options import PAIR, add_data_options, add_model_option, add_run_options
-from feataug.cli.commands.shared import eval_loader, plain_split, print_main, save_samples
+from feataug.cli.command_parser import CommandParser
+from feataug.cli.commands import options, shared
 from feataug.cli.option_types import Number
 
+SUMMARY = "Measure a saved model: PixelAcc, ClassAcc, mIoU, fwIoU."
+EXAMPLES = (
+    "feataug evaluate --dataset scenes --size 96 128 --model runs/base",
+    "feataug evaluate --data CamVid --model runs/feataug --scales 0.75 1 1.25 --flip",
+    "feataug evaluate --data CamVid --model runs/feataug --plain",
+)
 
-def _add_options(command: CommandParser) -> None:
-    add_run_options(command, "runs/evaluate")
-    add_data_options(command, training=False, size=None)
-    add_model_option(command)
+
+def add_options(command: CommandParser) -> None:
+    options.add_run(command, "runs/evaluate")
+    options.add_data(command, training=False, size=None)
+    options.add_model(command)
     command.add_option(
         "--scales", type=Number(low=0, open_low=True), nargs="+", metavar="FACTOR", help="average over several scales of the images"
     )
     command.add_flag("--flip", help="average with the mirror images")
-    command.add_option("--window", **PAIR, help="predict by sliding windows of this size; each step is two thirds of it")
+    command.add_option("--window", **options.PAIR, help="predict by sliding windows of this size; each step is two thirds of it")
     command.add_flag("--plain", help="ignore the inference.json in the model's folder")
 
 
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     from feataug.cli.saved_prediction import settings_for
     from feataug.evaluation import Inference
     from feataug.inference.evaluate import evaluate
@@ -32,26 +38,13 @@ def _run(args: argparse.Namespace) -> None:
     from feataug.training.batches import part_of
     from feataug.training.device import make_accelerator
 
-    val = plain_split(args, args.eval_split)
+    val = shared.plain_split(args, args.eval_split)
     device = make_accelerator(args.device, "no").device
     model = PSPNet.from_pretrained(args.model).to(device)
-    loader = eval_loader(args, val)
+    loader = shared.eval_loader(args, val)
     settings, source = settings_for(args, model, val.num_classes)
     predict = Inference(model, **settings) if settings else model
     figures = by_class(evaluate(predict, part_of(loader), val.num_classes, device=device), val.classes)
     write_result(args.output, figures | ({"inference": settings} if settings else {}))
-    save_samples(args, val, loader, {"predicted": predict})
-    print_main(table({str(args.model): figures}) + (f"\n{source}" if source else "") + f"\nwritten: {args.output / 'result.json'}")
-
-
-COMMAND = Command(
-    name="evaluate",
-    summary="Measure a saved model: PixelAcc, ClassAcc, mIoU, fwIoU.",
-    examples=(
-        "feataug evaluate --dataset scenes --size 96 128 --model runs/base",
-        "feataug evaluate --data CamVid --model runs/feataug --scales 0.75 1 1.25 --flip",
-        "feataug evaluate --data CamVid --model runs/feataug --plain",
-    ),
-    add_options=_add_options,
-    run=_run,
-)
+    shared.save_samples(args, val, loader, {"predicted": predict})
+    shared.print_main(table({str(args.model): figures}) + (f"\n{source}" if source else "") + f"\nwritten: {args.output / 'result.json'}")

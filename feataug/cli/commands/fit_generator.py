@@ -6,23 +6,28 @@ import argparse
 import warnings
 from typing import Any
 
-from feataug.cli.command import Command, CommandParser
-from feataug.cli.commands.options import add_data_options, add_license_option, add_model_option, add_run_options
-from feataug.cli.commands.shared import eval_loader, plain_split, print_main, save_samples, train_loader, training_split
+from feataug.cli.command_parser import CommandParser
+from feataug.cli.commands import options, shared
 from feataug.cli.dry_run import training_config
 from feataug.cli.option_types import POSITIVE, Number
 from feataug.errors import DataError, FeatAugWarning
 
+SUMMARY = "Train a feature generator for a trained model."
+EXAMPLES = (
+    "feataug fit-generator --dataset scenes --size 96 128 --model runs/base --at encoder.layer3.0 --images 2000 --output runs/generator",
+    "feataug fit-generator --data CamVid --model runs/base --at encoder.layer3.0 --dry-run",
+)
 
-def _add_options(command: CommandParser) -> None:
-    add_run_options(command, "runs/fit-generator")
-    add_data_options(command)
-    add_model_option(command)
+
+def add_options(command: CommandParser) -> None:
+    options.add_run(command, "runs/fit-generator")
+    options.add_data(command)
+    options.add_model(command)
     command.add_option(
         "--at", required=True, nargs="+", metavar="LAYER",
         help="where to cut the model, such as encoder.layer3.0; feataug inspect lists the places",
     )  # fmt: skip
-    add_license_option(command)
+    options.add_license(command)
     command.add_option("--preset", default="default", choices=("default", "paper"), help="architecture and objective")
     command.add_option("--images", type=POSITIVE, default=20_000, help="length of the training, counted in images")
     command.add_option("--lr", type=Number(low=0), help="learning rate, instead of the preset's")
@@ -31,7 +36,7 @@ def _add_options(command: CommandParser) -> None:
     )
 
 
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     import torch
 
     from feataug.core.distributed import is_main
@@ -43,25 +48,25 @@ def _run(args: argparse.Namespace) -> None:
     from feataug.reporting.tables import quality_table
     from feataug.training.generator_trainer import GeneratorTrainer
 
-    train, val = training_split(args), plain_split(args, args.eval_split)
+    train, val = shared.training_split(args), shared.plain_split(args, args.eval_split)
     cut = split(PSPNet.from_pretrained(args.model), at=args.at)
     torch.manual_seed(args.seed)
     generator = FeatureGenerator(train.num_classes, cut.spec, args.preset)
     config = training_config(args)
     trainer = GeneratorTrainer(generator, cut, config, output=args.output / "run", device=args.device, progress=not args.quiet)
-    loader, val_loader = train_loader(args, train), eval_loader(args, val)
+    loader, val_loader = shared.train_loader(args, train), shared.eval_loader(args, val)
     score = recognition_summary(trainer.fit(loader, val_loader)[-1], train.classes)
     if is_main():
         generator.save_pretrained(args.output, card=data_facts(train, args.split, args.data_license, args.data))
-    save_samples(args, val, val_loader, cut=cut, generator=generator)
+    shared.save_samples(args, val, val_loader, cut=cut, generator=generator)
     result = {"recognition": score, "config": config.to_dict(), "at": args.at}
     if not args.skip_quality and is_main() and (quality := _measure_quality(args, trainer, loader, val_loader)):
         result["quality"] = quality_summary(quality, train.classes)
         # Saved again, now with these figures on the card.
         generator.save_pretrained(args.output, card={"quality": quality})
-        print_main(quality_table(result["quality"]))
+        shared.print_main(quality_table(result["quality"]))
     write_result(args.output, result)
-    print_main(
+    shared.print_main(
         f"recognition score: real {score['real']:.2f}, synthetic {score['synthetic']:.2f}, ratio {score['ratio']:.2f}; "
         f"diversity {score['diversity']:.2f}\nwritten: {args.output}"
     )
@@ -79,15 +84,3 @@ def _measure_quality(args: argparse.Namespace, trainer: Any, loader: Any, val_lo
         text = f"feataug fit-generator: the quality of the features was not measured.\n{error}"
         warnings.warn(text, FeatAugWarning, stacklevel=2)
         return None
-
-
-COMMAND = Command(
-    name="fit-generator",
-    summary="Train a feature generator for a trained model.",
-    examples=(
-        "feataug fit-generator --dataset scenes --size 96 128 --model runs/base --at encoder.layer3.0 --images 2000 --output runs/generator",
-        "feataug fit-generator --data CamVid --model runs/base --at encoder.layer3.0 --dry-run",
-    ),
-    add_options=_add_options,
-    run=_run,
-)

@@ -6,12 +6,20 @@ import argparse
 import sys
 from pathlib import Path
 
-from feataug.cli.command import Command, CommandParser
+from feataug.cli.command_parser import CommandParser
 from feataug.cli.option_types import POSITIVE, size
 from feataug.errors import ConfigError, FeatAugError, message
 
+SUMMARY = "List the places where a model can be cut: the tensors that cross, and the share of the model before the cut."
+EXAMPLES = (
+    "feataug inspect timm/resnet50 --size 512x512",
+    "feataug inspect runs/base",
+    "feataug inspect mypackage.models:build",
+    "feataug inspect ./mymodel.py:build --size 256x512",
+)
 
-def _add_options(command: CommandParser) -> None:
+
+def add_options(command: CommandParser) -> None:
     command.add_option(
         "model", metavar="MODEL",
         help="timm/NAME; a folder saved by `feataug finetune`; or MODULE:FUNCTION or FILE.py:FUNCTION, which is called to get the model",
@@ -26,7 +34,7 @@ def _add_options(command: CommandParser) -> None:
     command.set_defaults(device="cpu")
 
 
-def _run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> None:
     import torch
 
     from feataug.cli.model_names import named_model
@@ -59,18 +67,3 @@ def _run(args: argparse.Namespace) -> None:
     print(f"{len(places)} places where {args.model} can be cut whole, at {rows} x {columns}; `/` is the stride{rest}")
     if args.output is not None:
         write_result(args.output, {"model": args.model, "size": [rows, columns], "places": [place.to_dict() for place in places]})
-
-
-COMMAND = Command(
-    name="inspect",
-    summary="List the places where a model can be cut.",
-    details="For each place it shows which tensors cross the cut, and which share of the model lies before it.",
-    examples=(
-        "feataug inspect timm/resnet50 --size 512x512",
-        "feataug inspect runs/base",
-        "feataug inspect mypackage.models:build",
-        "feataug inspect ./mymodel.py:build --size 256x512",
-    ),
-    add_options=_add_options,
-    run=_run,
-)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from feataug.cli.command import CommandParser
+from feataug.cli.command_parser import CommandParser
 from feataug.cli.option_types import ANY, NOT_NEGATIVE, POSITIVE, SHARE, Number
 
 PAIR: dict[str, Any] = {"type": POSITIVE, "nargs": 2, "metavar": ("ROWS", "COLUMNS")}
 
 
-def add_run_options(command: CommandParser, output: str | None) -> None:
+def add_run(command: CommandParser, output: str | None) -> None:
     """``--output``, ``--seed``, ``--device``, ``--quiet``."""
     folder = Path(output) if output is not None else None
     command.add_option("--output", type=Path, default=folder, metavar="DIR", help="folder for result.json and the other results")
@@ -20,7 +20,7 @@ def add_run_options(command: CommandParser, output: str | None) -> None:
     command.add_flag("--quiet", help="show no progress bars")
 
 
-def add_data_options(command: CommandParser, *, training: bool = True, size: tuple[int, int] | None = (240, 320)) -> None:
+def add_data(command: CommandParser, *, training: bool = True, size: tuple[int, int] | None = (240, 320)) -> None:
     """The data set, its splits, and how it is loaded.
 
     Args:
@@ -62,30 +62,30 @@ def add_data_options(command: CommandParser, *, training: bool = True, size: tup
     command.add_option("--workers", type=NOT_NEGATIVE, default=0, help="number of processes that load images")
 
 
-def add_model_option(command: CommandParser) -> None:
+def add_model(command: CommandParser) -> None:
     """A required ``--model``."""
     command.add_option("--model", required=True, metavar="FOLDER", help="a model saved by `feataug finetune`, or a hub id")
 
 
-def add_generator_option(command: CommandParser, *, required: bool = True) -> None:
+def add_generator(command: CommandParser, *, required: bool = True) -> None:
     """``--generator``."""
     command.add_option(
         "--generator", metavar="FOLDER", required=required, help="a generator saved by `feataug fit-generator`, or a hub id"
     )
 
 
-def add_license_option(command: CommandParser) -> None:
+def add_license(command: CommandParser) -> None:
     """``--data-license``."""
     command.add_option("--data-license", metavar="TEXT", help="licence of the data, for the card of the saved model")
 
 
-def add_schedule_options(command: CommandParser, *, steps: int, lr: float, of: str = "") -> None:
+def add_schedule(command: CommandParser, *, steps: int, lr: float, of: str = "") -> None:
     """``--steps`` and ``--lr`` with their defaults."""
     command.add_option("--steps", type=POSITIVE, default=steps, help=f"optimiser steps{of}")
     command.add_option("--lr", type=Number(low=0), default=lr, help="initial learning rate; it follows the poly policy")
 
 
-def add_mixing_options(command: CommandParser) -> None:
+def add_mixing(command: CommandParser) -> None:
     """How synthetic features are made and mixed into a batch."""
     command.add_option("--ratio", type=Number(low=0, high=1, open_high=True), help="share of synthetic samples in a batch (0.3)")
     command.add_option(

@@ -1,13 +1,12 @@
-"""A command: its parser, its options, and what it runs."""
+"""The parser of one command."""
 
 from __future__ import annotations
 
 import argparse
 import shutil
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 
@@ -66,39 +65,3 @@ class CommandParser(argparse.ArgumentParser):
             action.default, action.required = Default(value), False
             if not action.option_strings:
                 action.nargs = "?"
-
-
-@dataclass(frozen=True)
-class Command:
-    """What a file in ``feataug.cli.commands`` defines.
-
-    Attributes:
-        name: The command's name on the command line.
-        summary: One sentence for ``feataug --help``.
-        examples: Command lines for the command's help: first one that runs without any data (after those of the commands before it).
-        add_options: Declares the options.
-        run: Executes the command. It imports what it needs itself: ``--help`` must answer at once, and torch takes seconds to import.
-        details: Further sentences for the command's own help.
-    """
-
-    name: str
-    summary: str
-    examples: tuple[str, ...]
-    add_options: Callable[[CommandParser], None]
-    run: Callable[[argparse.Namespace], None]
-    details: str = ""
-
-    def add_parser(self, subparsers: Any) -> None:
-        """Add the command's parser, with the options that every command has."""
-        command = subparsers.add_parser(
-            self.name,
-            help=self.summary,
-            description=f"{self.summary} {self.details}",
-            epilog="\n  ".join(("examples:", *self.examples)),
-        )
-        self.add_options(command)
-        command.add_flag("--traceback", help="show the traceback of an error")
-        command.add_argument(
-            "--config", type=Path, metavar="FILE", help="read options from a TOML or JSON file; options given here win"
-        )
-        command.add_argument("--dry-run", action="store_true", help="print all options and settings as such a file, and exit")
