@@ -200,12 +200,11 @@ class Measuring:
         where, predict = device_of(model), self.predictor(model)
         fitted = fit_class_bias(predict, self.plain, len(self.classes), ignore_index=self.ignore_index, device=where)
         bias = broadcast_from_main(lambda: fitted, where)
-        before, after = self._both(predict, bias, where)
+        before, after = self._before_and_after(predict, bias, where)
         return by_class(after, self.classes) | {"before_bias": by_class(before, self.classes), "class_bias": bias.tolist()}
 
     @torch.no_grad()
-    def _both(self, predict: nn.Module, bias: Tensor, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Measure before and after a bias in one pass."""
+    def _before_and_after(self, predict: nn.Module, bias: Tensor, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
         before, after = (SegmentationMetrics(len(self.classes), self.ignore_index).to(device) for _ in range(2))
         with eval_mode(predict):
             for batch in part_of(self.val_loader):

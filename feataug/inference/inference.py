@@ -260,7 +260,6 @@ def _check_window(window: Any, stride: Any, divisor: int) -> tuple[tuple[int, in
 
 
 def _default_stride(window: tuple[int, int]) -> tuple[int, int]:
-    """Two thirds of a window, rounded up."""
     return -(-2 * window[0] // 3), -(-2 * window[1] // 3)
 
 

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parameter import is_lazy
 
 from feataug.core.checks import check_loader, describe
+from feataug.core.devices import device_of
 from feataug.core.randomness import preserved_global_rng
 from feataug.errors import ConfigError, DataError, message
 
@@ -67,12 +68,12 @@ def measure(
     if not chosen:
         return
     others = [module for module in model.modules() if isinstance(module, _NormBase) and module not in chosen]
-    where = torch.device(device) if device is not None else _device_of(model)
-    with modes(model, trained), preserved_global_rng(_device_of(model) or "cpu"), _averaging(chosen, others):
+    where = torch.device(device) if device is not None else device_of(model)
+    with modes(model, trained), preserved_global_rng(device_of(model)), _averaging(chosen, others):
         empty = True
         for batch in check_loader(who, loader):
             images, empty = _images(who, batch), False
-            model(images if where is None else images.to(where))
+            model(images.to(where))
         if empty:
             raise DataError(
                 message(
@@ -215,11 +216,6 @@ def _named(model: nn.Module, norms: Iterable[str | nn.Module]) -> set[nn.Module]
 def _modes_for(model: nn.Module, chosen: set[nn.Module]) -> dict[nn.Module, bool]:
     return {module: module in chosen or not isinstance(module, _NormBase) for module in model.modules()}
 
-
-def _device_of(model: nn.Module) -> torch.device | None:
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return None
 
 
 def _images(who: str, batch: Any) -> Tensor:

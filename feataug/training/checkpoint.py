@@ -105,7 +105,6 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def _digest(progress: int, skeleton: Any, tensors: dict[str, Tensor]) -> str:
-    """Return a checksum of everything in a checkpoint."""
     digest = hashlib.sha256(json.dumps([progress, skeleton]).encode())
     for name in sorted(tensors):
         value = tensors[name]

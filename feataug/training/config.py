@@ -92,14 +92,11 @@ class FinetuneConfig(_Config):
     def __post_init__(self) -> None:
         who = type(self).__name__
         check_number(who, "num_steps", self.num_steps, low=1, integer=True)
-        check_number(who, "lr", self.lr, low=0)
-        check_number(who, "power", self.power, low=0)
         check_number(who, "momentum", self.momentum, low=0, high=1, open_high=True)
-        check_number(who, "weight_decay", self.weight_decay, low=0)
-        check_number(who, "aux_weight", self.aux_weight, low=0)
-        check_number(who, "eval_every", self.eval_every, low=0, integer=True)
-        check_number(who, "save_every", self.save_every, low=0, integer=True)
-        check_number(who, "seed", self.seed, low=0, integer=True)
+        for name in ("lr", "power", "weight_decay", "aux_weight"):
+            check_number(who, name, getattr(self, name), low=0)
+        for name in ("eval_every", "save_every", "seed"):
+            check_number(who, name, getattr(self, name), low=0, integer=True)
         if not isinstance(self.lr_scale, Mapping):
             raise ConfigError(
                 message(

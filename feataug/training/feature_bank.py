@@ -148,11 +148,7 @@ class FeatureBank(Dataset):
         check_number("FeatureBank", "shard_images", shard_images, low=1, integer=True)
         if not isinstance(dtype, torch.dtype) or dtype not in (torch.bfloat16, torch.float16, torch.float32):
             raise ConfigError(
-                message(
-                    "FeatureBank: dtype is not supported.",
-                    given=describe(dtype),
-                    needed="torch.bfloat16, float16 or float32",
-                )
+                message("FeatureBank: dtype is not supported.", given=describe(dtype), needed="torch.bfloat16, float16 or float32")
             )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,6 @@ def _file(item: Item) -> Path | None:
 
 
 def _same_files(found: list[Item], measured: list[Item]) -> list[tuple[str, str]]:
-    """List the files in both sets, by path or by content."""
     val = [str(_file(item)) for item in measured]
     paths = {os.path.realpath(name): name for name in val}
     sizes: dict[int, list[str]] = {}

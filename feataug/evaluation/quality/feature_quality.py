@@ -94,7 +94,7 @@ def feature_quality(
             for name, loader in (("train_loader", train_loader), ("val_loader", val_loader))
         )
     levels = [_level(a, b, generator.num_classes, neighbours) for a, b in zip(train, val, strict=True)]
-    return _mean(levels) | {"levels": levels, "settings": given | {"neighbours": neighbours}}
+    return _average_levels(levels) | {"levels": levels, "settings": given | {"neighbours": neighbours}}
 
 
 def _level(train: Gathered, val: Gathered, num_classes: int, neighbours: int) -> dict[str, Any]:
@@ -141,8 +141,7 @@ def _compare(train: Tensor, real: Tensor, synthetic: Tensor, neighbours: int) ->
     return figures(synthetic) | {"reference": reference, "cells": count}
 
 
-def _mean(levels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Average the figures over levels."""
+def _average_levels(levels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found = _means(levels) | {"per_class": [_means(rows) for rows in zip(*(x["per_class"] for x in levels), strict=True)]}
     tests = {name: _average([x["memory"][name] for x in levels if x["memory"][name]], _DISTANCES) for name in ("cells", "maps")}
     return found | {"memory": tests | {"copies": any(x["memory"]["copies"] for x in levels)}}

@@ -89,7 +89,6 @@ def _owned(model: nn.Module, frozen: set[str]) -> Iterator[tuple[str, nn.Module,
 
 
 def _reset(model: nn.Module, frozen: set[str], before: set[nn.Module]) -> None:
-    """Re-initialise all weights and statistics after the cut."""
     no_reset: list[str] = []
     for _, module, encoder, decoder in _owned(model, frozen):
         reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
@@ -112,7 +111,6 @@ def _reset(model: nn.Module, frozen: set[str], before: set[nn.Module]) -> None:
 
 
 def _encoder_state(model: nn.Module, frozen: set[str], before: set[nn.Module]) -> dict[str, torch.Tensor]:
-    """Return the encoder's weights and buffers by name."""
     kept = {name: value.detach() for name, value in model.named_parameters() if name in frozen}
     for name, module, encoder, decoder in _owned(model, frozen):
         if module in before and (encoder or not decoder):

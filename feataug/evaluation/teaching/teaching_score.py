@@ -209,7 +209,6 @@ def _measure(
 
 
 def _describe_source(name: str, generator: Any, others: Mapping[str, Source]) -> dict[str, Any]:
-    """Identify a source, for the settings of its runs."""
     if name == "generator":
         return {"source": {"name": name, "generator": fingerprint(generator), "architecture": architecture(generator)}}
     return {"source": {"name": name} | ({"function": describe_callable(others[name])} if name in others else {})}
