@@ -16,7 +16,7 @@ from feataug.core.devices import device_of
 from feataug.core.identity import describe_data
 from feataug.core.measures import MEASURES
 from feataug.core.modes import eval_mode
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 from feataug.evaluation.class_bias import fit_class_bias
 from feataug.evaluation.inference_fitting import fit_inference
 from feataug.evaluation.repeatability import preserved_rng
@@ -91,9 +91,7 @@ def prepare(
     """
     for name, value in (("window", window), ("crop_size", crop_size)):
         if isinstance(value, str) and value != "auto":
-            raise ConfigError(
-                message(f"compare: {name} is not offered.", given=repr(value), needed='"auto", None, or rows and columns')
-            )
+            raise ConfigError(f"compare: {name} is not offered.", given=repr(value), needed='"auto", None, or rows and columns')
     # Crops that replace plain images, or one batch to read their size.
     crops = first_images(sample, STAND_IN if bias and plain_loader is None else 1)
     plain = crops if plain_loader is None else plain_loader

@@ -20,7 +20,7 @@ from feataug.core.checks import check_batch
 from feataug.core.devices import device_of
 from feataug.core.distributed import is_main
 from feataug.core.modes import eval_mode
-from feataug.errors import DataError, FeatAugWarning, message
+from feataug.errors import DataError, FeatAugWarning
 from feataug.io.atomic import write_tensors
 from feataug.losses import resize_logits, split_outputs
 
@@ -119,12 +119,10 @@ def read_samples(path: str | Path) -> Samples:
         _check(samples)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            message(
-                "feataug: pictures of a run cannot be read.",
-                given=f"{path} ({type(error).__name__}: {error})",
-                needed=f"the {SAMPLES} that a command wrote",
-                advice="Delete it and run that command again.",
-            )
+            "feataug: pictures of a run cannot be read.",
+            given=f"{path} ({type(error).__name__}: {error})",
+            needed=f"the {SAMPLES} that a command wrote",
+            advice="Delete it and run that command again.",
         ) from error
     return samples
 

@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 
 from feataug.core.joint_transforms import transform_pair
 from feataug.data.scenes.street import VOID, draw_street
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 _CACHE_BYTES = 128 * 2**20
 
@@ -65,7 +65,7 @@ class Scenes(torch.utils.data.Dataset):
             ("seed", seed, _at_least(seed, 0), "an int of at least 0", "seed >= 0"),
         ):
             if not fine:
-                raise ConfigError(message(f"Scenes: {name} must be {rule}.", given=f"{name}={value!r}", needed=needed))
+                raise ConfigError(f"Scenes: {name} must be {rule}.", given=f"{name}={value!r}", needed=needed)
         self.num_images, self.seed, self.transforms = operator.index(num_images), operator.index(seed), transforms
         self.size = operator.index(pair[0]), operator.index(pair[1])
         self._drawn: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}

@@ -12,7 +12,7 @@ from feataug.core.checks import check_batch, check_loader
 from feataug.core.distributed import local_slice
 from feataug.core.identity import describe_data
 from feataug.core.modes import eval_mode
-from feataug.errors import DataError, message
+from feataug.errors import DataError
 
 
 class LabelledPairs:
@@ -89,11 +89,9 @@ class LabelledPairs:
             # The pass is over.
             self._batches, self.epoch, self.batch = None, self.epoch + 1, 0
         raise DataError(
-            message(
-                "compare: the ceiling's loader yields no batch.",
-                given=type(self.loader).__name__,
-                needed="an iterable of (images, masks) that can be read again and again",
-            )
+            "compare: the ceiling's loader yields no batch.",
+            given=type(self.loader).__name__,
+            needed="an iterable of (images, masks) that can be read again and again",
         )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from feataug.core.checks import check_number
 from feataug.core.devices import device_of
 from feataug.core.modes import eval_mode
-from feataug.errors import DataError, message
+from feataug.errors import DataError
 from feataug.evaluation.quality.feature_samples import Gathered, gather
 from feataug.evaluation.quality.fidelity import frechet, kth_distance, precision_recall
 from feataug.evaluation.quality.memory_test import memory_test
@@ -100,12 +100,10 @@ def feature_quality(
 def _level(train: Gathered, val: Gathered, num_classes: int, neighbours: int) -> dict[str, Any]:
     if min(len(train.labels), len(val.labels)) < FEWEST:
         raise DataError(
-            message(
-                f"feature_quality: too few cells have a class at level {val.level.name!r}.",
-                given=f"{len(train.labels)} in train_loader, {len(val.labels)} in val_loader",
-                needed=f"{FEWEST}",
-                advice="Pass loaders of more or larger images.",
-            )
+            f"feature_quality: too few cells have a class at level {val.level.name!r}.",
+            given=f"{len(train.labels)} in train_loader, {len(val.labels)} in val_loader",
+            needed=f"{FEWEST}",
+            advice="Pass loaders of more or larger images.",
         )
     found = _compare(train.real, val.real, val.synthetic, neighbours)
     by_class = []
