@@ -9,14 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from feataug.core.checks import (
-    INTEGER_DTYPES,
-    check_masks,
-    check_number,
-    check_void,
-    describe,
-    is_plain,
-)
+from feataug.core.checks import INTEGER_DTYPES, check_masks, check_number, check_void, describe, is_plain
 from feataug.errors import DtypeError, LabelError, ShapeError
 from feataug.losses import resize_logits
 
@@ -142,5 +135,3 @@ class SegmentationMetrics(Metric):
         """The measures of everything counted since the last ``reset``; see ``scores``."""
         self.labels = self.confusion.sum(1).tolist(), int(self.void)
         return scores(self.confusion)
-
-

@@ -95,9 +95,7 @@ def run_demo(
         num_images=images, lr=1e-3, critic_width=32, diversity_weight=0.3, seed=seed,
         log_images=max(images // 40, 1), eval_images=max(images // 4, 1),
     )  # fmt: skip
-    trainer = GeneratorTrainer(
-        generator, cut, settings, output=folders["generator"], device=device, progress=bar("generator")
-    )
+    trainer = GeneratorTrainer(generator, cut, settings, output=folders["generator"], device=device, progress=bar("generator"))
     recognised = trainer.fit(loader, val_loader)[-1]
     clock.lap("generator")
     further = replace(base_config, num_steps=config.finetune_steps, lr=0.02)

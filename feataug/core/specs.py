@@ -40,13 +40,9 @@ class LevelSpec:
         for field, low in lowest.items():
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise ConfigError(
-                    f"LevelSpec: {field} is out of range.", given=repr(value), needed=f"an integer of at least {low}"
-                )
+                raise ConfigError(f"LevelSpec: {field} is out of range.", given=repr(value), needed=f"an integer of at least {low}")
         if self.offset is not None and (not isinstance(self.offset, int) or isinstance(self.offset, bool) or self.tokens):
-            raise ConfigError(
-                "LevelSpec: offset is out of range.", given=repr(self.offset), needed="an integer, or None; of a map"
-            )
+            raise ConfigError("LevelSpec: offset is out of range.", given=repr(self.offset), needed="an integer, or None; of a map")
         if self.tokens and self.reduction:
             raise ConfigError(
                 "LevelSpec: tokens have no stride.",
@@ -172,5 +168,3 @@ class FeatureSpec:
                 given=repr(data),
                 needed='{"levels": [{"name": str, "channels": int, "reduction": int, "tokens": int}, ...]}',
             ) from error
-
-

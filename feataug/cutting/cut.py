@@ -81,9 +81,7 @@ def split(
     raise SplitError(
         "split: a model and a layer, or an encoder and a decoder, are needed.",
         given=", ".join(
-            name
-            for name, value in (("model", model), ("at", at), ("encoder", encoder), ("decoder", decoder))
-            if value is not None
+            name for name, value in (("model", model), ("at", at), ("encoder", encoder), ("decoder", decoder)) if value is not None
         )
         or "nothing",
         needed='split(model, at="layer3") or split(encoder=..., decoder=...)',
@@ -109,9 +107,7 @@ class Cut:
         self.model, self.at, self._given_example = model, layer_names(at), example
         if isinstance(model, torch.jit.ScriptModule):
             raise SplitError(
-                "split: the model is in TorchScript, which takes no hooks.",
-                given=type(model).__name__,
-                needed="a model in Python",
+                "split: the model is in TorchScript, which takes no hooks.", given=type(model).__name__, needed="a model in Python"
             )
         self.example = Example.of(example, model)
         with explain_failures("split", self.example):

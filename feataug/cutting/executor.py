@@ -84,9 +84,7 @@ class SplitExecutor:
         """
         if self._removed:
             raise SplitError(
-                "feataug: the cut was removed.",
-                given="encode, decode or mixing after cut.remove()",
-                needed="a cut: split again",
+                "feataug: the cut was removed.", given="encode, decode or mixing after cut.remove()", needed="a cut: split again"
             )
         for module, hook in self._hooks:
             attach_hook(module, hook)

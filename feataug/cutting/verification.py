@@ -180,10 +180,7 @@ class Verifier:
 
 
 def verify(
-    executor: SplitExecutor,
-    traced: Trace,
-    constants: set[tuple[str, int]],
-    complete_cuts: Callable[[list[str]], list[str]] | None,
+    executor: SplitExecutor, traced: Trace, constants: set[tuple[str, int]], complete_cuts: Callable[[list[str]], list[str]] | None
 ) -> list[Verifier]:
     """Check that a cut is complete in eval mode and in training, and note the arguments that the decoder reads.
 

@@ -123,9 +123,7 @@ def choose(
     return chosen
 
 
-def _match(
-    who: str, entry: str, by_stem: dict[str, list[Named]], endings: Sequence[str], suffixes: Sequence[str]
-) -> Named | None:
+def _match(who: str, entry: str, by_stem: dict[str, list[Named]], endings: Sequence[str], suffixes: Sequence[str]) -> Named | None:
     """The file that an entry matches: one path ends in the other, folder by folder."""
     plain = _plain(entry, suffixes)
     # The full text first: an ending may be part of a name.

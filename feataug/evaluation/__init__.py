@@ -12,18 +12,6 @@ from feataug.evaluation.teaching.teaching_score import teaching_score
 from feataug.inference.inference import Inference
 
 __all__ = [
-    "ClassGaussians",
-    "Inference",
-    "compare",
-    "difference",
-    "differences",
-    "feature_quality",
-    "fit_class_bias",
-    "fit_inference",
-    "mean_figures",
-    "recommend",
-    "stages",
-    "teaching_score",
-    "train_arm",
-    "verdict",
-]
+    "ClassGaussians", "Inference", "compare", "difference", "differences", "feature_quality", "fit_class_bias", "fit_inference",
+    "mean_figures", "recommend", "stages", "teaching_score", "train_arm", "verdict",
+]  # fmt: skip

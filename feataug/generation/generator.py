@@ -27,12 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 MODULATIONS = ("none", "latent", "class")
 
 
-class FeatureGenerator(
-    nn.Module,
-    HubModel,
-    library_name="feataug",
-    tags=["semantic-segmentation", "feature-synthesis"],
-):
+class FeatureGenerator(nn.Module, HubModel, library_name="feataug", tags=["semantic-segmentation", "feature-synthesis"]):
     """Generates the features that an encoder would compute from an image with a given label mask.
 
     Args:

@@ -78,21 +78,21 @@ def _atomic_path(path: Path) -> Iterator[Path]:
 def sync_file(path: Path) -> None:
     """Flush a file's content from the system's cache to the disk."""
     # Windows syncs only files that are open for writing.
-    handle = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    _fsync(path, os.O_RDWR)
 
 
 def _sync_folder(folder: Path) -> None:
     """Flush the names in a folder, where the file system supports it. Windows and some network disks do not."""
     with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _fsync(folder, os.O_RDONLY)
+
+
+def _fsync(path: Path, mode: int) -> None:
+    handle = os.open(path, mode)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def remove_partial_files(folder: Path) -> None:

@@ -171,9 +171,7 @@ def facts_text(facts: Mapping[str, Any]) -> str:
         measured.append(", ".join(f"{title} {scores[name]:.2f}" for name, title in TITLES.items()) + " (percent).")
         names = facts.get("classes", [])
         if absent := [plain(names[x] if isinstance(x, int) and 0 <= x < len(names) else x) for x in scores.get("absent", ())]:
-            measured.append(
-                f"\nWithout a pixel in the measured masks: {', '.join(absent)}. Nothing is known of these classes."
-            )
+            measured.append(f"\nWithout a pixel in the measured masks: {', '.join(absent)}. Nothing is known of these classes.")
     lines += measured or ["Not measured, or not stated."]
     lines += ["", "## Licence", "", f"Of the weights: {plain(facts.get('license', 'not stated'))}."]
     return "\n".join([*lines, "", f"Written by feataug {__version__}.", "", MARK, ""])

@@ -7,12 +7,6 @@ from feataug.masks.pseudo_labels import pseudo_masks
 from feataug.masks.sources import DatasetMasks, MaskMixture, MaskSource, as_source
 
 __all__ = [
-    "ClassBalancedMasks",
-    "DatasetMasks",
-    "HardNegativeSampler",
-    "LayoutComposer",
-    "MaskMixture",
-    "MaskSource",
-    "as_source",
+    "ClassBalancedMasks", "DatasetMasks", "HardNegativeSampler", "LayoutComposer", "MaskMixture", "MaskSource", "as_source",
     "pseudo_masks",
-]
+]  # fmt: skip

@@ -15,13 +15,7 @@ from feataug.losses import per_sample_loss, split_outputs
 
 
 def synthetic_loss(
-    generator: nn.Module,
-    cut: Any,
-    *,
-    ignore_index: int = 255,
-    batch_size: int = 16,
-    seed: int = 0,
-    across_processes: bool = False,
+    generator: nn.Module, cut: Any, *, ignore_index: int = 255, batch_size: int = 16, seed: int = 0, across_processes: bool = False
 ) -> Callable[[Tensor], Tensor]:
     """A score for ``HardNegativeSampler``: the current decoder's loss on features generated from the masks.
 

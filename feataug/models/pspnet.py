@@ -57,8 +57,7 @@ class PSPNet(nn.Module, HubModel, library_name="feataug", tags=["semantic-segmen
         pretrained: Whether to load ImageNet weights from the hub, as in ``timm.create_model``.
         encoder_kwargs: Further arguments of ``timm.create_model``.
 
-    Shapes:
-        images ``(B, 3, H, W)`` float to logits ``(B, num_classes, H, W)``.
+    Shapes: images ``(B, 3, H, W)`` float to logits ``(B, num_classes, H, W)``.
 
     Raises:
         ConfigError: ``output_stride`` is not 8, 16 or 32, or a number is out of range.
@@ -125,5 +124,3 @@ class PSPNet(nn.Module, HubModel, library_name="feataug", tags=["semantic-segmen
             return logits
         aux = F.interpolate(self.auxiliary(features[0]), size, mode="bilinear", align_corners=False)
         return {"out": logits, "aux": aux}
-
-

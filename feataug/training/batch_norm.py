@@ -209,7 +209,6 @@ def _modes_for(model: nn.Module, chosen: set[nn.Module]) -> dict[nn.Module, bool
     return {module: module in chosen or not isinstance(module, _NormBase) for module in model.modules()}
 
 
-
 def _images(who: str, batch: Any) -> Tensor:
     images = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
     if not isinstance(images, Tensor):
@@ -229,9 +228,7 @@ def _averaging(norms: list[_NormBase], others: list[_NormBase]) -> Iterator[None
     """
     # A norm with momentum 0 still counts its batches.
     counts = {norm: norm.num_batches_tracked.clone() for norm in others if norm.num_batches_tracked is not None}
-    before = [
-        {name: value.clone() for name in _STATISTICS if (value := getattr(norm, name, None)) is not None} for norm in norms
-    ]
+    before = [{name: value.clone() for name in _STATISTICS if (value := getattr(norm, name, None)) is not None} for norm in norms]
     momenta = [norm.momentum for norm in norms]
     seen = dict.fromkeys(norms, 0)
 

@@ -18,15 +18,7 @@ from feataug.cutting.cut import Cut
 from feataug.errors import ConfigError, ShapeError, TrainingError
 from feataug.generation.critics import Discriminator, LatentEncoder
 from feataug.generation.generator import FeatureGenerator
-from feataug.losses import (
-    balanced_cross_entropy,
-    kl_divergence,
-    lsgan,
-    mode_seeking,
-    reconstruction,
-    resize_logits,
-    split_outputs,
-)
+from feataug.losses import balanced_cross_entropy, kl_divergence, lsgan, mode_seeking, reconstruction, resize_logits, split_outputs
 from feataug.training.config import GeneratorConfig
 from feataug.training.feature_statistics import features_of
 

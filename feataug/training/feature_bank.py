@@ -170,11 +170,7 @@ class FeatureBank(Dataset):
         done = sum(shard["images"] for shard in shards)
         batches = endless(loader, sum(shard["batches"] for shard in shards))
         parts: list[tuple[Tensor, ...]] = []
-        with (
-            progress_bar(num_images, done, "encode", "img", progress) as bar,
-            torch.no_grad(),
-            eval_mode(cut.model),
-        ):
+        with progress_bar(num_images, done, "encode", "img", progress) as bar, torch.no_grad(), eval_mode(cut.model):
             while not index["complete"]:
                 images, masks = check_batch("FeatureBank", next(batches), cut.model)
                 features = cut.encode(images.to(where, memory_format=torch.channels_last))

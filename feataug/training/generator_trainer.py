@@ -84,9 +84,7 @@ class GeneratorTrainer:
         self.parts = self.objective.parts
 
     def fit(
-        self,
-        loader: Iterable[tuple[Tensor, Tensor]],
-        val_loader: Iterable[tuple[Tensor, Tensor]] | None = None,
+        self, loader: Iterable[tuple[Tensor, Tensor]], val_loader: Iterable[tuple[Tensor, Tensor]] | None = None
     ) -> list[dict[str, Any]]:
         """Train for ``config.num_images`` images. Afterwards the generator holds the averaged weights.
 

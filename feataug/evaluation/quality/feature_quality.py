@@ -111,10 +111,7 @@ def _level(train: Gathered, val: Gathered, num_classes: int, neighbours: int) ->
         # Labels are on the CPU, features where the model is.
         in_train, in_val = ((x.labels == number).to(x.real.device) for x in (train, val))
         by_class.append(_compare(train.real[in_train], val.real[in_val], val.synthetic[in_val], neighbours))
-    tests: dict[str, Any] = {
-        "cells": memory_test((train.synthetic, train.real), (val.synthetic, val.real)),
-        "maps": None,
-    }
+    tests: dict[str, Any] = {"cells": memory_test((train.synthetic, train.real), (val.synthetic, val.real)), "maps": None}
     sides = [(x.synthetic_maps, x.real_maps) for x in (train, val)]
     if min(len(x) for x, _ in sides) >= FEWEST_MAPS:
         tests["maps"] = memory_test(*sides)

@@ -66,9 +66,7 @@ def features(run: Run) -> dict[str, Any] | None:
     for i in range(min(len(kept.masks), _SHOWN)):
         sample = f"sample {i + 1}"
         row = [_image(kept.images[i], "image", sample), _labels(kept.masks[i], "mask", sample, colors)]
-        rows.append(
-            row + [_image(x[i], f"{kind} features" if kind == "real" else kind, sample) for kind, x in kept.colors.items()]
-        )
+        rows.append(row + [_image(x[i], f"{kind} features" if kind == "real" else kind, sample) for kind, x in kept.colors.items()])
     numbers = [int(as_number(x) or 0) for x in as_list(kept.about.get("shown"))]
     channels = []
     for k in range(next(iter(kept.channels.values())).shape[1] if kept.channels else 0):
