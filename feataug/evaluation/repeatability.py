@@ -50,9 +50,6 @@ def check_repeats(loader: Callable[[int], Iterable[Any]], seed: int, who: str = 
 
     Raises:
         DataError: the two batches differ.
-
-    Source:
-        Ours.
     """
     with preserved_rng():
         first = next(part_of(loader(seed)), None)

@@ -15,9 +15,6 @@ class SideStream:
 
     Args:
         enabled: If false, or on other devices, the work runs on the current stream.
-
-    Source:
-        Ours.
     """
 
     def __init__(self, enabled: bool = True) -> None:

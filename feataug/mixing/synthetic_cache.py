@@ -24,9 +24,6 @@ class SyntheticCache:
 
     Raises:
         ConfigError: a number is out of range.
-
-    Source:
-        Ours.
     """
 
     def __init__(self, size: int, fresh: float) -> None:

@@ -100,9 +100,6 @@ def keep_freed_memory() -> bool:
     By default the kernel maps and clears fresh pages for every large tensor, which can take longer than computing its values
     (``benchmarks/freed_memory.py``). The setting holds for the whole process. Programs call this, as our commands and studies do; the
     library itself never does.
-
-    Source:
-        Ours.
     """
     if not sys.platform.startswith("linux"):
         return False

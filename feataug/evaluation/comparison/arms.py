@@ -75,9 +75,6 @@ def train_arm(
 
     Returns:
         The trained copy, and its figures with ``seconds``; with ``update_bn`` also ``as_trained``, the figures before it.
-
-    Source:
-        Ours.
     """
     began = time.monotonic()
     model = copy_model(model)

@@ -19,9 +19,6 @@ def class_shares(masks: Tensor, num_classes: int, stride: int) -> Tensor:
 
     Returns:
         ``(B, K + 1, ceil(H / stride), ceil(W / stride))`` float32; each cell sums to 1.
-
-    Source:
-        Ours.
     """
     batch, rows, columns = masks.shape
     h, w = -(-rows // stride), -(-columns // stride)

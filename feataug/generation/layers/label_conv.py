@@ -22,9 +22,6 @@ class LabelConv2d(nn.Module):
         out_channels: Number of output maps.
         kernel_size: An odd number.
         stride, dilation: As in ``Conv2d``. The output has ``ceil(size / stride)`` rows and columns.
-
-    Source:
-        Ours.
     """
 
     def __init__(self, num_classes: int, out_channels: int, kernel_size: int = 3, *, stride: int = 1, dilation: int = 1) -> None:
@@ -51,9 +48,6 @@ def label_conv2d(labels: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 
 
     Returns:
         ``(B, out, ceil(H / stride), ceil(W / stride))``, channels last; in the dtype of the weights, or autocast's.
-
-    Source:
-        Ours.
     """
     _, classes, size, _ = weight.shape
     taps = size * size
