@@ -25,6 +25,7 @@ STOPPED = """
 import os, signal
 import torch
 torch.set_num_threads(1)
+from feataug.data import seeded_loader
 from tests.support import teaching_runs as t
 calls = []
 def source(masks, real, rng):
@@ -36,7 +37,7 @@ model = t.Dropping()
 model.load_state_dict(torch.load({weights!r}))
 data = [(x, y) for images, masks in t.planted("loud", 10) for x, y in zip(images, masks)]
 # Of other loaders it is not known what a later batch is.
-loader = lambda seed: t.seeded_loader(data, 4, seed=seed)
+loader = lambda seed: seeded_loader(data, 4, seed=seed)
 result = t.teach(model, steps=8, loader=loader, others={{"own": source}}, output={folder!r})
 """
 
