@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from feataug.core.checks import check_loader, describe
-from feataug.errors import ConfigError, DataError, FeatAugWarning, MissingPackageError, message
+from feataug.errors import ConfigError, DataError, FeatAugWarning, MissingPackageError
 from feataug.training.batch_norm import measure
 
 if TYPE_CHECKING:
@@ -32,12 +32,10 @@ def _callback() -> Any:
             if error.name not in ("lightning", names[0], names[1]):
                 raise
     raise MissingPackageError(
-        message(
-            "feataug.lightning: Lightning is not installed.",
-            given="neither lightning nor pytorch_lightning",
-            needed="one of them",
-            advice='pip install "feataug[lightning]", or pip install lightning.',
-        )
+        "feataug.lightning: Lightning is not installed.",
+        given="neither lightning nor pytorch_lightning",
+        needed="one of them",
+        advice='pip install "feataug[lightning]", or pip install lightning.',
     )
 
 
@@ -73,11 +71,9 @@ class MixFeatures(_Callback):
         super().__init__()
         if not callable(getattr(mixer, "on", None)) or not callable(getattr(cut, "mixing", None)):
             raise ConfigError(
-                message(
-                    "MixFeatures: a mixer and a cut are needed.",
-                    given=f"{type(mixer).__name__}, {type(cut).__name__}",
-                    needed="feataug.FeatureMixer(...), feataug.split(model, ...)",
-                )
+                "MixFeatures: a mixer and a cut are needed.",
+                given=f"{type(mixer).__name__}, {type(cut).__name__}",
+                needed="feataug.FeatureMixer(...), feataug.split(model, ...)",
             )
         if bn_loader is not None:
             check_loader("MixFeatures", bn_loader)
@@ -100,11 +96,9 @@ class MixFeatures(_Callback):
         """
         if self._module is None:
             raise ConfigError(
-                message(
-                    "MixFeatures: the trainer does not have this callback.",
-                    given="a module that mixes, and a Trainer without the callback",
-                    needed="Trainer(callbacks=[mixing])",
-                )
+                "MixFeatures: the trainer does not have this callback.",
+                given="a module that mixes, and a Trainer without the callback",
+                needed="Trainer(callbacks=[mixing])",
             )
         with self.mixer.on(self.cut, masks, plan) as batch:
             self._last = batch
@@ -129,21 +123,17 @@ class MixFeatures(_Callback):
         inside = set(pl_module.modules())
         if self.cut.model not in inside:
             raise ConfigError(
-                message(
-                    "MixFeatures: the cut does not belong to the module.",
-                    given=f"a cut of a {type(self.cut.model).__name__}, and a {type(pl_module).__name__} without it",
-                    needed="a cut of the module, or of a part of it",
-                    advice="Split the model that the module holds, not a copy of it.",
-                )
+                "MixFeatures: the cut does not belong to the module.",
+                given=f"a cut of a {type(self.cut.model).__name__}, and a {type(pl_module).__name__} without it",
+                needed="a cut of the module, or of a part of it",
+                advice="Split the model that the module holds, not a copy of it.",
             )
         if self.mixer in inside:
             raise ConfigError(
-                message(
-                    "MixFeatures: the mixer is a part of the module.",
-                    given=f"a FeatureMixer among the modules of {type(pl_module).__name__}",
-                    needed="the callback alone as an attribute: self.mixing = mixing",
-                    advice="As a part, its frozen generator is saved in every checkpoint, and DistributedDataParallel waits for its gradients.",
-                )
+                "MixFeatures: the mixer is a part of the module.",
+                given=f"a FeatureMixer among the modules of {type(pl_module).__name__}",
+                needed="the callback alone as an attribute: self.mixing = mixing",
+                advice="As a part, its frozen generator is saved in every checkpoint, and DistributedDataParallel waits for its gradients.",
             )
         self._module = pl_module
         self.mixer.eval()
@@ -208,11 +198,9 @@ class MixFeatures(_Callback):
                 yield precision.convert_input(move(batch))
             if empty:
                 raise DataError(
-                    message(
-                        "MixFeatures: bn_loader yields nothing.",
-                        given=describe(self.bn_loader),
-                        needed="a loader that can be read again and again, such as a DataLoader",
-                    )
+                    "MixFeatures: bn_loader yields nothing.",
+                    given=describe(self.bn_loader),
+                    needed="a loader that can be read again and again, such as a DataLoader",
                 )
 
         # The model may be in eval mode by now. measure restores its modes and the random generators.

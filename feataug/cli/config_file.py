@@ -12,7 +12,7 @@ from typing import Any
 
 from feataug.cli.command_parser import CommandParser
 from feataug.cli.option_types import convert, needed
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 # Name of the table with the settings of a command's training, such as [fit-generator.config].
 TABLE = "config"
@@ -77,12 +77,10 @@ def _load(path: Path) -> dict[str, Any]:
             raise ValueError(f"a {type(content).__name__}, not a table")
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
-            message(
-                "feataug: the configuration file cannot be read.",
-                given=f"{path} ({type(error).__name__}: {error})",
-                needed="TOML, or JSON in a file that ends in .json",
-                advice="The same command with --dry-run prints such a file.",
-            )
+            "feataug: the configuration file cannot be read.",
+            given=f"{path} ({type(error).__name__}: {error})",
+            needed="TOML, or JSON in a file that ends in .json",
+            advice="The same command with --dry-run prints such a file.",
         ) from error
     return content
 
@@ -90,7 +88,7 @@ def _load(path: Path) -> dict[str, Any]:
 def _section(path: Path, name: str, parser: CommandParser, content: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     where = f"{path}, [{name}]"
     if not isinstance(content, dict):
-        raise ConfigError(message(f"feataug: {path}: {name} is not a section.", given=repr(content)[:200], needed=f"[{name}]"))
+        raise ConfigError(f"feataug: {path}: {name} is not a section.", given=repr(content)[:200], needed=f"[{name}]")
     values: dict[str, Any] = {}
     has_table = TABLE in content and training_class(name) is not None
     for key, value in content.items():
@@ -108,11 +106,9 @@ def _section(path: Path, name: str, parser: CommandParser, content: Any) -> tupl
         value = _value(f"{path}, [{name}.{TABLE}]", parser.options[option], key, value)
         if values.setdefault(option, value) != value:
             raise ConfigError(
-                message(
-                    f"feataug: {where}: {option} is given twice.",
-                    given=f"{option} = {values[option]!r} and {TABLE}.{key} = {value!r}",
-                    needed="one of them, or the same in both",
-                )
+                f"feataug: {where}: {option} is given twice.",
+                given=f"{option} = {values[option]!r} and {TABLE}.{key} = {value!r}",
+                needed="one of them, or the same in both",
             )
     return values, settings
 
@@ -121,7 +117,7 @@ def _settings(where: str, command: str, table: Any) -> dict[str, Any]:
     """A table of training settings, each checked by the class of these settings."""
     kind = training_class(command)
     if not isinstance(table, dict):
-        raise ConfigError(message(f"feataug: {where} is not a table.", given=repr(table)[:200], needed="settings by name"))
+        raise ConfigError(f"feataug: {where} is not a table.", given=repr(table)[:200], needed="settings by name")
     known = kind().to_dict()
     for key, value in table.items():
         if key not in known:
@@ -138,12 +134,10 @@ def _value(where: str, action: argparse.Action, key: str, value: Any, advice: st
         return convert(action, value)
     except ValueError:
         raise ConfigError(
-            message(f"feataug: {where}: {key} does not fit.", given=repr(value)[:200], needed=needed(action), advice=advice)
+            f"feataug: {where}: {key} does not fit.", given=repr(value)[:200], needed=needed(action), advice=advice
         ) from None
 
 
 def _unknown(where: str, key: str, kind: str, known: Any) -> ConfigError:
     near = difflib.get_close_matches(key.replace("_", "-"), known, n=3) or difflib.get_close_matches(key, known, n=3)
-    return ConfigError(
-        message(f"feataug: {where} is unknown.", given=repr(key), needed=f"{kind}: {', '.join(near or sorted(known))}")
-    )
+    return ConfigError(f"feataug: {where} is unknown.", given=repr(key), needed=f"{kind}: {', '.join(near or sorted(known))}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Set
 
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 # Options of `feataug finetune` that need another one.
 _NEED_GENERATOR = ("ratio", "bank", "label-smoothing", "preset", "power")
@@ -21,11 +21,9 @@ def check_compare(args: argparse.Namespace) -> None:
     used = {args.split: "--split", args.eval_split: "--eval-split"}
     if args.ceiling_split in used:
         raise ConfigError(
-            message(
-                "feataug compare: the ceiling's split is already in use.",
-                given=f"--ceiling-split {args.ceiling_split}, which is {used[args.ceiling_split]}",
-                needed="a split of labelled images that no other arm sees",
-            )
+            "feataug compare: the ceiling's split is already in use.",
+            given=f"--ceiling-split {args.ceiling_split}, which is {used[args.ceiling_split]}",
+            needed="a split of labelled images that no other arm sees",
         )
 
 
@@ -42,11 +40,9 @@ def check_finetune(args: argparse.Namespace, explicit: Set[str]) -> None:
     """
     if args.model is not None and args.encoder is not None:
         raise ConfigError(
-            message(
-                "feataug finetune: two models.",
-                given=f"--model {args.model} --encoder {args.encoder}",
-                needed="--model FOLDER to train a saved model further, or --encoder NAME for a new one",
-            )
+            "feataug finetune: two models.",
+            given=f"--model {args.model} --encoder {args.encoder}",
+            needed="--model FOLDER to train a saved model further, or --encoder NAME for a new one",
         )
     for names, missing in ((_NEED_GENERATOR, "generator"), (_NEED_ENCODER, "encoder")):
         if getattr(args, missing) is not None:
@@ -56,9 +52,7 @@ def check_finetune(args: argparse.Namespace, explicit: Set[str]) -> None:
         given = [f"--{name}" if value is True else f"--{name} {value}" for name, value in values.items() if value is not False]
         if given:
             raise ConfigError(
-                message(
-                    f"feataug finetune: an option has no effect without --{missing}.",
-                    given=", ".join(given),
-                    needed=f"--{missing} with it, or none of these",
-                )
+                f"feataug finetune: an option has no effect without --{missing}.",
+                given=", ".join(given),
+                needed=f"--{missing} with it, or none of these",
             )

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from feataug.core.label_checks import check_labels
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 _VOID = "void"
 
@@ -22,17 +22,13 @@ def folder_data(args: argparse.Namespace, split: str, transforms: Any) -> Any:
     from feataug.data.split_layouts import find_layout
 
     if not args.classes:
-        raise ConfigError(
-            message("feataug: class names are missing.", given="--dataset folder", needed="--classes sky road car ...")
-        )
+        raise ConfigError("feataug: class names are missing.", given="--dataset folder", needed="--classes sky road car ...")
     if len(args.classes) > 255:
         raise ConfigError(
-            message(
-                "feataug: the commands use 255 as the label of void, so there can be at most 255 classes.",
-                given=f"{len(args.classes)} classes",
-                needed="at most 255",
-                advice="From Python, pass ignore_index=-1 to MaskedImages, train_transforms, FeatureGenerator and FeatureMixer.",
-            )
+            "feataug: the commands use 255 as the label of void, so there can be at most 255 classes.",
+            given=f"{len(args.classes)} classes",
+            needed="at most 255",
+            advice="From Python, pass ignore_index=-1 to MaskedImages, train_transforms, FeatureGenerator and FeatureMixer.",
         )
     names = getattr(args, "names", None) if split == getattr(args, "split", None) else args.eval_names
     if args.folders is not None:
@@ -103,4 +99,4 @@ def _class_number(name: str, classes: list[str]) -> int | None:
 
 
 def _option_error(option: str, given: str, needed: str) -> ConfigError:
-    return ConfigError(message(f"feataug: {option} does not fit.", given=repr(given), needed=needed))
+    return ConfigError(f"feataug: {option} does not fit.", given=repr(given), needed=needed)

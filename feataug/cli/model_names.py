@@ -10,7 +10,7 @@ from torch import nn
 
 from feataug.cli.user_code import NEEDED
 from feataug.cli.user_models import model_from
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 from feataug.models import PSPNet
 
 # Sources from which timm loads models that are not in its own list.
@@ -36,7 +36,7 @@ def named_model(name: str) -> nn.Module:
     bare = name.removeprefix("timm:").removeprefix("timm.")
     if not os.path.exists(folder) and not name.endswith(".py") and ":" not in bare and timm.is_model(bare):
         rule = "named_model: the name of a timm model begins with timm/."
-        raise ConfigError(message(rule, given=repr(name), needed=NEEDED, advice=f"Write timm/{bare}."))
+        raise ConfigError(rule, given=repr(name), needed=NEEDED, advice=f"Write timm/{bare}.")
     return model_from(name)
 
 
@@ -49,12 +49,10 @@ def _timm_model(name: str) -> nn.Module:
             text = (str(error).strip() or "no reason given").splitlines()[0]
             rule, given = "named_model: timm cannot load this model.", f"{name!r}: {type(error).__name__}: {text}"
             advice = "Its config.json has to be there: in a local folder, in the hub's cache on this machine, or on the hub."
-            raise ConfigError(message(rule, given=given, needed=NEEDED, advice=advice)) from error
+            raise ConfigError(rule, given=given, needed=NEEDED, advice=advice) from error
         near = difflib.get_close_matches(inner, timm.list_models(), n=5)
         advice = "timm has: " + ", ".join(near) if near else "timm.list_models() lists them."
-        raise ConfigError(
-            message("named_model: timm has no such model.", given=repr(name), needed=NEEDED, advice=advice)
-        ) from error
+        raise ConfigError("named_model: timm has no such model.", given=repr(name), needed=NEEDED, advice=advice) from error
 
 
 def _saved_model(name: str, folder: str) -> nn.Module:
@@ -63,7 +61,7 @@ def _saved_model(name: str, folder: str) -> nn.Module:
         settings = json.loads(Path(folder, "config.json").read_text()) if "config.json" in entries else None
     except OSError as error:
         given = f"{name!r}: {type(error).__name__}: {error}"
-        raise ConfigError(message("named_model: the folder cannot be read.", given=given, needed=NEEDED)) from error
+        raise ConfigError("named_model: the folder cannot be read.", given=given, needed=NEEDED) from error
     except ValueError:
         settings = {"encoder": None}  # damaged: from_pretrained reports it
     if isinstance(settings, dict) and "encoder" in settings:
@@ -77,4 +75,4 @@ def _saved_model(name: str, folder: str) -> nn.Module:
     elif below := [entry for entry in entries if os.path.isfile(os.path.join(folder, entry, "model.safetensors"))]:
         advice = "Models may be in " + ", ".join(os.path.join(name, entry) for entry in below[:5]) + "."
     needed = "config.json and model.safetensors, as `feataug finetune` leaves them"
-    raise ConfigError(message("named_model: the folder holds no saved PSPNet.", given=given, needed=needed, advice=advice))
+    raise ConfigError("named_model: the folder holds no saved PSPNet.", given=given, needed=needed, advice=advice)

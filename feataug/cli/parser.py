@@ -13,7 +13,7 @@ from feataug.cli.command_parser import CommandParser, Default
 from feataug.cli.commands import COMMANDS
 from feataug.cli.config_file import TABLE, read
 from feataug.cli.contradictions import check_compare, check_finetune
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 _EPILOG = """\
 a whole run on your own data:
@@ -87,11 +87,9 @@ def parse(argv: Sequence[str] | None = None) -> tuple[argparse.Namespace, Comman
     command = commands[args.command]
     if args.command == "fit-generator" and preset not in (None, args.preset):
         raise ConfigError(
-            message(
-                f"feataug: {config}: its settings are of another preset.",
-                given=f"--preset {args.preset}",
-                needed=f"--preset {preset}, or no [fit-generator.{TABLE}], which holds what that preset decides",
-            )
+            f"feataug: {config}: its settings are of another preset.",
+            given=f"--preset {args.preset}",
+            needed=f"--preset {preset}, or no [fit-generator.{TABLE}], which holds what that preset decides",
         )
     if args.command == "finetune":
         explicit = {name for name, action in command.options.items() if not isinstance(parsed[action.dest], Default)}

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from feataug.errors import ConfigError, FeatAugError, message
+from feataug.errors import ConfigError, FeatAugError
 
 NEEDED = "timm/NAME, the folder of a saved PSPNet, MODULE:FUNCTION or FILE.py:FUNCTION"
 # "C:\models.py": the colon belongs to the path.
@@ -24,7 +24,7 @@ _DRIVE = re.compile(r"[A-Za-z]:[\\/]")
 
 def naming_error(rule: str, given: str, advice: str | None = None, needed: str = NEEDED) -> ConfigError:
     """The error for a name on the command line that does not lead to a model."""
-    return ConfigError(message(f"named_model: {rule}", given=given, needed=needed, advice=advice))
+    return ConfigError(f"named_model: {rule}", given=given, needed=needed, advice=advice)
 
 
 def near_files(path: Path) -> str | None:

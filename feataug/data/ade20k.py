@@ -8,7 +8,7 @@ from typing import Any
 
 from feataug.data.dataset_root import find_root
 from feataug.data.folders import MaskedImages
-from feataug.errors import ConfigError, DataError, message
+from feataug.errors import ConfigError, DataError
 
 CLASSES = (
     "wall", "building", "sky", "floor", "tree", "ceiling", "road", "bed", "windowpane", "grass", "cabinet", "sidewalk", "person", "earth",
@@ -54,7 +54,7 @@ class ADE20K(MaskedImages):
 
     def __init__(self, root: str | Path, split: str = "train", *, transforms: Callable[..., Any] | None = None) -> None:
         if split not in tuple(SPLITS):
-            raise ConfigError(message("ADE20K: no such split.", given=repr(split), needed='"train" or "val"'))
+            raise ConfigError("ADE20K: no such split.", given=repr(split), needed='"train" or "val"')
         root = Path(root)
         root = root / FOLDER if (root / FOLDER).is_dir() else root
         parts = [f"{kind}/{SPLITS[split]}" for kind in ("images", "annotations")]
@@ -73,11 +73,9 @@ def _classes(root: Path) -> tuple[str, ...]:
     wanted = [str(number) for number in IDS]
     if sorted(names) != sorted(wanted) or not all(names.values()):
         raise DataError(
-            message(
-                "ADE20K: the names of the classes cannot be read.",
-                given=f"{file}, {len(rows)} lines below the first",
-                needed=f"classes 1 .. {len(wanted)}, one per line, number first and names last, separated by tabs",
-                advice="Download the file again, or remove it: the names are also part of the package.",
-            )
+            "ADE20K: the names of the classes cannot be read.",
+            given=f"{file}, {len(rows)} lines below the first",
+            needed=f"classes 1 .. {len(wanted)}, one per line, number first and names last, separated by tabs",
+            advice="Download the file again, or remove it: the names are also part of the package.",
         )
     return tuple(names[number] for number in wanted)

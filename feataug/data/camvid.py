@@ -8,7 +8,7 @@ from typing import Any
 
 from feataug.data.dataset_root import find_root
 from feataug.data.folders import MaskedImages
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 CLASSES = (
     "sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist",
@@ -40,6 +40,6 @@ class CamVid(MaskedImages):
 
     def __init__(self, root: str | Path, split: str = "train", *, transforms: Callable[..., Any] | None = None) -> None:
         if split not in ("train", "val", "test"):
-            raise ConfigError(message("CamVid: no such split.", given=repr(split), needed='"train", "val" or "test"'))
+            raise ConfigError("CamVid: no such split.", given=repr(split), needed='"train", "val" or "test"')
         root = find_root("CamVid", root, (split, f"{split}annot"))
         super().__init__(root / split, root / f"{split}annot", CLASSES, PALETTE, void=11, transforms=transforms)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from feataug.data.dataset_root import find_files, find_root
 from feataug.data.folders import MaskedImages
-from feataug.errors import ConfigError, DataError, message
+from feataug.errors import ConfigError, DataError
 
 CLASSES = (
     "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person",
@@ -64,13 +64,13 @@ class Cityscapes(MaskedImages):
         transforms: Callable[..., Any] | None = None,
     ) -> None:
         if mode not in tuple(SPLITS):
-            raise ConfigError(message("Cityscapes: no such mode.", given=repr(mode), needed='"fine" or "coarse"'))
+            raise ConfigError("Cityscapes: no such mode.", given=repr(mode), needed='"fine" or "coarse"')
         if split not in SPLITS[mode]:
             needed = " or ".join(f'"{name}"' for name in SPLITS[mode]) + f" of the {mode} labels"
             advice = "Images without labels are read by feataug.data.Images." if split == "test" else None
-            raise ConfigError(message("Cityscapes: no such split.", given=repr(split), needed=needed, advice=advice))
+            raise ConfigError("Cityscapes: no such split.", given=repr(split), needed=needed, advice=advice)
         if labels not in (None, *_FILES):
-            raise ConfigError(message("Cityscapes: no such labels.", given=repr(labels), needed='"ids", "train_ids" or None'))
+            raise ConfigError("Cityscapes: no such labels.", given=repr(labels), needed='"ids", "train_ids" or None')
         truth = f"gt{mode.capitalize()}"
         root = find_root("Cityscapes", root, (f"leftImg8bit/{split}", f"{truth}/{split}"))
         masks = root / truth / split
@@ -78,7 +78,7 @@ class Cityscapes(MaskedImages):
         self.labels = next((name for name, ending in endings.items() if find_files("Cityscapes", masks, ending, (".png",)).files), None)
         if self.labels is None:
             files = " or ".join(f"*{ending}.png" for ending in endings.values())
-            raise DataError(message("Cityscapes: the folder holds no labels.", given=str(masks), needed=f"files named {files}"))
+            raise DataError("Cityscapes: the folder holds no labels.", given=str(masks), needed=f"files named {files}")
         super().__init__(
             root / "leftImg8bit" / split,
             masks,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from feataug.errors import DataError, MissingDataError, message
+from feataug.errors import DataError, MissingDataError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 # Without JPEG, which changes labels. A lossy .webp is refused when it is read.
@@ -80,9 +80,7 @@ def find_files(
         elif not file.stem.endswith(ending) or (unless and file.stem.endswith(unless)):
             found.ending.append(file)
         elif not file.exists():
-            raise MissingDataError(
-                message(f"{who}: a file is a broken link.", given=f"{file} -> {os.readlink(file)}", needed="the file")
-            )
+            raise MissingDataError(f"{who}: a file is a broken link.", given=f"{file} -> {os.readlink(file)}", needed="the file")
         else:
             name = file.relative_to(folder).with_suffix("").as_posix()
             found.files.append((name.removesuffix(ending), file))
@@ -110,7 +108,7 @@ def _walk(who: str, folder: Path, found: FoundFiles, leave: Path | None) -> list
                     listed = sorted(entries, key=lambda entry: entry.name)
             except OSError as error:
                 raise DataError(
-                    message(f"{who}: a folder cannot be read.", given=f"{at} ({error.strerror})", needed="a readable folder")
+                    f"{who}: a folder cannot be read.", given=f"{at} ({error.strerror})", needed="a readable folder"
                 ) from error
             for entry in listed:
                 if entry.name[0] == "." or entry.name in _SYSTEM_FOLDERS:
@@ -129,12 +127,10 @@ def _refuse_duplicates(who: str, found: FoundFiles) -> None:
     for name, file in found.files:
         if name in seen:
             raise DataError(
-                message(
-                    f"{who}: two files have the same name.",
-                    given=f"{seen[name]} and {file}",
-                    needed="one file for each name, whatever its suffix",
-                    advice="Move one of them out of the folder, or choose one kind with suffixes=.",
-                )
+                f"{who}: two files have the same name.",
+                given=f"{seen[name]} and {file}",
+                needed="one file for each name, whatever its suffix",
+                advice="Move one of them out of the folder, or choose one kind with suffixes=.",
             )
         seen[name] = file
 
@@ -149,12 +145,10 @@ def find_root(who: str, root: str | Path, parts: Sequence[str]) -> Path:
     missing = [part for part in parts if not os.path.isdir(root / part)]
     if missing:
         raise MissingDataError(
-            message(
-                f"{who}: {'a folder is' if len(missing) == 1 else 'folders are'} missing.",
-                given=f"{root}, which {contents(root)}",
-                needed=f"a folder that holds {' and '.join(parts)}",
-                advice=_advice(root, parts),
-            )
+            f"{who}: {'a folder is' if len(missing) == 1 else 'folders are'} missing.",
+            given=f"{root}, which {contents(root)}",
+            needed=f"a folder that holds {' and '.join(parts)}",
+            advice=_advice(root, parts),
         )
     return root
 

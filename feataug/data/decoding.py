@@ -16,7 +16,7 @@ from PIL import Image
 from torchvision import tv_tensors
 
 from feataug.data.lossy_formats import lossy_format
-from feataug.errors import DataError, message
+from feataug.errors import DataError
 
 _ORIENTATION = 0x0112
 _PHOTOMETRIC = 262
@@ -63,11 +63,9 @@ def decode_image(who: str, file: Path) -> tv_tensors.Image:
             pixels = np.array(picture).astype(np.float32)[..., None] / 65535
         elif picture.mode in ("I", "LAB"):
             raise DataError(
-                message(
-                    f"{who}: the values of an image have no known range.",
-                    given=f"{file}, mode {picture.mode!r}",
-                    needed="8 or 16 bits without sign, or floats in [0, 1], as grey or RGB",
-                )
+                f"{who}: the values of an image have no known range.",
+                given=f"{file}, mode {picture.mode!r}",
+                needed="8 or 16 bits without sign, or floats in [0, 1], as grey or RGB",
             )
         else:
             pixels = _bytes(picture)
@@ -87,27 +85,23 @@ def decode_labels(who: str, file: Path) -> Labels:
         lossy = lossy_format(file, picture)
         if lossy is not None:
             raise DataError(
-                message(
-                    f"{who}: a mask is stored as {lossy}, which changes labels.",
-                    given=str(file),
-                    needed="a lossless format, such as PNG",
-                    advice="Write the masks again from the original labels: saving this file as PNG does not bring them back.",
-                )
+                f"{who}: a mask is stored as {lossy}, which changes labels.",
+                given=str(file),
+                needed="a lossless format, such as PNG",
+                advice="Write the masks again from the original labels: saving this file as PNG does not bring them back.",
             )
         if picture.format == "TIFF" and picture.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:
             raise DataError(
-                message(
-                    f"{who}: a mask says that zero is white.",
-                    given=f"{file}, PhotometricInterpretation 0",
-                    needed="stored values that are the labels: PhotometricInterpretation 1, or a palette",
-                )
+                f"{who}: a mask says that zero is white.",
+                given=f"{file}, PhotometricInterpretation 0",
+                needed="stored values that are the labels: PhotometricInterpretation 1, or a palette",
             )
         raws = _raws(picture)
         picture.load()
         pixels: np.ndarray = np.array(picture)
         if not picture.mode.startswith("I") and _is_deep(picture, raws):
             raise DataError(
-                message(f"{who}: a mask has several channels of 16 bits.", given=str(file), needed="one channel, or colours of 8 bits")
+                f"{who}: a mask has several channels of 16 bits.", given=str(file), needed="one channel, or colours of 8 bits"
             )
         palette = None
         if picture.mode == "P":
@@ -121,7 +115,7 @@ def decode_labels(who: str, file: Path) -> Labels:
         pixels = pixels // scaling
     elif pixels.dtype.kind == "f":
         if not (np.isfinite(pixels).all() and (pixels == np.rint(pixels)).all()):
-            raise DataError(message(f"{who}: a mask holds fractions.", given=str(file), needed="integers, the class of every pixel"))
+            raise DataError(f"{who}: a mask holds fractions.", given=str(file), needed="integers, the class of every pixel")
         pixels = pixels.astype(np.int64)
     return Labels(pixels, palette, kind)
 
@@ -163,7 +157,7 @@ def _opened(who: str, file: Path, needed: str) -> Iterator[Any]:
     except DataError:
         raise
     except (OSError, ValueError, SyntaxError, RuntimeError, Image.DecompressionBombError) as error:
-        raise DataError(message(f"{who}: a file cannot be decoded.", given=f"{file} ({error})", needed=needed)) from error
+        raise DataError(f"{who}: a file cannot be decoded.", given=f"{file} ({error})", needed=needed) from error
 
 
 def _refuse_stacks(who: str, file: Path, picture: Any) -> None:
@@ -177,11 +171,9 @@ def _refuse_stacks(who: str, file: Path, picture: Any) -> None:
         sizes.append(picture.size)
     if sizes.count(size) > 1:
         raise DataError(
-            message(
-                f"{who}: a file holds several pictures.",
-                given=f"{file}, {sizes.count(size)} of {size[1]} x {size[0]}",
-                needed="one picture in each file",
-            )
+            f"{who}: a file holds several pictures.",
+            given=f"{file}, {sizes.count(size)} of {size[1]} x {size[0]}",
+            needed="one picture in each file",
         )
 
 
@@ -232,12 +224,10 @@ def _deep(who: str, file: Path, picture: Any, raw: str, full: int) -> np.ndarray
             pixels = _on_black(pixels, full)
     else:
         raise DataError(
-            message(
-                f"{who}: an image of 16 bits is stored in a form that cannot be read without loss.",
-                given=f"{file}, {picture.format}, {raw!r}",
-                needed="grey, RGB or RGBA of 16 bits, not premultiplied, channels together",
-                advice="Write the images as PNG.",
-            )
+            f"{who}: an image of 16 bits is stored in a form that cannot be read without loss.",
+            given=f"{file}, {picture.format}, {raw!r}",
+            needed="grey, RGB or RGBA of 16 bits, not premultiplied, channels together",
+            advice="Write the images as PNG.",
         )
     return pixels.astype(np.float32) / full
 
@@ -273,11 +263,9 @@ def _floats(who: str, file: Path, pixels: np.ndarray) -> np.ndarray:
     low, high = (float(pixels.min()), float(pixels.max())) if np.isfinite(pixels).all() else (np.nan, np.nan)
     if not (low >= 0 and high <= 1):
         raise DataError(
-            message(
-                f"{who}: an image of floats has values outside [0, 1].",
-                given=f"{file}, {'values that are not finite' if np.isnan(low) else f'{low:g} .. {high:g}'}",
-                needed="values in [0, 1], as eval_transforms and train_transforms take them",
-                advice="Scale the images by the range that the whole set shares, not each by its own, and write them again.",
-            )
+            f"{who}: an image of floats has values outside [0, 1].",
+            given=f"{file}, {'values that are not finite' if np.isnan(low) else f'{low:g} .. {high:g}'}",
+            needed="values in [0, 1], as eval_transforms and train_transforms take them",
+            advice="Scale the images by the range that the whole set shares, not each by its own, and write them again.",
         )
     return pixels.astype(np.float32)[..., None]

@@ -15,7 +15,7 @@ from feataug.data.dataset_root import IMAGE_SUFFIXES, MASK_SUFFIXES
 from feataug.data.decoding import decode_image, orientation_of
 from feataug.data.label_maps import LabelFiles
 from feataug.data.pairing import Suffixes, files_of, pair_files
-from feataug.errors import DataError, message
+from feataug.errors import DataError
 
 
 class MaskedImages(LabelFiles):
@@ -87,15 +87,13 @@ class MaskedImages(LabelFiles):
             file = self.image_files[index]
             rotated = orientation_of(file) >= 5 and image.shape[-2:] == mask.shape[:-3:-1]
             raise DataError(
-                message(
-                    f"{who}: an image and its mask differ in size.",
-                    given=f"{tuple(image.shape[-2:])} in {file}, {tuple(mask.shape[-2:])} in {self.mask_files[index]}",
-                    needed="the same rows and columns",
-                    advice="EXIF rotates the image by 90 degrees, and the reader applies that. If the masks fit the images as stored, remove "
+                f"{who}: an image and its mask differ in size.",
+                given=f"{tuple(image.shape[-2:])} in {file}, {tuple(mask.shape[-2:])} in {self.mask_files[index]}",
+                needed="the same rows and columns",
+                advice="EXIF rotates the image by 90 degrees, and the reader applies that. If the masks fit the images as stored, remove "
                     "the orientation from the images: exiftool -Orientation= FILE."
                     if rotated
                     else None,
-                )
             )
         return transform_pair(who, self.transforms, image, mask) if self.transforms is not None else (image, mask)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from feataug.data.dataset_root import find_root
 from feataug.data.folders import MaskedImages
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 CLASSES = ("drivable", "non-drivable", "living things", "vehicles", "road-side objects", "far objects", "sky")
 PALETTE = ((128, 64, 128), (244, 35, 232), (220, 20, 60), (0, 0, 142), (190, 153, 153), (70, 130, 70), (70, 130, 180))
@@ -34,7 +34,7 @@ class IDDLite(MaskedImages):
 
     def __init__(self, root: str | Path, split: str = "train", *, transforms: Callable[..., Any] | None = None) -> None:
         if split not in ("train", "val"):
-            raise ConfigError(message("IDDLite: no such split.", given=repr(split), needed='"train" or "val"'))
+            raise ConfigError("IDDLite: no such split.", given=repr(split), needed='"train" or "val"')
         root = find_root("IDDLite", root, (f"leftImg8bit/{split}", f"gtFine/{split}"))
         super().__init__(
             root / "leftImg8bit" / split,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from feataug.data.decoding import Labels
-from feataug.errors import ConfigError, DataError, message
+from feataug.errors import ConfigError, DataError
 
 Color = tuple[int, ...]
 _NEEDED = "a colour (red, green, blue), 0 .. 255, for each class: a sequence in the order of the classes, or {class: colour, or several}"
@@ -42,16 +42,14 @@ class ColorTable:
         for label, color in pairs:
             if table.setdefault(color, label) != label:
                 raise ConfigError(
-                    message(
-                        f"{who}: two classes have the same colour.",
-                        given=f"{shown(color)} for {table[color]} and {label}",
-                        needed="one class for each colour",
-                    )
+                    f"{who}: two classes have the same colour.",
+                    given=f"{shown(color)} for {table[color]} and {label}",
+                    needed="one class for each colour",
                 )
             self.first.setdefault(label, color)
         lost = [f"{number} ({name})" for number, name in enumerate(classes) if number not in self.first]
         if lost:
-            raise ConfigError(message(f"{who}: classes have no colour.", given=", ".join(lost[:8]), needed=_NEEDED))
+            raise ConfigError(f"{who}: classes have no colour.", given=", ".join(lost[:8]), needed=_NEEDED)
         codes = np.array([_code(color) for color in table], np.int64)
         order = np.argsort(codes)
         self.codes, self.labels = codes[order], np.array(list(table.values()), np.int64)[order]
@@ -77,14 +75,12 @@ class ColorTable:
             most = np.argsort(-counts, kind="stable")[:5]
             several = ", ".join(f"{shown(_uncode(int(others[k])))} at {counts[k]} pixels" for k in most)
             raise DataError(
-                message(
-                    f"{self.who}: a mask holds colours that are no class.",
-                    given=f"{several}{', ...' if len(others) > 5 else ''} in {file}",
-                    needed=f"{self.shown}",
-                    advice="Many colours near those of classes come from JPEG or from resizing with interpolation: such masks cannot be used."
+                f"{self.who}: a mask holds colours that are no class.",
+                given=f"{several}{', ...' if len(others) > 5 else ''} in {file}",
+                needed=f"{self.shown}",
+                advice="Many colours near those of classes come from JPEG or from resizing with interpolation: such masks cannot be used."
                     if len(others) > 16
                     else None,
-                )
             )
         return self.labels[index]
 
@@ -125,12 +121,10 @@ class Palettes:
     @staticmethod
     def _differ(who: str, given: str) -> DataError:
         return DataError(
-            message(
-                f"{who}: the palettes of two masks differ, so that one index means two classes.",
-                given=given,
-                needed="one palette for all masks",
-                advice="If the colours are right, pass colors=, which reads them in place of the indices.",
-            )
+            f"{who}: the palettes of two masks differ, so that one index means two classes.",
+            given=given,
+            needed="one palette for all masks",
+            advice="If the colours are right, pass colors=, which reads them in place of the indices.",
         )
 
 
@@ -148,7 +142,7 @@ def _entries(who: str, colors: Any, classes: Sequence[str], ignore_index: int) -
         raise _no_table(who, colors)
     elif len(colors) != len(classes):
         given = f"{len(colors)} colours, {len(classes)} classes"
-        raise ConfigError(message(f"{who}: colors is not a table of colours.", given=given, needed=_NEEDED))
+        raise ConfigError(f"{who}: colors is not a table of colours.", given=given, needed=_NEEDED)
     else:
         items = list(enumerate(colors))
     found: list[tuple[int, Color]] = []
@@ -171,7 +165,7 @@ def _label(who: str, key: Any, classes: Sequence[str], ignore_index: int) -> int
         label = None
     if label is None or not (0 <= label < len(classes) or label == ignore_index):
         needed = f"a class, 0 .. {len(classes) - 1} or its name, or {ignore_index} for void"
-        raise ConfigError(message(f"{who}: colors are for an unknown class.", given=repr(key), needed=needed))
+        raise ConfigError(f"{who}: colors are for an unknown class.", given=repr(key), needed=needed)
     return label
 
 
@@ -186,7 +180,7 @@ def _color(who: str, value: Any) -> Color:
 
 
 def _no_table(who: str, given: Any) -> ConfigError:
-    return ConfigError(message(f"{who}: colors is not a table of colours.", given=repr(given)[:100], needed=_NEEDED))
+    return ConfigError(f"{who}: colors is not a table of colours.", given=repr(given)[:100], needed=_NEEDED)
 
 
 def _code(color: Color) -> int:
@@ -202,13 +196,13 @@ def _codes(who: str, found: Labels, file: Path) -> np.ndarray:
     pixels = found.pixels
     if found.palette is not None:
         if int(pixels.max(initial=0)) >= len(found.palette):
-            raise DataError(message(f"{who}: a mask has indices beyond its palette.", given=str(file), needed="a colour for each index"))
+            raise DataError(f"{who}: a mask has indices beyond its palette.", given=str(file), needed="a colour for each index")
         pixels = found.palette[pixels]
     elif found.kind == "1":
         pixels = pixels * np.uint8(255)
     if found.kind not in ("1", "L", "P", "LA", "RGB", "RGBA"):
         raise DataError(
-            message(f"{who}: a mask has no colours of 8 bits.", given=f"{file}, mode {found.kind!r}", needed="RGB, RGBA, grey or a palette")
+            f"{who}: a mask has no colours of 8 bits.", given=f"{file}, mode {found.kind!r}", needed="RGB, RGBA, grey or a palette"
         )
     wide = pixels.astype(np.int64)
     if wide.ndim == 2:

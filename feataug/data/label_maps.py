@@ -18,7 +18,7 @@ from feataug.core.checks import check_number, check_void
 from feataug.data.decoding import decode_labels
 from feataug.data.label_colors import ColorTable, Palettes
 from feataug.data.label_counts import LabelCounts, count_labels
-from feataug.errors import ConfigError, DataError, message
+from feataug.errors import ConfigError, DataError
 
 # PNG has at most 16 bits a pixel.
 _LABELS = 2**16
@@ -30,15 +30,8 @@ class LabelFiles(Dataset):
 
     Args:
         mask_files: The label maps.
-        classes: Names of the classes, in the order of their labels.
-        palette: One RGB colour per class, for pictures. By default that of ``colors``, or a built-in palette.
-        ids: Class of each label in the files, as a sequence or a dict, with ``ignore_index`` for void. Any other label except
-            ``void`` is an error. By default the labels are the classes.
-        colors: For colour-coded masks: a colour for each class, in their order, or a dict of classes (numbers or names) to one
-            colour or several, with ``ignore_index`` for void. Any other colour is an error. See ``label_colors.ColorTable``.
-        void: Label of void in the files; it becomes ``ignore_index``. With ``colors`` it may be a colour.
         transforms: Stored for the reader's items.
-        ignore_index: Label of void in the masks that come out.
+        classes, palette, ids, colors, void, ignore_index: As for ``MaskedImages``.
 
     Raises:
         ConfigError: ``ids`` or ``colors`` is not such a table, or a label is both void and a class.
@@ -74,9 +67,7 @@ class LabelFiles(Dataset):
         self.colors = None
         if colors is not None:
             if ids is not None:
-                raise ConfigError(
-                    message(f"{who}: ids and colors exclude each other.", given="ids and colors", needed="one of the two")
-                )
+                raise ConfigError(f"{who}: ids and colors exclude each other.", given="ids and colors", needed="one of the two")
             self.colors = ColorTable(who, colors, self.classes, void, ignore_index)
             palette = self.colors.palette if palette is None else palette
         else:
@@ -104,12 +95,10 @@ class LabelFiles(Dataset):
         pixels = found.pixels
         if pixels.ndim != 2:
             raise DataError(
-                message(
-                    f"{who}: a mask has {pixels.shape[2]} channels.",
-                    given=f"{file}, {(pixels.shape[2], *pixels.shape[:2])}",
-                    needed="one channel with the class of every pixel",
-                    advice="If colours stand for classes, pass colors=: a colour for each class, such as [(0, 0, 0), (255, 0, 0)].",
-                )
+                f"{who}: a mask has {pixels.shape[2]} channels.",
+                given=f"{file}, {(pixels.shape[2], *pixels.shape[:2])}",
+                needed="one channel with the class of every pixel",
+                advice="If colours stand for classes, pass colors=: a colour for each class, such as [(0, 0, 0), (255, 0, 0)].",
             )
         self._compare_palettes(who, found, file)
         wide = pixels.dtype.itemsize > 1
@@ -119,12 +108,10 @@ class LabelFiles(Dataset):
         wrong = mask == _UNKNOWN
         if wrong.any():
             raise DataError(
-                message(
-                    f"{who}: a mask holds labels that are no class.",
-                    given=f"{np.unique(pixels[wrong])[:8].tolist()} in {file}",
-                    needed=f"{_runs(self._labels)}, or {self.void} for void",
-                    advice=advice,
-                )
+                f"{who}: a mask holds labels that are no class.",
+                given=f"{np.unique(pixels[wrong])[:8].tolist()} in {file}",
+                needed=f"{_runs(self._labels)}, or {self.void} for void",
+                advice=advice,
             )
         return tv_tensors.Mask(torch.from_numpy(mask))
 
@@ -157,18 +144,16 @@ def _lookup(who: str, ids: Any, void: Any, num_classes: int, ignore_index: int) 
     try:
         void = operator.index(void)  # also takes numpy's integers
     except TypeError:
-        raise ConfigError(message(f"{who}: void is not a label.", given=repr(void), needed="an integer, or colors=")) from None
+        raise ConfigError(f"{who}: void is not a label.", given=repr(void), needed="an integer, or colors=") from None
     known = _pairs(who, ids, num_classes, ignore_index)
     labels = [label for label in sorted(known) if label != void]
     if ids is None:
         if void == 255 < num_classes:
             raise ConfigError(
-                message(
-                    f"{who}: label 255 is void and a class.",
-                    given=f"{num_classes} classes, void=255",
-                    needed="another label for void",
-                    advice="If the files have no label for void, pass void=65535.",
-                )
+                f"{who}: label 255 is void and a class.",
+                given=f"{num_classes} classes, void=255",
+                needed="another label for void",
+                advice="If the files have no label for void, pass void=65535.",
             )
         known = {ignore_index: ignore_index} | known | {void: ignore_index}
     else:
@@ -196,12 +181,10 @@ def _pairs(who: str, ids: Any, num_classes: int, ignore_index: int) -> dict[int,
         pairs, wrong = {}, {}
     if wrong or not pairs:
         raise ConfigError(
-            message(
-                f"{who}: ids is not a table of labels and classes.",
-                given=given,
-                needed=f"{{label in the files: class, 0 .. {num_classes - 1}, or {ignore_index} for void}}, or the classes of labels 0, 1, 2, ...",
-                advice="A label of -1 is 255 in an 8-bit file." if any(label < 0 for label in wrong) else None,
-            )
+            f"{who}: ids is not a table of labels and classes.",
+            given=given,
+            needed=f"{{label in the files: class, 0 .. {num_classes - 1}, or {ignore_index} for void}}, or the classes of labels 0, 1, 2, ...",
+            advice="A label of -1 is 255 in an 8-bit file." if any(label < 0 for label in wrong) else None,
         )
     return pairs
 
@@ -220,7 +203,7 @@ def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
         ConfigError: ``num_classes`` is not positive.
     """
     if num_classes < 1:
-        raise ConfigError(message("default_palette: num_classes is out of range.", given=repr(num_classes), needed="at least 1"))
+        raise ConfigError("default_palette: num_classes is out of range.", given=repr(num_classes), needed="at least 1")
     colours = torch.zeros(num_classes, 3, dtype=torch.long)
     labels = torch.arange(1, num_classes + 1)
     for bit in range(7, -1, -1):

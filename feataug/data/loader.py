@@ -96,9 +96,7 @@ class _SeededItems(Dataset):
         with seeded(derive_seed(self.seed, "item", epoch, index), generators_in(self.dataset)):
             item = self.dataset[index]
         if not isinstance(item, (tuple, list)) or len(item) != 2:
-            raise DataError(
-                message("seeded_loader: an item of the data set is not a pair.", given=describe(item), needed="(image, mask)")
-            )
+            raise DataError("seeded_loader: an item of the data set is not a pair.", given=describe(item), needed="(image, mask)")
         image, mask = item
         return image, mask
 
@@ -159,13 +157,11 @@ def seeded_loader(
     check_number("seeded_loader", "seed", seed, integer=True)
     if not is_sequence(dataset) or not len(dataset):
         raise DataError(
-            message("seeded_loader: this is not a data set.", given=describe(dataset), needed="items (image, mask), at least one")
+            "seeded_loader: this is not a data set.", given=describe(dataset), needed="items (image, mask), at least one"
         )
     batches = SeededBatches(len(dataset), min(batch_size, len(dataset)), seed, shuffle, drop_last=shuffle)
     if not isinstance(on_bad_sample, str) or on_bad_sample not in ("raise", "skip"):
-        raise ConfigError(
-            message("seeded_loader: unknown on_bad_sample.", given=repr(on_bad_sample), needed="'raise' or 'skip'")
-        )
+        raise ConfigError("seeded_loader: unknown on_bad_sample.", given=repr(on_bad_sample), needed="'raise' or 'skip'")
     items = _SeededItems(dataset, seed, on_bad_sample == "skip")
     return DataLoader(
         items,

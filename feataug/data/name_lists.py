@@ -38,16 +38,14 @@ def _lines(who: str, file: Path) -> list[str]:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError as error:
         raise MissingDataError(
-            message(
-                f"{who}: the list of names is missing.",
-                given=str(file),
-                needed="a text file with one name a line, or a list of names",
-                advice='A single name is given as a list: names=["0001"].',
-            )
+            f"{who}: the list of names is missing.",
+            given=str(file),
+            needed="a text file with one name a line, or a list of names",
+            advice='A single name is given as a list: names=["0001"].',
         ) from error
     except (OSError, UnicodeError) as error:
         raise DataError(
-            message(f"{who}: the list of names cannot be read.", given=f"{file} ({error})", needed="a text file in UTF-8")
+            f"{who}: the list of names cannot be read.", given=f"{file} ({error})", needed="a text file in UTF-8"
         ) from error
     return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
@@ -98,13 +96,11 @@ def choose(
             if match is not None and (len(rest) > 1 or re.fullmatch(r"[-+]?\d", rest[0])):
                 # PASCAL VOC's lists for classification: -1 means that the image does *not* show the class.
                 raise DataError(
-                    message(
-                        f"{who}: a line of the list holds more than names.",
-                        given=repr(entry),
-                        needed="a name, or an image and its mask",
-                        advice="Lists with a number after the name, as those in ImageSets/Main, say which images show a class: "
+                    f"{who}: a line of the list holds more than names.",
+                    given=repr(entry),
+                    needed="a name, or an image and its mask",
+                    advice="Lists with a number after the name, as those in ImageSets/Main, say which images show a class: "
                         "ImageSets/Segmentation has those with masks.",
-                    )
                 )
             second = _plain(rest[0], suffixes) if rest else None
         if match is None:
@@ -113,18 +109,16 @@ def choose(
             chosen.append((*match, second))
     if lost:
         raise MissingDataError(
-            message(
-                f"{who}: {len(lost)} of {len(entries)} names of the list have no file.",
-                given=_abbreviate(lost),
-                needed=f"{kind} of these names in {folder}, which holds {len(found)}"
+            f"{who}: {len(lost)} of {len(entries)} names of the list have no file.",
+            given=_abbreviate(lost),
+            needed=f"{kind} of these names in {folder}, which holds {len(found)}"
                 + (f", such as {found[0][1].name}" if found else ""),
-            )
         )
     files = [file for _, file, _ in chosen]
     if len(set(files)) < len(files):
         twice = [str(file) for file in dict.fromkeys(files) if files.count(file) > 1] if len(files) < 10_000 else []
         raise DataError(
-            message(f"{who}: the list names a file twice.", given=_abbreviate(twice) if twice else folder.name, needed="each name once")
+            f"{who}: the list names a file twice.", given=_abbreviate(twice) if twice else folder.name, needed="each name once"
         )
     return chosen
 
@@ -143,11 +137,9 @@ def _match(
         ]
         if len(near) > 1:
             raise DataError(
-                message(
-                    f"{who}: a name in the list matches several files.",
-                    given=f"{entry!r}: {_abbreviate([str(file) for _, file in near])}",
-                    needed="the folders before the name, too",
-                )
+                f"{who}: a name in the list matches several files.",
+                given=f"{entry!r}: {_abbreviate([str(file) for _, file in near])}",
+                needed="the folders before the name, too",
             )
         if near:
             return near[0]

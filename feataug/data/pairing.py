@@ -10,7 +10,7 @@ from typing import Any
 
 from feataug.data.dataset_root import IMAGE_SUFFIXES, MASK_SUFFIXES, FoundFiles, find_files
 from feataug.data.name_lists import choose, read_names
-from feataug.errors import ConfigError, DataError, MissingDataError, message
+from feataug.errors import ConfigError, DataError, MissingDataError
 
 _JPEG = (".jpg", ".jpeg")
 # Marks between the words of a name; the empty text is its end.
@@ -36,12 +36,10 @@ def pair_files(
     for folder in (images, masks):
         if not folder.is_dir():
             raise MissingDataError(
-                message(
-                    f"{who}: a folder is missing.",
-                    given=str(folder),
-                    needed="a folder of images and one of masks",
-                    advice=near_folder(folder),
-                )
+                f"{who}: a folder is missing.",
+                given=str(folder),
+                needed="a folder of images and one of masks",
+                advice=near_folder(folder),
             )
     entries = read_names(who, names) if names is not None else None
     kinds = [_suffixes(who, kind, usual) for kind, usual in zip(suffixes or (None, None), (IMAGE_SUFFIXES, MASK_SUFFIXES), strict=True)]
@@ -66,12 +64,10 @@ def pair_files(
     for name, file, mask in named:
         if mask is not None and mask.rpartition("/")[2] != mask_of[name].stem:
             raise DataError(
-                message(
-                    f"{who}: the list and the folders disagree on a mask.",
-                    given=f"{mask} for {file}",
-                    needed=str(mask_of[name]),
-                    advice="Images and masks are paired by name; endings= says what their stems end in.",
-                )
+                f"{who}: the list and the folders disagree on a mask.",
+                given=f"{mask} for {file}",
+                needed=str(mask_of[name]),
+                advice="Images and masks are paired by name; endings= says what their stems end in.",
             )
     return [file for _, file, _ in named], [mask_of[name] for name, _, _ in named]
 
@@ -84,7 +80,7 @@ def files_of(who: str, folder: Path, ending: str, suffixes: Suffixes, usual: Seq
     """
     if not folder.is_dir():
         needed, advice = f"a folder of {kind}", near_folder(folder)
-        raise MissingDataError(message(f"{who}: the folder is missing.", given=str(folder), needed=needed, advice=advice))
+        raise MissingDataError(f"{who}: the folder is missing.", given=str(folder), needed=needed, advice=advice)
     entries = read_names(who, names) if names is not None else None
     suffixes = _suffixes(who, suffixes, usual)
     found = find_files(who, folder, ending, suffixes)
@@ -118,9 +114,7 @@ def no_files(who: str, found: FoundFiles, ending: str, suffixes: Sequence[str], 
         advice = f"Other files are there: is the ending right ({ending!r})?"
     elif kind == "masks" and any(suffix in found.other for suffix in _JPEG):
         advice = "JPEG changes labels, so masks in it cannot be used: write them as PNG from the original labels."
-    return DataError(
-        message(f"{who}: the folder holds no {kind}.", given=found.describe(), needed=f"files named {names}", advice=advice)
-    )
+    return DataError(f"{who}: the folder holds no {kind}.", given=found.describe(), needed=f"files named {names}", advice=advice)
 
 
 def _suffixes(who: str, given: Suffixes, usual: Sequence[str]) -> tuple[str, ...]:
@@ -129,7 +123,7 @@ def _suffixes(who: str, given: Suffixes, usual: Sequence[str]) -> tuple[str, ...
     several = (given,) if isinstance(given, str) else tuple(given)
     if not several or not all(isinstance(suffix, str) and suffix[:1] == "." for suffix in several):
         raise ConfigError(
-            message(f"{who}: suffixes must start with a dot.", given=repr(given)[:100], needed='texts that start with a dot, such as ".png"')
+            f"{who}: suffixes must start with a dot.", given=repr(given)[:100], needed='texts that start with a dot, such as ".png"'
         )
     return tuple(suffix.lower() for suffix in several)
 
@@ -157,12 +151,10 @@ def _without_masks(
     given = ", ".join(file.name for _, file in lost[:5]) + (", ..." if len(lost) > 5 else "")
     given += f"; masks: {len(found)}" + (f", such as {there.files[0][1].name}" if found else "")
     return MissingDataError(
-        message(
-            f"{who}: {len(lost)} of {number} images have no mask.",
-            given=given + (f"; skipped: {skipped}" if skipped else ""),
-            needed=f"a file of the same name in {masks}" + (f", ending in {endings[1]}" if endings[1] else ""),
-            advice=advice,
-        )
+        f"{who}: {len(lost)} of {number} images have no mask.",
+        given=given + (f"; skipped: {skipped}" if skipped else ""),
+        needed=f"a file of the same name in {masks}" + (f", ending in {endings[1]}" if endings[1] else ""),
+        advice=advice,
     )
 
 

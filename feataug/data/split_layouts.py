@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feataug.data.dataset_root import MASK_SUFFIXES, contents
-from feataug.errors import ConfigError, MissingDataError, message
+from feataug.errors import ConfigError, MissingDataError
 
 IMAGES = ("images", "image", "imgs", "img", "img_dir", "jpegimages")
 MASKS = ("masks", "mask", "labels", "label", "annotations", "annotation", "ann_dir", "segmentationclass", "gt")
@@ -53,12 +53,10 @@ def find_layout(root: Path, split: str, names: Path | None = None) -> Layout:
     if found:
         raise _several(root, split, [f"{i.relative_to(root)} and {m.relative_to(root)}" for i, m in found])
     raise MissingDataError(
-        message(
-            f"feataug: no images and masks of the split {split!r} were found.",
-            given=f"{root}, which {contents(root)}",
-            needed=f"{_KNOWN}; or images, masks and {split}.txt with names",
-            advice="Name other folders with --folders IMAGES MASKS, such as --folders pictures/{split} truth/{split}.",
-        )
+        f"feataug: no images and masks of the split {split!r} were found.",
+        given=f"{root}, which {contents(root)}",
+        needed=f"{_KNOWN}; or images, masks and {split}.txt with names",
+        advice="Name other folders with --folders IMAGES MASKS, such as --folders pictures/{split} truth/{split}.",
     )
 
 
@@ -106,10 +104,8 @@ def _lists(root: Path, split: str) -> list[Path]:
 
 def _several(root: Path, split: str, found: list[str]) -> ConfigError:
     return ConfigError(
-        message(
-            f"feataug: several folders may hold the split {split!r}.",
-            given=f"in {root}: {'; '.join(found)}",
-            needed="one of them",
-            advice="Choose with --folders IMAGES MASKS, such as --folders {split}/images {split}/masks.",
-        )
+        f"feataug: several folders may hold the split {split!r}.",
+        given=f"in {root}: {'; '.join(found)}",
+        needed="one of them",
+        advice="Choose with --folders IMAGES MASKS, such as --folders {split}/images {split}/masks.",
     )

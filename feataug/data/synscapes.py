@@ -15,7 +15,7 @@ from feataug.data.cityscapes import CLASSES, IDS, PALETTE
 from feataug.data.dataset_root import find_root
 from feataug.data.decoding import decode_image
 from feataug.data.label_maps import LabelFiles
-from feataug.errors import DataError, MissingDataError, message
+from feataug.errors import DataError, MissingDataError
 
 # The first has the size of the masks.
 IMAGES = ("img/rgb", "img/rgb-2k")
@@ -45,7 +45,7 @@ class Synscapes(LabelFiles):
         masks = _numbered(self.root / "img" / "class")
         if not masks:
             given, needed = str(self.root / "img" / "class"), "files named 1.png, 2.png, ..."
-            raise DataError(message("Synscapes: the folder holds no masks.", given=given, needed=needed))
+            raise DataError("Synscapes: the folder holds no masks.", given=given, needed=needed)
         self.numbers = sorted(masks)
         super().__init__([masks[number] for number in self.numbers], CLASSES, PALETTE, ids=IDS, transforms=transforms)
         self._images: dict[int, Path] = {}
@@ -57,12 +57,10 @@ class Synscapes(LabelFiles):
         number = self.numbers[index]
         if number not in self._images:
             raise MissingDataError(
-                message(
-                    "Synscapes: a mask has no image.",
-                    given=str(self.mask_files[index]),
-                    needed=" or ".join(str(self.root / folder / f"{number}.png") for folder in IMAGES),
-                    advice="Masks alone are read by mask(index), and by feataug.DatasetMasks.",
-                )
+                "Synscapes: a mask has no image.",
+                given=str(self.mask_files[index]),
+                needed=" or ".join(str(self.root / folder / f"{number}.png") for folder in IMAGES),
+                advice="Masks alone are read by mask(index), and by feataug.DatasetMasks.",
             )
         return decode_image("Synscapes", self._images[number])
 

@@ -16,7 +16,7 @@ from feataug.core.devices import device_of
 from feataug.core.identity import describe_data
 from feataug.core.measures import MEASURES
 from feataug.core.modes import eval_mode
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 from feataug.evaluation.class_bias import fit_class_bias
 from feataug.evaluation.inference_fitting import fit_inference
 from feataug.evaluation.repeatability import preserved_rng
@@ -91,9 +91,7 @@ def prepare(
     """
     for name, value in (("window", window), ("crop_size", crop_size)):
         if isinstance(value, str) and value != "auto":
-            raise ConfigError(
-                message(f"compare: {name} is not offered.", given=repr(value), needed='"auto", None, or rows and columns')
-            )
+            raise ConfigError(f"compare: {name} is not offered.", given=repr(value), needed='"auto", None, or rows and columns')
     # Crops that replace plain images, or one batch to read their size.
     crops = first_images(sample, STAND_IN if bias and plain_loader is None else 1)
     plain = crops if plain_loader is None else plain_loader
@@ -200,12 +198,11 @@ class Measuring:
         where, predict = device_of(model), self.predictor(model)
         fitted = fit_class_bias(predict, self.plain, len(self.classes), ignore_index=self.ignore_index, device=where)
         bias = broadcast_from_main(lambda: fitted, where)
-        before, after = self._both(predict, bias, where)
+        before, after = self._before_and_after(predict, bias, where)
         return by_class(after, self.classes) | {"before_bias": by_class(before, self.classes), "class_bias": bias.tolist()}
 
     @torch.no_grad()
-    def _both(self, predict: nn.Module, bias: Tensor, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Measure before and after a bias in one pass."""
+    def _before_and_after(self, predict: nn.Module, bias: Tensor, device: torch.device) -> tuple[dict[str, Any], dict[str, Any]]:
         before, after = (SegmentationMetrics(len(self.classes), self.ignore_index).to(device) for _ in range(2))
         with eval_mode(predict):
             for batch in part_of(self.val_loader):

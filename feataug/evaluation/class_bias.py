@@ -15,7 +15,7 @@ from feataug.core.devices import device_of
 from feataug.core.measures import MEASURES
 from feataug.core.modes import eval_mode
 from feataug.core.rng import generator_for
-from feataug.errors import ConfigError, DataError, ShapeError, message
+from feataug.errors import ConfigError, DataError, ShapeError
 from feataug.losses import resize_logits, split_outputs
 from feataug.metrics import scores
 
@@ -85,11 +85,9 @@ def fit_class_bias(
     check_number("fit_class_bias", "seed", seed, low=0, integer=True)
     if not callable(measure) and measure not in MEASURES:
         raise ConfigError(
-            message(
-                "fit_class_bias: there is no such measure.",
-                given=repr(measure),
-                needed=f"{', '.join(MEASURES)}, or a function of what metrics.scores returns",
-            )
+            "fit_class_bias: there is no such measure.",
+            given=repr(measure),
+            needed=f"{', '.join(MEASURES)}, or a function of what metrics.scores returns",
         )
     device = device_of(predict) if device is None else device
     sample = _PixelSample(pixels, seed)
@@ -104,17 +102,15 @@ def fit_class_bias(
     found, labels = sample.kept()
     if not len(labels):
         raise DataError(
-            message("fit_class_bias: there is no labelled pixel.", given="void only, or an empty loader", needed="labelled images")
+            "fit_class_bias: there is no labelled pixel.", given="void only, or an empty loader", needed="labelled images"
         )
     if bool(found.isnan().any()):
         count = int(found.isnan().any(1).sum())
         raise DataError(
-            message(
-                "fit_class_bias: the model predicts NaN.",
-                given=f"at {count} of {len(labels)} sampled pixels",
-                needed="numbers",
-                advice="Its weights may have diverged in training, or half precision overflows.",
-            )
+            "fit_class_bias: the model predicts NaN.",
+            given=f"at {count} of {len(labels)} sampled pixels",
+            needed="numbers",
+            advice="Its weights may have diverged in training, or half precision overflows.",
         )
     return _ascend(found, labels, measure)
 
@@ -151,7 +147,7 @@ def _logits(out: Any, masks: Tensor, num_classes: int) -> Tensor:
     shaped = is_plain(logits) and logits.is_floating_point() and logits.ndim == 4 and 0 not in logits.shape
     if not shaped or logits.shape[:2] != (len(masks), num_classes):
         needed = f"({len(masks)}, {num_classes}, h, w) float"
-        raise ShapeError(message("fit_class_bias: the model's output is no logits.", given=describe(logits), needed=needed))
+        raise ShapeError("fit_class_bias: the model's output is no logits.", given=describe(logits), needed=needed)
     return logits
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from feataug.errors import CheckpointError, message
+from feataug.errors import CheckpointError
 from feataug.io.atomic import write_json
 from feataug.training.run_settings import check_settings
 from feataug.training.state_io import broadcast_from_main
@@ -65,12 +65,10 @@ def _read(who: str, path: Path) -> dict[str, Any]:
             raise ValueError("the content was altered")
     except (ValueError, AttributeError, TypeError) as error:
         raise CheckpointError(
-            message(
-                f"{who}: a finished run cannot be read.",
-                given=f"{path} ({error})",
-                needed="the file as it was written",
-                advice="Delete it to run that arm again; the checkpoints beside it make that quick.",
-            )
+            f"{who}: a finished run cannot be read.",
+            given=f"{path} ({error})",
+            needed="the file as it was written",
+            advice="Delete it to run that arm again; the checkpoints beside it make that quick.",
         ) from error
     return stored
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from feataug.core.checks import check_number, check_sequence
-from feataug.errors import ConfigError, DataError, message
+from feataug.errors import ConfigError, DataError
 from feataug.training.batches import part_of
 
 
@@ -27,19 +27,17 @@ def check_seeds(who: str, loader: Any, seeds: Any, runs: str) -> None:
     """
     if not callable(loader):
         raise ConfigError(
-            message(
-                f"{who}: loader takes no seed.",
-                given=type(loader).__name__,
-                needed=f"a function of the seed that returns a loader, so that {runs} see the same batches",
-                advice="loader=lambda seed: feataug.data.seeded_loader(train_set, 16, seed=seed)",
-            )
+            f"{who}: loader takes no seed.",
+            given=type(loader).__name__,
+            needed=f"a function of the seed that returns a loader, so that {runs} see the same batches",
+            advice="loader=lambda seed: feataug.data.seeded_loader(train_set, 16, seed=seed)",
         )
     needed = "one or more different integers"
     check_sequence(who, "seeds", seeds, needed)
     for seed in seeds:
         check_number(who, "one of seeds", seed, low=0, integer=True)
     if not len(seeds) or len(set(seeds)) < len(seeds):
-        raise ConfigError(message(f"{who}: seeds must differ.", given=repr(tuple(seeds)), needed=needed))
+        raise ConfigError(f"{who}: seeds must differ.", given=repr(tuple(seeds)), needed=needed)
 
 
 def check_repeats(loader: Callable[[int], Iterable[Any]], seed: int, who: str = "compare") -> None:
@@ -66,13 +64,11 @@ def check_repeats(loader: Callable[[int], Iterable[Any]], seed: int, who: str = 
     different = _different(first, second)
     if different:
         raise DataError(
-            message(
-                f"{who}: the loader does not repeat itself, so the arms of a pair would see different real batches.",
-                given=f"{different} of the first batch differ between two readings with seed {seed}",
-                needed="equal batches for equal seeds",
-                advice="feataug.data.seeded_loader(train_set, 16, seed=seed) seeds torch, numpy, random, and generators that transforms keep. A "
+            f"{who}: the loader does not repeat itself, so the arms of a pair would see different real batches.",
+            given=f"{different} of the first batch differ between two readings with seed {seed}",
+            needed="equal batches for equal seeds",
+            advice="feataug.data.seeded_loader(train_set, 16, seed=seed) seeds torch, numpy, random, and generators that transforms keep. A "
                 "transform with another generator, such as OpenCV's or imgaug's, must be seeded separately.",
-            )
         )
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from feataug.core.checks import check_features, check_masks, check_number, check_sequence, check_void, describe, is_plain
 from feataug.core.compatibility import check_fits
 from feataug.core.specs import FeatureSpec, LevelSpec
-from feataug.errors import ConfigError, DtypeError, ShapeError, message
+from feataug.errors import ConfigError, DtypeError, ShapeError
 from feataug.generation.layers.aspp import MaskEncoder
 from feataug.generation.layers.class_shares import class_shares
 from feataug.generation.layers.unet import UNet
@@ -80,14 +80,12 @@ class FeatureGenerator(
     ) -> None:
         super().__init__()
         if not isinstance(preset, str) or preset not in PRESETS:
-            raise ConfigError(
-                message("FeatureGenerator: no such preset.", given=repr(preset), needed=" or ".join(map(repr, PRESETS)))
-            )
+            raise ConfigError("FeatureGenerator: no such preset.", given=repr(preset), needed=" or ".join(map(repr, PRESETS)))
         if isinstance(spec, Mapping):
             # from_pretrained passes a dictionary to a subclass whose annotations are strings.
             spec = FeatureSpec.from_dict(spec)
         if not isinstance(spec, FeatureSpec):
-            raise ConfigError(message("FeatureGenerator: spec is not a FeatureSpec.", given=describe(spec), needed="cut.spec"))
+            raise ConfigError("FeatureGenerator: spec is not a FeatureSpec.", given=describe(spec), needed="cut.spec")
         chosen = PRESETS[preset]
         mask_widths = chosen["mask_widths"] if mask_widths is None else mask_widths
         check_sequence("FeatureGenerator", "mask_widths", mask_widths, "widths of the mask encoder's stages, such as (64, 128)")
@@ -96,7 +94,7 @@ class FeatureGenerator(
         modulation = chosen["modulation"] if modulation is None else modulation
         if not isinstance(modulation, str) or modulation not in MODULATIONS:
             raise ConfigError(
-                message("FeatureGenerator: no such modulation.", given=repr(modulation), needed=" or ".join(map(repr, MODULATIONS)))
+                "FeatureGenerator: no such modulation.", given=repr(modulation), needed=" or ".join(map(repr, MODULATIONS))
             )
         check_number("FeatureGenerator", "num_classes", num_classes, low=1, integer=True)
         check_number("FeatureGenerator", "latent_dim", latent_dim, low=1, integer=True)
@@ -108,11 +106,13 @@ class FeatureGenerator(
         for number in mask_widths:
             check_number("FeatureGenerator", "one of mask_widths", number, low=1, integer=True)
         if not mask_widths:
-            raise ConfigError(message("FeatureGenerator: mask_widths is empty.", given="()", needed="at least one width"))
+            raise ConfigError("FeatureGenerator: mask_widths is empty.", given="()", needed="at least one width")
         self.num_classes, self.spec, self.ignore_index, self.latent_dim = num_classes, spec, ignore_index, latent_dim
         if all(level.tokens for level in spec):
             raise ConfigError(
-                message("FeatureGenerator: the spec has no feature map, only tokens.", given=str(spec), needed="at least one level with a stride")
+                "FeatureGenerator: the spec has no feature map, only tokens.",
+                given=str(spec),
+                needed="at least one level with a stride",
             )
         finest = spec.finest
         self.finest = finest
@@ -204,16 +204,12 @@ class FeatureGenerator(
             z = torch.randn(batch, self.latent_dim, device=masks.device)
         if not is_plain(z) or not z.is_floating_point():
             raise DtypeError(
-                message(
-                    "FeatureGenerator: z must be a floating point tensor.",
-                    given=describe(z),
-                    needed=f"[{batch}, {self.latent_dim}] float",
-                )
+                "FeatureGenerator: z must be a floating point tensor.",
+                given=describe(z),
+                needed=f"[{batch}, {self.latent_dim}] float",
             )
         if z.shape != (batch, self.latent_dim):
-            raise ShapeError(
-                message("FeatureGenerator: z has the wrong shape.", given=describe(z), needed=f"[{batch}, {self.latent_dim}]")
-            )
+            raise ShapeError("FeatureGenerator: z has the wrong shape.", given=describe(z), needed=f"[{batch}, {self.latent_dim}]")
         # A tensor created in inference mode cannot be saved for a backward pass.
         z = z.clone() if z.is_inference() and torch.is_grad_enabled() else z
         size = (int(masks.shape[-2]), int(masks.shape[-1]))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from feataug.core.checks import check_images, check_number, check_sequence, check_size, describe, is_plain
 from feataug.core.modes import eval_mode
 from feataug.core.windows import window_starts
-from feataug.errors import ConfigError, FeatAugError, ShapeError, message
+from feataug.errors import ConfigError, FeatAugError, ShapeError
 from feataug.io.inference_file import FILE, read_settings, refuse, write_settings
 from feataug.losses import resize_logits, split_outputs
 
@@ -71,17 +71,15 @@ class Inference(nn.Module):
     ) -> None:
         super().__init__()
         if not callable(model):
-            raise ConfigError(message("Inference: model is not callable.", given=describe(model), needed="images to logits"))
+            raise ConfigError("Inference: model is not callable.", given=describe(model), needed="images to logits")
         check_sequence("Inference", "scales", scales, "one or more factors, such as (0.75, 1.0, 1.25)")
         if not len(scales):
-            raise ConfigError(
-                message("Inference: scales are empty.", given=repr(scales), needed="one or more factors, such as (1.0,)")
-            )
+            raise ConfigError("Inference: scales are empty.", given=repr(scales), needed="one or more factors, such as (1.0,)")
         for scale in scales:
             # The upper bound catches scales in percent.
             check_number("Inference", "one of scales", scale, low=0, high=16, open_low=True)
         if not isinstance(flip, bool):
-            raise ConfigError(message("Inference: flip is not a boolean.", given=describe(flip), needed="True or False"))
+            raise ConfigError("Inference: flip is not a boolean.", given=describe(flip), needed="True or False")
         check_number("Inference", "divisor", divisor, low=1, integer=True)
         if batch_size is not None:
             check_number("Inference", "batch_size", batch_size, low=1, integer=True)
@@ -175,11 +173,9 @@ class Inference(nn.Module):
         """Add a number for each class, and normalise to logarithms of probabilities again."""
         if found.shape[1] != len(bias):
             raise ShapeError(
-                message(
-                    "Inference: class_bias does not fit the model's classes.",
-                    given=f"{len(bias)} numbers for logits of {found.shape[1]} classes",
-                    needed="a number for each class, as fit_class_bias gives them for this model",
-                )
+                "Inference: class_bias does not fit the model's classes.",
+                given=f"{len(bias)} numbers for logits of {found.shape[1]} classes",
+                needed="a number for each class, as fit_class_bias gives them for this model",
             )
         return (found + bias.to(found)[:, None, None]).log_softmax(1)
 
@@ -213,16 +209,14 @@ class Inference(nn.Module):
         shaped = is_plain(logits) and logits.is_floating_point() and logits.ndim == 4 and 0 not in logits.shape
         if not shaped or len(logits) != len(images):
             needed = f"({len(images)}, K, h, w) float"
-            raise ShapeError(message("Inference: the model's output is no logits.", given=describe(logits), needed=needed))
+            raise ShapeError("Inference: the model's output is no logits.", given=describe(logits), needed=needed)
         if logits.shape[1] == 1:
             raise ShapeError(
-                message(
-                    "Inference: the model's output has a single class, whose probability is always 1.",
-                    given=describe(logits),
-                    needed="logits of two classes or more, for a softmax",
-                    advice="If the logits are meant for a sigmoid, prepend zeros as the logits of the background:\n"
+                "Inference: the model's output has a single class, whose probability is always 1.",
+                given=describe(logits),
+                needed="logits of two classes or more, for a softmax",
+                advice="If the logits are meant for a sigmoid, prepend zeros as the logits of the background:\n"
                     "Inference(nn.Sequential(model, nn.ZeroPad3d((0, 0, 0, 0, 1, 0))))",
-                )
             )
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return resize_logits(logits, images.shape[-2:]).softmax(1)
@@ -233,34 +227,29 @@ def _check_window(window: Any, stride: Any, divisor: int) -> tuple[tuple[int, in
     if window is None:
         if stride is not None:
             raise ConfigError(
-                message("Inference: stride without a window.", given=f"stride={stride!r}", needed="window, or neither of them")
+                "Inference: stride without a window.", given=f"stride={stride!r}", needed="window, or neither of them"
             )
         return None, None
     height, width = check_size("Inference", "window", window)
     if divisor != 1:
         raise ConfigError(
-            message(
-                "Inference: divisor and window contradict each other.",
-                given=f"window={(height, width)}, divisor={divisor}",
-                needed="one of them: with a window, the model always gets the window's size",
-            )
+            "Inference: divisor and window contradict each other.",
+            given=f"window={(height, width)}, divisor={divisor}",
+            needed="one of them: with a window, the model always gets the window's size",
         )
     if stride is None:
         return (height, width), _default_stride((height, width))
     down, right = check_size("Inference", "stride", stride)
     if down > height or right > width:
         raise ConfigError(
-            message(
-                "Inference: stride leaves gaps between the windows.",
-                given=f"stride={(down, right)}, window={(height, width)}",
-                needed="rows and columns of at most the window's",
-            )
+            "Inference: stride leaves gaps between the windows.",
+            given=f"stride={(down, right)}, window={(height, width)}",
+            needed="rows and columns of at most the window's",
         )
     return (height, width), (down, right)
 
 
 def _default_stride(window: tuple[int, int]) -> tuple[int, int]:
-    """Two thirds of a window, rounded up."""
     return -(-2 * window[0] // 3), -(-2 * window[1] // 3)
 
 
@@ -273,7 +262,7 @@ def _check_bias(given: Any) -> Tensor | None:
         bias = torch.zeros(0)
     if bias.ndim != 1 or len(bias) < 2 or not bool(bias.isfinite().all()):
         raise ConfigError(
-            message("Inference: class_bias does not have a number for each class.", given=describe(given), needed="(K,) finite numbers")
+            "Inference: class_bias does not have a number for each class.", given=describe(given), needed="(K,) finite numbers"
         )
     return bias
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from feataug.core.distributed import is_main
-from feataug.errors import CheckpointError, message
+from feataug.errors import CheckpointError
 
 
 @contextmanager
@@ -29,12 +29,10 @@ def explain_write_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            message(
-                "feataug: a file cannot be written.",
-                given=f"{path} ({error})",
-                needed="a folder that may be written to, with room",
-                advice="Files from before are untouched: fix this, and run the same command again.",
-            )
+            "feataug: a file cannot be written.",
+            given=f"{path} ({error})",
+            needed="a folder that may be written to, with room",
+            advice="Files from before are untouched: fix this, and run the same command again.",
         ) from error
 
 

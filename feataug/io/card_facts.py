@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from feataug.core.measures import TITLES
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 QUALITIES = {"frechet": "Fréchet distance", "precision": "precision", "recall": "recall"}
 
@@ -70,15 +70,15 @@ def check_facts(who: str, card: Any, num_classes: int | None = None) -> dict[str
         ConfigError: a fact is unknown or invalid.
     """
     if not isinstance(card, Mapping):
-        raise ConfigError(message(f"{who}: card is not a dictionary.", given=repr(card)[:200], needed=", ".join(_FACTS)))
+        raise ConfigError(f"{who}: card is not a dictionary.", given=repr(card)[:200], needed=", ".join(_FACTS))
     for name, value in card.items():
         if name not in _FACTS:
-            raise ConfigError(message(f"{who}: a fact of the card is unknown.", given=repr(name), needed=", ".join(_FACTS)))
+            raise ConfigError(f"{who}: a fact of the card is unknown.", given=repr(name), needed=", ".join(_FACTS))
         if not _FACTS[name][1](value):
-            raise ConfigError(message(f"{who}: {name} of the card does not fit.", given=repr(value)[:200], needed=_FACTS[name][0]))
+            raise ConfigError(f"{who}: {name} of the card does not fit.", given=repr(value)[:200], needed=_FACTS[name][0])
     if num_classes is not None and "classes" in card and len(card["classes"]) != num_classes:
         names = card["classes"]
-        raise ConfigError(message(f"{who}: classes of the card do not fit.", given=f"{len(names)} names", needed=f"{num_classes}"))
+        raise ConfigError(f"{who}: classes of the card do not fit.", given=f"{len(names)} names", needed=f"{num_classes}")
     return known_facts(card)
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from feataug.core.crop_sizes import note_size, noted_size
 from feataug.core.distributed import is_main
-from feataug.errors import CheckpointError, FeatAugError, message
+from feataug.errors import CheckpointError, FeatAugError
 from feataug.io.card_facts import check_facts, known_facts
 from feataug.io.inference_file import FILE, read_settings
 from feataug.io.model_card import MARK, inference_text, local_name, model_card, plain
@@ -131,11 +131,9 @@ class HubModel(PyTorchModelHubMixin):
             )
             text = "there is no such folder, and the hub has no such model" if absent else str(error)
             raise CheckpointError(
-                message(
-                    f"{cls.__name__}: a model cannot be loaded.",
-                    given=f"{name} ({type(error).__name__}: {text})",
-                    needed="a folder written by save_pretrained, with config.json and model.safetensors, or a hub id",
-                )
+                f"{cls.__name__}: a model cannot be loaded.",
+                given=f"{name} ({type(error).__name__}: {text})",
+                needed="a folder written by save_pretrained, with config.json and model.safetensors, or a hub id",
             ) from error
 
     @classmethod
@@ -163,7 +161,7 @@ class HubModel(PyTorchModelHubMixin):
     @classmethod
     def _load_as_pickle(cls, model: Any, model_file: str, map_location: str, strict: bool) -> NoReturn:
         raise CheckpointError(
-            message(f"{cls.__name__}: the model's weights are pickled.", given=model_file, needed=constants.SAFETENSORS_SINGLE_FILE)
+            f"{cls.__name__}: the model's weights are pickled.", given=model_file, needed=constants.SAFETENSORS_SINGLE_FILE
         )
 
 

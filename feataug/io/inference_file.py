@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from feataug.errors import CheckpointError, message
+from feataug.errors import CheckpointError
 from feataug.io.atomic import write_json
 
 FILE = "inference.json"
@@ -88,18 +88,16 @@ def read_settings(folder: str | Path, num_classes: int | None = None) -> dict[st
 def refuse(path: str | Path, given: str, needed: str) -> NoReturn:
     """Raise ``CheckpointError`` for a file that cannot be used."""
     raise CheckpointError(
-        message(
-            f"Inference: {FILE} cannot be used.",
-            given=f"{path} ({given})",
-            needed=needed,
-            advice="Fit it again: feataug fit-bias, or feataug.fit_inference and save; without the file the model predicts whole images.",
-        )
+        f"Inference: {FILE} cannot be used.",
+        given=f"{path} ({given})",
+        needed=needed,
+        advice="Fit it again: feataug fit-bias, or feataug.fit_inference and save; without the file the model predicts whole images.",
     )
 
 
 def _absent(path: Path | str) -> CheckpointError:
     advice = "feataug fit-bias and Inference.save write one; without it, predict with the model itself."
-    return CheckpointError(message(f"Inference: there is no {FILE}.", given=str(path), needed="a folder that holds it", advice=advice))
+    return CheckpointError(f"Inference: there is no {FILE}.", given=str(path), needed="a folder that holds it", advice=advice)
 
 
 def _from_hub(name: str) -> Path:

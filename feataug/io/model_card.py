@@ -130,7 +130,6 @@ classes = predict(images).argmax(1)
 
 
 def _quality_text(quality: Mapping[str, Any]) -> list[str]:
-    """Write the lines on a generator's quality."""
     reference = quality.get("reference", {})
     figures = [
         f"{title} {quality[name]:.2f}" + (f" (real features: {reference[name]:.2f})" if name in reference else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from feataug.core.checks import check_batch
+from feataug.core.devices import device_of
 from feataug.core.distributed import is_main
 from feataug.core.modes import eval_mode
-from feataug.errors import DataError, FeatAugWarning, message
+from feataug.errors import DataError, FeatAugWarning
 from feataug.io.atomic import write_tensors
 from feataug.losses import resize_logits, split_outputs
 
@@ -117,12 +119,10 @@ def read_samples(path: str | Path) -> Samples:
         _check(samples)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
-            message(
-                "feataug: pictures of a run cannot be read.",
-                given=f"{path} ({type(error).__name__}: {error})",
-                needed=f"the {SAMPLES} that a command wrote",
-                advice="Delete it and run that command again.",
-            )
+            "feataug: pictures of a run cannot be read.",
+            given=f"{path} ({type(error).__name__}: {error})",
+            needed=f"the {SAMPLES} that a command wrote",
+            advice="Delete it and run that command again.",
         ) from error
     return samples
 
@@ -156,8 +156,7 @@ def _write(path: Path, samples: Samples) -> None:
 
 
 def _make_samples(images: Tensor, masks: Tensor, models: dict[str, Any], cut: Any, generator: Any, units: Any) -> Samples:
-    known = next((m for m in (cut.model if cut else None, *models.values()) if isinstance(m, nn.Module)), None)
-    device = next((p.device for p in known.parameters()), torch.device("cpu")) if known is not None else torch.device("cpu")
+    device = device_of(next((m for m in (cut.model if cut else None, *models.values()) if isinstance(m, nn.Module)), None))
     device_images, device_masks = images.to(device), masks.to(device)
     predictions: dict[str, Tensor] = {}
     colors: dict[str, Tensor] = {}
@@ -182,10 +181,7 @@ def _make_samples(images: Tensor, masks: Tensor, models: dict[str, Any], cut: An
         shown, channels = _strongest_channels(kinds)
         about = {"level": generator.spec.layers[number], "shown": shown}
     for name, model in models.items():
-        if isinstance(model, nn.Module):
-            with eval_mode(model):
-                predictions[name] = _labels(model(device_images), masks)
-        else:
+        with eval_mode(model) if isinstance(model, nn.Module) else nullcontext():
             predictions[name] = _labels(model(device_images), masks)
     return Samples(_pictures(images, units), _downscale_labels(masks), predictions, colors, channels, about)
 

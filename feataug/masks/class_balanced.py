@@ -10,7 +10,7 @@ from torch import Tensor
 
 from feataug.core.checks import check_masks, check_number
 from feataug.core.identity import describe_masks
-from feataug.errors import DataError, message
+from feataug.errors import DataError
 from feataug.masks.sources import DatasetMasks, check_count
 
 
@@ -59,11 +59,9 @@ class ClassBalancedMasks:
         self.held = {number: indices for number, indices in enumerate(held) if indices}
         if not self.held:
             raise DataError(
-                message(
-                    "ClassBalancedMasks: no mask holds a class.",
-                    given=f"{len(plain)} masks",
-                    needed=f"{min_pixels} pixels of one class",
-                )
+                "ClassBalancedMasks: no mask holds a class.",
+                given=f"{len(plain)} masks",
+                needed=f"{min_pixels} pixels of one class",
             )
 
     def settings(self) -> dict[str, Any]:

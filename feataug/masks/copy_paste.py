@@ -11,7 +11,7 @@ from torch import Tensor
 
 from feataug.core.checks import check_number, check_sequence
 from feataug.core.identity import describe_masks
-from feataug.errors import DataError, message
+from feataug.errors import DataError
 from feataug.masks.nesting import Nested, check_inner
 from feataug.masks.sources import as_source, check_count
 
@@ -53,7 +53,7 @@ class LayoutComposer(Nested):
     ) -> None:
         check_sequence("LayoutComposer", "classes", classes, "the rare classes, such as (6, 8, 9)")
         if not len(classes):
-            raise DataError(message("LayoutComposer: no class to paste.", given="()", needed="the rare classes, such as (6, 8, 9)"))
+            raise DataError("LayoutComposer: no class to paste.", given="()", needed="the rare classes, such as (6, 8, 9)")
         for number in classes:
             plain = number.tolist() if hasattr(number, "tolist") else number  # an element of a tensor or an array
             check_number("LayoutComposer", "one of classes", plain, low=0, integer=True)

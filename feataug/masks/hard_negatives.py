@@ -11,7 +11,7 @@ from torch import Tensor
 
 from feataug.core.checks import check_number, describe
 from feataug.core.identity import describe_callable, describe_masks
-from feataug.errors import ConfigError, FeatAugWarning, ShapeError, message
+from feataug.errors import ConfigError, FeatAugWarning, ShapeError
 from feataug.masks.nesting import Nested, check_inner
 from feataug.masks.sources import as_source, check_count
 
@@ -55,9 +55,7 @@ class HardNegativeSampler(Nested):
         check_number(who, "keep", keep, low=1, integer=True)
         check_number(who, "refresh_every", refresh_every, low=1, integer=True)
         if keep > candidates:
-            raise ConfigError(
-                message(f"{who}: keep exceeds candidates.", given=f"{keep} > {candidates}", needed="keep <= candidates")
-            )
+            raise ConfigError(f"{who}: keep exceeds candidates.", given=f"{keep} > {candidates}", needed="keep <= candidates")
         if not enabled:
             warnings.warn(
                 f"{who}: enabled=False is deprecated. Use the mask source itself where no mining is wanted.", FeatAugWarning, stacklevel=2
@@ -105,11 +103,7 @@ class HardNegativeSampler(Nested):
         losses = torch.as_tensor(score(masks)).detach().float().cpu()
         if losses.shape != (len(masks),):
             raise ShapeError(
-                message(
-                    "HardNegativeSampler: score must return one loss for each mask.",
-                    given=describe(losses),
-                    needed=f"[{len(masks)}]",
-                )
+                "HardNegativeSampler: score must return one loss for each mask.", given=describe(losses), needed=f"[{len(masks)}]"
             )
         hardest = losses.nan_to_num(nan=-torch.inf).topk(self.keep).indices
         self.pool, self.pool_losses, self.candidate_losses = masks[hardest], losses[hardest], losses

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 
 def bind_score(source: Any, score: Callable[[Tensor], Tensor]) -> None:
@@ -54,10 +54,8 @@ def check_inner(who: str, *sources: Any) -> None:
     for source in sources:
         if learns(source):
             raise ConfigError(
-                message(
-                    f"{who}: the losses of its masks cannot reach a sampler that learns.",
-                    given=f"{type(source).__name__}(learn=True) as its source",
-                    needed="learn=False there",
-                    advice="MaskMixture and FeatureMixer itself pass losses on.",
-                )
+                f"{who}: the losses of its masks cannot reach a sampler that learns.",
+                given=f"{type(source).__name__}(learn=True) as its source",
+                needed="learn=False there",
+                advice="MaskMixture and FeatureMixer itself pass losses on.",
             )

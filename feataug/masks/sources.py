@@ -12,7 +12,7 @@ from feataug.core.checks import check_mask_form, check_number, check_sequence, d
 from feataug.core.identity import describe_callable, describe_dataset, describe_masks
 from feataug.core.joint_transforms import transform_mask
 from feataug.core.randomness import generators_in, seeded
-from feataug.errors import ConfigError, DataError, DtypeError, ShapeError, message
+from feataug.errors import ConfigError, DataError, DtypeError, ShapeError
 from feataug.masks.nesting import Nested, learns
 
 
@@ -25,7 +25,7 @@ def check_source(who: str, masks: Any) -> None:
     """Raise ``ConfigError`` unless ``masks`` is a mask source or can become one by ``as_source``."""
     if isinstance(masks, Mapping) or not (callable(getattr(masks, "draw", None)) or is_sequence(masks)):
         needed = "a mask source, an object with draw(n, generator) -> (n, H, W); or a data set, a sequence or a tensor of masks"
-        raise ConfigError(message(f"{who}: masks cannot draw.", given=type(masks).__name__, needed=needed))
+        raise ConfigError(f"{who}: masks cannot draw.", given=type(masks).__name__, needed=needed)
 
 
 @runtime_checkable
@@ -62,18 +62,14 @@ class DatasetMasks:
     def __init__(self, dataset: Any, transforms: Callable[..., Any] | None = None) -> None:
         if not is_sequence(dataset):
             raise DataError(
-                message(
-                    "DatasetMasks: this is not a data set.",
-                    given=describe(dataset),
-                    needed="a tensor (N, H, W), a sequence of masks, or a data set with a length and items",
-                )
+                "DatasetMasks: this is not a data set.",
+                given=describe(dataset),
+                needed="a tensor (N, H, W), a sequence of masks, or a data set with a length and items",
             )
         if isinstance(dataset, Tensor) and (dataset.ndim != 3 or len(dataset)):
             check_mask_form("DatasetMasks", dataset)
         if len(dataset) == 0:
-            raise DataError(
-                message("DatasetMasks: the data set is empty.", given=type(dataset).__name__, needed="at least one mask")
-            )
+            raise DataError("DatasetMasks: the data set is empty.", given=type(dataset).__name__, needed="at least one mask")
         self.dataset = dataset
         self.transforms = transforms
         self._mask = getattr(dataset, "mask", None)
@@ -108,12 +104,10 @@ class DatasetMasks:
         sizes = {tuple(mask.shape) for mask in masks}
         if len(sizes) > 1:
             raise ShapeError(
-                message(
-                    "DatasetMasks: the masks differ in size.",
-                    given=", ".join(map(str, sorted(sizes)[:4])),
-                    needed="one size",
-                    advice="Pass transforms= that crop or resize the masks to the size of the training images.",
-                )
+                "DatasetMasks: the masks differ in size.",
+                given=", ".join(map(str, sorted(sizes)[:4])),
+                needed="one size",
+                advice="Pass transforms= that crop or resize the masks to the size of the training images.",
             )
         return torch.stack(list(masks))
 
@@ -137,13 +131,11 @@ class DatasetMasks:
         try:
             mask = torch.as_tensor(mask)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise DtypeError(
-                message("DatasetMasks: an item is not a mask.", given=describe(mask), needed="(H, W) integers")
-            ) from error
+            raise DtypeError("DatasetMasks: an item is not a mask.", given=describe(mask), needed="(H, W) integers") from error
         if mask.ndim == 2:
             check_mask_form("DatasetMasks", mask[None])
         else:
-            raise ShapeError(message("DatasetMasks: an item is not a mask.", given=describe(mask), needed="(H, W) integers"))
+            raise ShapeError("DatasetMasks: an item is not a mask.", given=describe(mask), needed="(H, W) integers")
         return mask.long()
 
     def settings(self) -> dict[str, Any]:
@@ -174,11 +166,9 @@ class MaskMixture(Nested):
         check_sequence("MaskMixture", "weights", weights, "one number for each source, such as (3, 1)")
         if len(sources) != len(weights) or not len(sources):
             raise ConfigError(
-                message(
-                    "MaskMixture: one weight is needed for each source.",
-                    given=f"{len(sources)} sources, {len(weights)} weights",
-                    needed="one weight per source, at least one source",
-                )
+                "MaskMixture: one weight is needed for each source.",
+                given=f"{len(sources)} sources, {len(weights)} weights",
+                needed="one weight per source, at least one source",
             )
         for number, weight in enumerate(weights):
             check_number("MaskMixture", f"weights[{number}]", weight, low=0, open_low=True)
@@ -215,12 +205,10 @@ class MaskMixture(Nested):
         drawn = [masks for _, masks in pairs]
         if len({tuple(masks.shape[1:]) for masks in drawn}) > 1:
             raise ShapeError(
-                message(
-                    "MaskMixture: the sources' masks differ in size.",
-                    given=", ".join(str(tuple(masks.shape[1:])) for masks in drawn),
-                    needed="one size",
-                    advice="Crop them alike: DatasetMasks(masks, transforms=train_transforms((512, 512))).",
-                )
+                "MaskMixture: the sources' masks differ in size.",
+                given=", ".join(str(tuple(masks.shape[1:])) for masks in drawn),
+                needed="one size",
+                advice="Crop them alike: DatasetMasks(masks, transforms=train_transforms((512, 512))).",
             )
         # If no masks are drawn, the first source still knows the size.
         masks = torch.cat(drawn or [self.sources[0].draw(0, generator)])

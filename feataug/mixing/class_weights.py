@@ -12,7 +12,7 @@ from feataug.core.checks import check_batch, check_loader, check_number
 from feataug.core.label_checks import refuse_one_class
 from feataug.core.modes import eval_mode
 from feataug.core.windows import tiles
-from feataug.errors import DataError, message
+from feataug.errors import DataError
 from feataug.inference.context_check import CropSize, resolve_crop_size
 from feataug.losses import split_outputs
 from feataug.metrics import SegmentationMetrics
@@ -96,7 +96,7 @@ def class_counts(
     effect = "so that no class can be weighed against another"
     refuse_one_class("deficit_weights", labelled.tolist(), int(metrics.void), ignore_index, effect)
     if not labelled.sum():
-        raise DataError(message("deficit_weights: no valid pixel.", given="a loader of void", needed="images with labels"))
+        raise DataError("deficit_weights: no valid pixel.", given="a loader of void", needed="images with labels")
     return labelled, predicted
 
 

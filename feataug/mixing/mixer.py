@@ -17,7 +17,7 @@ from feataug.core.distributed import gather_strided, local_slice, rank_and_world
 from feataug.core.fingerprints import fingerprint
 from feataug.core.identity import architecture, describe_filter, describe_masks
 from feataug.cutting.hooks import cut_of, join
-from feataug.errors import ConfigError, ShapeError, message
+from feataug.errors import ConfigError, ShapeError
 from feataug.losses import segmentation_loss
 from feataug.masks.decoder_score import synthetic_loss
 from feataug.masks.nesting import bind_score, learns
@@ -96,11 +96,11 @@ class FeatureMixer(nn.Module):
         masks = as_source(masks)
         if class_weights is not None and tuple(class_weights.shape) != (generator.num_classes,):
             given, needed = describe(class_weights), f"[{generator.num_classes}]"
-            raise ShapeError(message("FeatureMixer: class_weights do not fit the generator's classes.", given=given, needed=needed))
+            raise ShapeError("FeatureMixer: class_weights do not fit the generator's classes.", given=given, needed=needed)
         if bank and learns(masks):
             given = f"bank={bank}, {type(masks).__name__}(learn=True)"
             needed = "one of the two: a bank reuses its samples whatever their losses are"
-            raise ConfigError(message("FeatureMixer: a bank cannot be combined with a sampler that learns.", given=given, needed=needed))
+            raise ConfigError("FeatureMixer: a bank cannot be combined with a sampler that learns.", given=given, needed=needed)
         self.generator: Any = generator
         self.masks = masks
         self.ratio, self.label_smoothing, self.synthetic_weight = ratio, label_smoothing, synthetic_weight
@@ -262,7 +262,9 @@ class FeatureMixer(nn.Module):
         if plan.masks.shape[1:] != real_masks.shape[1:]:
             given, needed = describe(plan.masks), f"[n, {real_masks.shape[1]}, {real_masks.shape[2]}]"
             advice = "Give the mask source the crop of the training images: feataug.DatasetMasks(data, transforms=...)."
-            raise ShapeError(message("FeatureMixer: drawn masks differ in size from the batch's.", given=given, needed=needed, advice=advice))
+            raise ShapeError(
+                "FeatureMixer: drawn masks differ in size from the batch's.", given=given, needed=needed, advice=advice
+            )
         if not beside_encoder:
             self.side_stream.synchronize()
         checked = labels_checked(self.generator, plan.masks, device)

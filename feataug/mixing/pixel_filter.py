@@ -22,7 +22,7 @@ from feataug.core.checks import (
 )
 from feataug.core.modes import eval_mode
 from feataug.core.windows import tiles
-from feataug.errors import DataError, ShapeError, message
+from feataug.errors import DataError, ShapeError
 from feataug.inference.context_check import CropSize, resolve_crop_size
 from feataug.losses import resize_logits, smoothed_cross_entropy, split_outputs
 
@@ -56,9 +56,7 @@ class PixelFilter:
         check_number("PixelFilter", "factor", factor, low=0, open_low=True)
         if not is_plain(class_loss) or not class_loss.is_floating_point() or class_loss.ndim != 1:
             raise ShapeError(
-                message(
-                    "PixelFilter: class_loss is not a vector of floats.", given=describe(class_loss), needed="(num_classes,) float"
-                )
+                "PixelFilter: class_loss is not a vector of floats.", given=describe(class_loss), needed="(num_classes,) float"
             )
         check_void("PixelFilter", len(class_loss), ignore_index)
         self.cut, self.class_loss, self.factor, self.ignore_index = cut, class_loss, float(factor), ignore_index
@@ -108,7 +106,7 @@ class PixelFilter:
                 sums += torch.bincount(counted[valid], pixels[valid].double(), num_classes).cpu()
                 counts += torch.bincount(counted[valid], minlength=num_classes).cpu()
         if not counts.sum():
-            raise DataError(message("PixelFilter: no valid pixel.", given="a loader of void", needed="images with labels"))
+            raise DataError("PixelFilter: no valid pixel.", given="a loader of void", needed="images with labels")
         return cls(reference, (sums / counts).float(), factor=factor, ignore_index=ignore_index)
 
     @torch.no_grad()
@@ -132,9 +130,7 @@ class PixelFilter:
         classes = split_outputs(out)[0].shape[1]
         if classes > len(self.class_loss):
             raise ShapeError(
-                message(
-                    "PixelFilter: class_loss does not fit the model.", given=describe(self.class_loss), needed=f"({classes},) float"
-                )
+                "PixelFilter: class_loss does not fit the model.", given=describe(self.class_loss), needed=f"({classes},) float"
             )
         if masks.device.type == "cpu":
             # On a GPU this check would wait; the generator has already checked the masks.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from feataug.core.checks import check_number
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 Generate = Callable[[Tensor, Tensor], tuple[tuple[Tensor, ...], Tensor]]
 
@@ -65,11 +65,9 @@ class SyntheticCache:
         """
         if n > self.size:
             raise ConfigError(
-                message(
-                    "FeatureMixer: the bank holds fewer samples than a step takes.",
-                    given=f"bank={self.size}, {n} synthetic samples",
-                    needed=f"bank of at least {n}; some hundreds are useful",
-                )
+                "FeatureMixer: the bank holds fewer samples than a step takes.",
+                given=f"bank={self.size}, {n} synthetic samples",
+                needed=f"bank of at least {n}; some hundreds are useful",
             )
         if self.masks is not None and size is not None and self.masks.shape[1:] != size:
             self.clear()

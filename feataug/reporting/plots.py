@@ -13,7 +13,7 @@ from torch import Tensor
 from feataug.core.checks import describe
 from feataug.core.measures import TITLES
 from feataug.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from feataug.errors import ShapeError, message
+from feataug.errors import ShapeError
 from feataug.io.samples import feature_colors as feature_colors  # so that notebooks find it beside color_images and color_masks
 from feataug.reporting.tables import share_text
 
@@ -105,7 +105,7 @@ def _draw_grid(who: str, columns: Mapping[str, Tensor]) -> Figure:
     wrong = [f"{title}: {describe(p)}" for title, p in columns.items() if p.ndim != 4 or p.shape[-1] != 3]
     if wrong or len(rows) != 1:
         raise ShapeError(
-            message(f"{who}: columns do not fit.", given="; ".join(wrong) or f"{sorted(rows)} rows", needed="(B, H, W, 3), equal B")
+            f"{who}: columns do not fit.", given="; ".join(wrong) or f"{sorted(rows)} rows", needed="(B, H, W, 3), equal B"
         )
     count = rows.pop()
     height, width = next(iter(columns.values())).shape[1:3]

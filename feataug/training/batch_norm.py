@@ -12,8 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.parameter import is_lazy
 
 from feataug.core.checks import check_loader, describe
+from feataug.core.devices import device_of
 from feataug.core.randomness import preserved_global_rng
-from feataug.errors import ConfigError, DataError, message
+from feataug.errors import ConfigError, DataError
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -67,19 +68,17 @@ def measure(
     if not chosen:
         return
     others = [module for module in model.modules() if isinstance(module, _NormBase) and module not in chosen]
-    where = torch.device(device) if device is not None else _device_of(model)
-    with modes(model, trained), preserved_global_rng(_device_of(model) or "cpu"), _averaging(chosen, others):
+    where = torch.device(device) if device is not None else device_of(model)
+    with modes(model, trained), preserved_global_rng(device_of(model)), _averaging(chosen, others):
         empty = True
         for batch in check_loader(who, loader):
             images, empty = _images(who, batch), False
-            model(images if where is None else images.to(where))
+            model(images.to(where))
         if empty:
             raise DataError(
-                message(
-                    f"{who}: the loader yields nothing.",
-                    given=type(loader).__name__,
-                    needed="a loader that can be read again and again, such as a DataLoader",
-                )
+                f"{who}: the loader yields nothing.",
+                given=type(loader).__name__,
+                needed="a loader that can be read again and again, such as a DataLoader",
             )
 
 
@@ -171,11 +170,9 @@ def _trains(named: Mapping[str, nn.Module], name: str) -> bool:
 def _check_model(model: Any) -> None:
     if not isinstance(model, nn.Module):
         raise ConfigError(
-            message(
-                "update_bn: the model is no module.",
-                given=type(model).__name__,
-                needed="feataug.update_bn(model, loader): the model first, unlike torch.optim.swa_utils.update_bn",
-            )
+            "update_bn: the model is no module.",
+            given=type(model).__name__,
+            needed="feataug.update_bn(model, loader): the model first, unlike torch.optim.swa_utils.update_bn",
         )
 
 
@@ -184,12 +181,10 @@ def _own_modes(model: nn.Module) -> dict[nn.Module, bool]:
     norms = norms_of(model)
     if norms and not model.training and not any(own[norm] for norm in norms):
         raise ConfigError(
-            message(
-                "update_bn: the model is in eval mode, which does not show which norms were trained.",
-                given=f"{type(model).__name__} in eval mode, with {len(norms)} norms that have running statistics",
-                needed="the modes of training",
-                advice="Call it before model.eval(), or call model.train() first and freeze again what was frozen, or pass norms=.",
-            )
+            "update_bn: the model is in eval mode, which does not show which norms were trained.",
+            given=f"{type(model).__name__} in eval mode, with {len(norms)} norms that have running statistics",
+            needed="the modes of training",
+            advice="Call it before model.eval(), or call model.train() first and freeze again what was frozen, or pass norms=.",
         )
     return own
 
@@ -202,11 +197,9 @@ def _named(model: nn.Module, norms: Iterable[str | nn.Module]) -> set[nn.Module]
         module = known.get(norm) if isinstance(norm, str) else norm
         if module not in measurable:
             raise ConfigError(
-                message(
-                    "update_bn: this is no norm with running statistics of the model.",
-                    given=repr(norm) if isinstance(norm, str) else describe(norm),
-                    needed="names or modules of BatchNorm, SyncBatchNorm or InstanceNorm with track_running_stats=True",
-                )
+                "update_bn: this is no norm with running statistics of the model.",
+                given=repr(norm) if isinstance(norm, str) else describe(norm),
+                needed="names or modules of BatchNorm, SyncBatchNorm or InstanceNorm with track_running_stats=True",
             )
         found.add(module)
     return found
@@ -216,17 +209,12 @@ def _modes_for(model: nn.Module, chosen: set[nn.Module]) -> dict[nn.Module, bool
     return {module: module in chosen or not isinstance(module, _NormBase) for module in model.modules()}
 
 
-def _device_of(model: nn.Module) -> torch.device | None:
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return None
-
 
 def _images(who: str, batch: Any) -> Tensor:
     images = batch[0] if isinstance(batch, (tuple, list)) and len(batch) else batch
     if not isinstance(images, Tensor):
         raise DataError(
-            message(f"{who}: a batch holds no images.", given=type(batch).__name__, needed="images, or a tuple that begins with them")
+            f"{who}: a batch holds no images.", given=type(batch).__name__, needed="images, or a tuple that begins with them"
         )
     return images
 

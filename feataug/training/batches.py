@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 
 from feataug.core.checks import check_loader, check_pair
 from feataug.core.distributed import rank_and_world
-from feataug.errors import TrainingError, message
+from feataug.errors import TrainingError
 
 
 def endless(loader: Iterable[tuple[Tensor, Tensor]], start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -42,12 +42,10 @@ def endless(loader: Iterable[tuple[Tensor, Tensor]], start: int = 0) -> Iterator
             yield check_pair("feataug", batch)
         if not count:
             raise TrainingError(
-                message(
-                    "feataug: the loader yields no batch.",
-                    given=f"{type(loader).__name__} after {epoch} passes",
-                    needed="an iterable of (images, masks) that can be read again and again",
-                    advice="Is the data set empty, or smaller than a batch while drop_last is set? Pass a DataLoader, not an iterator.",
-                )
+                "feataug: the loader yields no batch.",
+                given=f"{type(loader).__name__} after {epoch} passes",
+                needed="an iterable of (images, masks) that can be read again and again",
+                advice="Is the data set empty, or smaller than a batch while drop_last is set? Pass a DataLoader, not an iterator.",
             )
         epoch, skip = epoch + 1, 0
 
@@ -92,10 +90,8 @@ def _watched(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, 
         if "DataLoader worker" not in str(error):
             raise
         raise TrainingError(
-            message(
-                "feataug: a process that loads data has died.",
-                given=str(error),
-                needed="living workers",
-                advice="Was memory short? The last checkpoint is intact: the same command resumes from it, with fewer workers if need be.",
-            )
+            "feataug: a process that loads data has died.",
+            given=str(error),
+            needed="living workers",
+            advice="Was memory short? The last checkpoint is intact: the same command resumes from it, with fewer workers if need be.",
         ) from error

@@ -15,7 +15,7 @@ from feataug.core.distributed import local_slice, rank_and_world
 from feataug.core.rng import derive_seed, generator_for, seeded
 from feataug.core.specs import FeatureSpec
 from feataug.cutting.cut import Cut
-from feataug.errors import ConfigError, ShapeError, TrainingError, message
+from feataug.errors import ConfigError, ShapeError, TrainingError
 from feataug.generation.critics import Discriminator, LatentEncoder
 from feataug.generation.generator import FeatureGenerator
 from feataug.losses import (
@@ -37,11 +37,9 @@ def check_critic(made: object) -> None:
     """Raise ``ConfigError`` unless ``critic`` of ``GeneratorTrainer`` made a module that can be trained."""
     if not isinstance(made, nn.Module) or not any(True for _ in made.parameters()):
         raise ConfigError(
-            message(
-                "GeneratorTrainer: critic makes no critic.",
-                given=f"a {type(made).__name__}" + (" without parameters" if isinstance(made, nn.Module) else ""),
-                needed="a function of (num_classes, spec) that returns a new torch.nn.Module with parameters",
-            )
+            "GeneratorTrainer: critic makes no critic.",
+            given=f"a {type(made).__name__}" + (" without parameters" if isinstance(made, nn.Module) else ""),
+            needed="a function of (num_classes, spec) that returns a new torch.nn.Module with parameters",
         )
 
 
@@ -57,11 +55,9 @@ def critic_scores(critic: Any, masks: Tensor, features: Any) -> list[Tensor]:
     )
     if wrong:
         raise ShapeError(
-            message(
-                "GeneratorTrainer: the critic returns no scores.",
-                given=describe(wrong[0]),
-                needed=f"a list of tensors with {count} rows each, one for each feature",
-            )
+            "GeneratorTrainer: the critic returns no scores.",
+            given=describe(wrong[0]),
+            needed=f"a list of tensors with {count} rows each, one for each feature",
         )
     return list(scores)
 
@@ -137,12 +133,10 @@ class Objective:
         models, optimizers = self.models, self.optimizers
         if len(masks) < 2:
             raise TrainingError(
-                message(
-                    "GeneratorTrainer: batches are too small.",
-                    given=f"{len(masks)} sample",
-                    needed="two or more: one half is reconstructed, the critic sees the other half as real",
-                    advice="Use a larger batch_size, and drop_last=True.",
-                )
+                "GeneratorTrainer: batches are too small.",
+                given=f"{len(masks)} sample",
+                needed="two or more: one half is reconstructed, the critic sees the other half as real",
+                advice="Use a larger batch_size, and drop_last=True.",
             )
         masks = check_masks("GeneratorTrainer", masks, generator.num_classes, generator.ignore_index).to(device)
         with torch.no_grad(), self.accelerator.autocast():

@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from feataug.errors import CheckpointError, message
+from feataug.errors import CheckpointError
 from feataug.io.atomic import write_tensors
 from feataug.training.state_io import pack, unpack
 
@@ -59,7 +59,7 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
             header = (file.metadata() or {}).get("feataug")
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         if header is None:
-            raise DamagedError(message("feataug: this is no feataug checkpoint.", given=str(path), needed="a feataug header"))
+            raise DamagedError("feataug: this is no feataug checkpoint.", given=str(path), needed="a feataug header")
         content = json.loads(header)
         version, progress, skeleton = content["format"], content["progress"], content["state"]
         if version == FORMAT and content["sha256"] != _digest(progress, skeleton, tensors):
@@ -68,15 +68,13 @@ def load_checkpoint(path: Path) -> tuple[int, dict[str, Any]]:
             return int(progress), unpack(skeleton, tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedError(
-            message(
-                "feataug: a checkpoint cannot be read.",
-                given=f"{path} ({type(error).__name__}: {error})",
-                needed="a whole safetensors file written by feataug",
-                advice="Delete it: the run then continues from the previous checkpoint.",
-            )
+            "feataug: a checkpoint cannot be read.",
+            given=f"{path} ({type(error).__name__}: {error})",
+            needed="a whole safetensors file written by feataug",
+            advice="Delete it: the run then continues from the previous checkpoint.",
         ) from error
     raise CheckpointError(
-        message("feataug: a checkpoint has another format.", given=f"{path}, format {version}", needed=f"format 1 or {FORMAT}")
+        "feataug: a checkpoint has another format.", given=f"{path}, format {version}", needed=f"format 1 or {FORMAT}"
     )
 
 
@@ -94,7 +92,7 @@ def stored_settings(path: Path) -> dict[str, Any]:
             raise ValueError("the settings are not a dictionary")
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DamagedError(
-            message("feataug: a checkpoint's settings cannot be read.", given=f"{path} ({type(error).__name__}: {error})")
+            "feataug: a checkpoint's settings cannot be read.", given=f"{path} ({type(error).__name__}: {error})"
         ) from error
     return settings
 
@@ -105,7 +103,6 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def _digest(progress: int, skeleton: Any, tensors: dict[str, Tensor]) -> str:
-    """Return a checksum of everything in a checkpoint."""
     digest = hashlib.sha256(json.dumps([progress, skeleton]).encode())
     for name in sorted(tensors):
         value = tensors[name]

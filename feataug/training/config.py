@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
 from feataug.core.checks import check_number
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 MIXED_PRECISION = ("no", "bf16", "fp16")
 CRITIC_MASKS = ("aspp", "shares")
@@ -30,21 +30,19 @@ class _Config:
         known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
         if not isinstance(data, Mapping):
             raise ConfigError(
-                message(f"{cls.__name__}: the settings are not a dictionary.", given=repr(data)[:200], needed=", ".join(known))
+                f"{cls.__name__}: the settings are not a dictionary.", given=repr(data)[:200], needed=", ".join(known)
             )
         unknown = sorted(str(name) for name in data if name not in known)
         if unknown:
-            raise ConfigError(message(f"{cls.__name__}: unknown settings.", given=", ".join(unknown), needed=", ".join(known)))
+            raise ConfigError(f"{cls.__name__}: unknown settings.", given=", ".join(unknown), needed=", ".join(known))
         return cls(**data)
 
     def _check_precision(self, value: str) -> None:
         if value not in MIXED_PRECISION:
             raise ConfigError(
-                message(
-                    f"{type(self).__name__}: mixed_precision is not offered.",
-                    given=repr(value),
-                    needed=", ".join(map(repr, MIXED_PRECISION)),
-                )
+                f"{type(self).__name__}: mixed_precision is not offered.",
+                given=repr(value),
+                needed=", ".join(map(repr, MIXED_PRECISION)),
             )
 
 
@@ -92,30 +90,23 @@ class FinetuneConfig(_Config):
     def __post_init__(self) -> None:
         who = type(self).__name__
         check_number(who, "num_steps", self.num_steps, low=1, integer=True)
-        check_number(who, "lr", self.lr, low=0)
-        check_number(who, "power", self.power, low=0)
         check_number(who, "momentum", self.momentum, low=0, high=1, open_high=True)
-        check_number(who, "weight_decay", self.weight_decay, low=0)
-        check_number(who, "aux_weight", self.aux_weight, low=0)
-        check_number(who, "eval_every", self.eval_every, low=0, integer=True)
-        check_number(who, "save_every", self.save_every, low=0, integer=True)
-        check_number(who, "seed", self.seed, low=0, integer=True)
+        for name in ("lr", "power", "weight_decay", "aux_weight"):
+            check_number(who, name, getattr(self, name), low=0)
+        for name in ("eval_every", "save_every", "seed"):
+            check_number(who, name, getattr(self, name), low=0, integer=True)
         if not isinstance(self.lr_scale, Mapping):
             raise ConfigError(
-                message(
-                    f"{who}: lr_scale is not a dictionary.",
-                    given=repr(self.lr_scale),
-                    needed='factors by names, such as {"encoder": 0.1}',
-                )
+                f"{who}: lr_scale is not a dictionary.",
+                given=repr(self.lr_scale),
+                needed='factors by names, such as {"encoder": 0.1}',
             )
         if not isinstance(self.channels_last, bool):
-            raise ConfigError(
-                message(f"{who}: channels_last is not a boolean.", given=repr(self.channels_last), needed="True or False")
-            )
+            raise ConfigError(f"{who}: channels_last is not a boolean.", given=repr(self.channels_last), needed="True or False")
         for name, scale in self.lr_scale.items():
             if not isinstance(name, str):
                 raise ConfigError(
-                    message(f"{who}: a key of lr_scale is not a name.", given=repr(name), needed="prefixes of parameter names")
+                    f"{who}: a key of lr_scale is not a name.", given=repr(name), needed="prefixes of parameter names"
                 )
             check_number(who, f"lr_scale[{name!r}]", scale, low=0)
         self._check_precision(self.mixed_precision)
@@ -191,7 +182,7 @@ class GeneratorConfig(_Config):
         who = type(self).__name__
         if not isinstance(self.trackers, (tuple, list)) or not all(isinstance(name, str) for name in self.trackers):
             needed = f"({self.trackers!r},)" if isinstance(self.trackers, str) else 'names, such as ("tensorboard",)'
-            raise ConfigError(message(f"{who}: trackers is not a tuple.", given=repr(self.trackers), needed=needed))
+            raise ConfigError(f"{who}: trackers is not a tuple.", given=repr(self.trackers), needed=needed)
         object.__setattr__(self, "trackers", tuple(self.trackers))
         for name in ("num_images", "stats_images", "critic_width", "critic_scales", "log_images"):
             check_number(who, name, getattr(self, name), low=1, integer=True)
@@ -204,7 +195,7 @@ class GeneratorConfig(_Config):
         check_number(who, "task_balance", self.task_balance, low=0, high=1)
         if self.critic_masks not in CRITIC_MASKS:
             needed = " or ".join(map(repr, CRITIC_MASKS))
-            raise ConfigError(message(f"{who}: critic_masks is not offered.", given=repr(self.critic_masks), needed=needed))
+            raise ConfigError(f"{who}: critic_masks is not offered.", given=repr(self.critic_masks), needed=needed)
         self._check_precision(self.mixed_precision)
 
     @classmethod

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration
 
-from feataug.errors import ConfigError, TrainingError, message
+from feataug.errors import ConfigError, TrainingError
 
 
 def make_accelerator(
@@ -35,16 +35,14 @@ def make_accelerator(
     if requested is not None and requested.type == "cuda":
         if not torch.cuda.is_available():
             raise TrainingError(
-                message("feataug: no CUDA device was found.", given=f"device={_quote(device)}", needed='device="cpu" or "auto"')
+                "feataug: no CUDA device was found.", given=f"device={_quote(device)}", needed='device="cpu" or "auto"'
             )
         if requested.index is not None:
             if requested.index >= torch.cuda.device_count():
                 raise TrainingError(
-                    message(
-                        "feataug: there is no such CUDA device.",
-                        given=f"device={_quote(device)}",
-                        needed=", ".join(f'"cuda:{number}"' for number in range(torch.cuda.device_count())),
-                    )
+                    "feataug: there is no such CUDA device.",
+                    given=f"device={_quote(device)}",
+                    needed=", ".join(f'"cuda:{number}"' for number in range(torch.cuda.device_count())),
                 )
             # accelerate uses the current device.
             torch.cuda.set_device(requested.index)
@@ -58,23 +56,19 @@ def make_accelerator(
     except ValueError as error:
         # accelerate keeps one state for the whole process: its first settings hold.
         raise ConfigError(
-            message(
-                "feataug: accelerate refuses these settings.",
-                given=f"mixed_precision={mixed_precision!r}, device={_quote(device)} ({error})",
-                needed="one precision and one device in a process",
-                advice="Use the same mixed_precision for generator and finetuning, or train them in two processes.",
-            )
+            "feataug: accelerate refuses these settings.",
+            given=f"mixed_precision={mixed_precision!r}, device={_quote(device)} ({error})",
+            needed="one precision and one device in a process",
+            advice="Use the same mixed_precision for generator and finetuning, or train them in two processes.",
         ) from error
     actual = accelerator.device
     other_index = requested is not None and None not in (actual.index, requested.index) and actual.index != requested.index
     if requested is not None and (actual.type != requested.type or other_index):
         raise ConfigError(
-            message(
-                "feataug: accelerate runs on another device in this process.",
-                given=f"device={_quote(device)}",
-                needed=f'device="{actual}" or "auto"',
-                advice="Was another device used before, or does a launcher give each process its own? Use one device in a process.",
-            )
+            "feataug: accelerate runs on another device in this process.",
+            given=f"device={_quote(device)}",
+            needed=f'device="{actual}" or "auto"',
+            advice="Was another device used before, or does a launcher give each process its own? Use one device in a process.",
         )
     if trackers:
         accelerator.init_trackers("feataug")
@@ -90,11 +84,9 @@ def _parse_device(device: Any) -> torch.device | None:
         if found.type in ("cpu", "cuda"):
             return found
     raise ConfigError(
-        message(
-            "feataug: no such device.",
-            given=f"device={_quote(device)}",
-            needed='"auto", "cpu", "cuda", "cuda:1", or a torch.device of these',
-        )
+        "feataug: no such device.",
+        given=f"device={_quote(device)}",
+        needed='"auto", "cpu", "cuda", "cuda:1", or a torch.device of these',
     )
 
 

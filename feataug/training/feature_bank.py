@@ -17,7 +17,7 @@ from feataug.core.checks import check_batch, check_number, describe
 from feataug.core.modes import eval_mode
 from feataug.core.specs import FeatureSpec
 from feataug.cutting.cut import Cut
-from feataug.errors import ConfigError, DataError, message
+from feataug.errors import ConfigError, DataError
 from feataug.io.atomic import remove_partial_files, write_json, write_tensors
 from feataug.training.batches import endless
 from feataug.training.progress import progress_bar
@@ -50,22 +50,18 @@ class FeatureBank(Dataset):
         index = _read_index(self.folder)
         if index is None:
             raise DataError(
-                message(
-                    "FeatureBank: no bank there.",
-                    given=str(self.folder),
-                    needed=f"a folder with {_INDEX}",
-                    advice="FeatureBank.write(...)",
-                )
+                "FeatureBank: no bank there.",
+                given=str(self.folder),
+                needed=f"a folder with {_INDEX}",
+                advice="FeatureBank.write(...)",
             )
         if not index["complete"]:
             images = sum(shard["images"] for shard in index["shards"])
             raise DataError(
-                message(
-                    "FeatureBank: the bank is incomplete.",
-                    given=f"{images} of {index['settings']['num_images']} images in {self.folder}",
-                    needed="all of them",
-                    advice="Call FeatureBank.write with the same arguments: it continues where it stopped.",
-                )
+                "FeatureBank: the bank is incomplete.",
+                given=f"{images} of {index['settings']['num_images']} images in {self.folder}",
+                needed="all of them",
+                advice="Call FeatureBank.write with the same arguments: it continues where it stopped.",
             )
         self.spec = FeatureSpec.from_dict(index["settings"]["spec"])
         self.shards: list[dict[str, Any]] = index["shards"]
@@ -100,18 +96,14 @@ class FeatureBank(Dataset):
             try:
                 if self.verify and _digest(path) != self.shards[number]["sha256"]:
                     raise DataError(
-                        message(
-                            "FeatureBank: a file was altered after it was written.",
-                            given=f"{path} with another checksum",
-                            needed=f"the one in {_INDEX}",
-                            advice="Delete the folder, and write the bank again.",
-                        )
+                        "FeatureBank: a file was altered after it was written.",
+                        given=f"{path} with another checksum",
+                        needed=f"the one in {_INDEX}",
+                        advice="Delete the folder, and write the bank again.",
                     )
                 self._open[number] = safe_open(path, framework="pt")
             except (OSError, SafetensorError) as error:
-                raise DataError(
-                    message("FeatureBank: a file cannot be read.", given=f"{path} ({error})", needed="a whole file")
-                ) from error
+                raise DataError("FeatureBank: a file cannot be read.", given=f"{path} ({error})", needed="a whole file") from error
         return self._open[number]
 
     @classmethod
@@ -148,11 +140,7 @@ class FeatureBank(Dataset):
         check_number("FeatureBank", "shard_images", shard_images, low=1, integer=True)
         if not isinstance(dtype, torch.dtype) or dtype not in (torch.bfloat16, torch.float16, torch.float32):
             raise ConfigError(
-                message(
-                    "FeatureBank: dtype is not supported.",
-                    given=describe(dtype),
-                    needed="torch.bfloat16, float16 or float32",
-                )
+                "FeatureBank: dtype is not supported.", given=describe(dtype), needed="torch.bfloat16, float16 or float32"
             )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,12 +158,10 @@ class FeatureBank(Dataset):
                 for s in (settings, index["settings"])
             )
             raise DataError(
-                message(
-                    "FeatureBank: the folder holds a bank with other settings.",
-                    given=given,
-                    needed=needed,
-                    advice="Use another folder.",
-                )
+                "FeatureBank: the folder holds a bank with other settings.",
+                given=given,
+                needed=needed,
+                advice="Use another folder.",
             )
         if device is not None:
             cut.model.to(device)
@@ -230,12 +216,10 @@ def _read_index(folder: Path) -> dict[str, Any] | None:
             raise ValueError("not the fields of a bank")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
-            message(
-                "FeatureBank: the index cannot be read.",
-                given=f"{path} ({type(error).__name__}: {error})",
-                needed="what FeatureBank.write left",
-            )
+            "FeatureBank: the index cannot be read.",
+            given=f"{path} ({type(error).__name__}: {error})",
+            needed="what FeatureBank.write left",
         ) from error
     if version != FORMAT:
-        raise DataError(message("FeatureBank: another format.", given=f"{path}, format {version}", needed=f"format {FORMAT}"))
+        raise DataError("FeatureBank: another format.", given=f"{path}, format {version}", needed=f"format {FORMAT}")
     return index

@@ -16,7 +16,7 @@ from feataug.core.distributed import all_reduce_sum
 from feataug.core.identity import describe_data
 from feataug.core.label_checks import FirstLabels, check_labels
 from feataug.core.rng import seeded
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 from feataug.inference.context_check import CropSize
 from feataug.io.hub import HubModel
 from feataug.losses import segmentation_loss
@@ -77,20 +77,16 @@ class Finetuner:
     ) -> None:
         if mixer is not None and (cut is None or cut.model is not model):
             raise ConfigError(
-                message(
-                    "Finetuner: the cut does not belong to the model.",
-                    given="no cut" if cut is None else f"a cut of another {type(cut.model).__name__}",
-                    needed="Finetuner(cut.model, mixer=mixer, cut=cut)",
-                )
+                "Finetuner: the cut does not belong to the model.",
+                given="no cut" if cut is None else f"a cut of another {type(cut.model).__name__}",
+                needed="Finetuner(cut.model, mixer=mixer, cut=cut)",
             )
         if mixer is not None and loss is not None:
             raise ConfigError(
-                message(
-                    "Finetuner: two losses.",
-                    given="a mixer and a loss",
-                    needed="one of them",
-                    advice="For your own loss on mixed batches, override loss(out, batch) in a subclass of the mixer.",
-                )
+                "Finetuner: two losses.",
+                given="a mixer and a loss",
+                needed="one of them",
+                advice="For your own loss on mixed batches, override loss(out, batch) in a subclass of the mixer.",
             )
         self.model, self.mixer, self.cut, self.loss = model, mixer, cut, loss
         self.config = config or FinetuneConfig()

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 from feataug.training.config import FinetuneConfig
 
 
@@ -23,7 +23,7 @@ def parameter_groups(model: nn.Module, lr_scale: Mapping[str, float]) -> list[di
             scales = [scale for prefix, scale in lr_scale.items() if name.startswith(prefix)]
             groups.setdefault(scales[0] if scales else 1.0, []).append(parameter)
     if not groups:
-        raise ConfigError(message("Finetuner: nothing to train.", given="no parameter requires a gradient", needed="one"))
+        raise ConfigError("Finetuner: nothing to train.", given="no parameter requires a gradient", needed="one")
     return [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]
 
 

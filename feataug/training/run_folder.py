@@ -13,7 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from feataug.core.distributed import is_main
-from feataug.errors import CheckpointError, FeatAugWarning, TrainingError, message
+from feataug.errors import CheckpointError, FeatAugWarning, TrainingError
 from feataug.io.atomic import explain_write_errors, remove_partial_files, sync_file, write_text
 from feataug.training.checkpoint import DamagedError, checkpoints, load_checkpoint, save_checkpoint
 from feataug.training.run_settings import check_settings
@@ -116,12 +116,10 @@ def folder_lock(folder: Path | None) -> Iterator[None]:
             lock.acquire(timeout=0)
         except Timeout:
             raise CheckpointError(
-                message(
-                    "feataug: another run is using the output folder.",
-                    given=str(folder),
-                    needed="one run at a time",
-                    advice="Wait for it, or use another folder.",
-                )
+                "feataug: another run is using the output folder.",
+                given=str(folder),
+                needed="one run at a time",
+                advice="Wait for it, or use another folder.",
             ) from None
     try:
         yield
@@ -133,10 +131,8 @@ def check_finite(name: str, value: float, progress: int) -> None:
     """Raise ``TrainingError`` if a loss is NaN or infinite."""
     if not math.isfinite(value):
         raise TrainingError(
-            message(
-                f"feataug: {name} is not finite.",
-                given=f"{value} at {progress}",
-                needed="a finite loss",
-                advice="Lower lr, or train without mixed_precision. The last checkpoint is untouched.",
-            )
+            f"feataug: {name} is not finite.",
+            given=f"{value} at {progress}",
+            needed="a finite loss",
+            advice="Lower lr, or train without mixed_precision. The last checkpoint is untouched.",
         )

@@ -10,7 +10,7 @@ from torch import nn
 
 from feataug.core.fingerprints import fingerprint
 from feataug.core.identity import describe_callable
-from feataug.errors import CheckpointError, message
+from feataug.errors import CheckpointError
 
 # Settings stored since version 0.1.0. They are compared only if both sides have them: older runs did not store them, and some loaders
 # do not describe themselves.
@@ -52,12 +52,10 @@ def check_settings(headline: str, settings: dict[str, Any], stored: dict[str, An
             "not seeded, Finetuner(..., same_start=False) continues with the weights of the run."
         )
     raise CheckpointError(
-        message(
-            headline,
-            given=", ".join(f"{name}={_shorten(value)}" for name, value, _ in changed),
-            needed=", ".join(f"{name}={_shorten(value)}" for name, _, value in changed) + f", as in {path}",
-            advice=advice,
-        )
+        headline,
+        given=", ".join(f"{name}={_shorten(value)}" for name, value, _ in changed),
+        needed=", ".join(f"{name}={_shorten(value)}" for name, _, value in changed) + f", as in {path}",
+        advice=advice,
     )
 
 

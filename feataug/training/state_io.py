@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from feataug.core.distributed import rank_and_world
-from feataug.errors import CheckpointError, message
+from feataug.errors import CheckpointError
 
 
 def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -28,7 +28,7 @@ def pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise CheckpointError(
-        message("feataug: a state cannot be saved.", given=type(value).__name__, needed="tensors, numbers, strings, lists, dicts")
+        "feataug: a state cannot be saved.", given=type(value).__name__, needed="tensors, numbers, strings, lists, dicts"
     )
 
 

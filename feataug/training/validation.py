@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from feataug.core.modes import eval_mode
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 from feataug.inference.context_check import CropSize
 from feataug.inference.evaluate import evaluate
 from feataug.training.batches import part_of
@@ -23,6 +23,6 @@ def validate_model(
         with eval_mode(model):
             return validate(model)
     if num_classes is None:
-        raise ConfigError(message("Finetuner: num_classes is missing.", given="a validation loader", needed="num_classes="))
+        raise ConfigError("Finetuner: num_classes is missing.", given="a validation loader", needed="num_classes=")
     # The metrics sum their counts over processes.
     return evaluate(model, part_of(validate), num_classes, ignore_index=ignore_index, device=device, crop_size=crop_size)

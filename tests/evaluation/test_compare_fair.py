@@ -1,5 +1,6 @@
 """``feataug.compare`` on planted settings: a wrong prior, no room, room, windows, and what a class bias may be fitted on."""
 
+import html
 import json
 from pathlib import Path
 
@@ -260,8 +261,8 @@ def test_with_room_the_ceiling_gains_and_arms_have_shares_of_it(roomy, tmp_path)
     share = result["ceiling"]["share_of_ceiling"]["oracle"]["miou"]
     assert f"share of the ceiling's gain, oracle: PixelAcc {result['ceiling']['share_of_ceiling']['oracle']['pixel_acc']:.0%}" in text
     assert save_comparison(tmp_path / "a.png", result).read_bytes().startswith(b"\x89PNG")
-    page = write_page(tmp_path).read_text()
-    assert "oracle: share of the ceiling&#x27;s gain" in page
+    page = html.unescape(write_page(tmp_path).read_text())
+    assert "oracle: share of the ceiling's gain" in page
     assert f"{share:.0%}" in page
     assert "Before the class bias" in page
     assert "Measured by whole images, after a class bias fitted to each model." in page

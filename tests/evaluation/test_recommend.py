@@ -26,8 +26,8 @@ def test_the_rule_finds_the_papers_cut():
         assert recommend(shuffled) == (
             "conv4_12",
             "Recommended: conv4_12. Its synthetic features are recognised 0.86 times as well as real ones (conv4_23, the best: 0.97), and 50% of "
-            "the parameters lie after it. A rule of thumb: of the cuts with 0.85 times the best ratio or more (2 of 8), the one that leaves "
-            "most to the decoder.",
+            "the parameters lie after it. A rule of thumb: among the cuts with at least 0.85 times the best ratio (2 of 8), the one with "
+            "the most parameters in the decoder.",
         )
 
 
@@ -48,11 +48,11 @@ def test_stages_without_a_score_are_passed_over():
 def test_nothing_is_recommended_without_generators_or_with_raw_ones():
     assert recommend(table(("a", 0.9, None))) == (
         None,
-        "No recommendation: entropy and overlap do not tell by themselves which cut helps (in the paper's Table 4 they do not). Train "
-        "generators, too: generator_images.",
+        "No recommendation: entropy and overlap alone do not show which cut helps (in the paper's Table 4 they do not). Train "
+        "generators as well: generator_images.",
     )
     assert recommend(table(("a", 0.9, 0.1), (["b", "c"], 0.5, 0.4))) == (
         None,
-        "No recommendation: the best generator, at b, c, is recognised 0.40 times as well as real features. Train them on more images: "
-        "below 0.5 they are too raw to be compared.",
+        "No recommendation: the best generator, at b, c, is recognised 0.40 times as well as real features. Train the generators on more "
+        "images: below 0.5 they are not trained enough to be compared.",
     )

@@ -19,7 +19,7 @@ def refused(error, text, *args, **kwargs):
 
 
 def test_refuses_candidates_that_are_none(model):
-    needed = "  needed:  one or more different places, such as ['encoder.layer2', 'encoder.layer3']"
+    needed = "  needed:  one or more different candidates, such as ['encoder.layer2', 'encoder.layer3']"
     refused(ConfigError, f"stages: candidates must be named once.\n  given:   at=[]\n{needed}", model, at=[])
     twice = ["encoder", "encoder"]
     refused(ConfigError, f"stages: candidates must be named once.\n  given:   at={twice!r}\n{needed}", model, at=twice)
@@ -72,10 +72,10 @@ def test_refuses_loaders_that_yield_nothing(model):
 def test_refuses_too_few_places(model):
     refused(
         DataError,
-        "stages: no class has enough places.\n"
-        "  given:   0 places of the most frequent class in 6 patches, one in 4 x 4 pixels\n"
+        "stages: no class has enough grid points.\n"
+        "  given:   0 of the most frequent class in 6 patches, one in 4 x 4 pixels\n"
         "  needed:  min_cells, 1, or more\n"
-        "More patches, or a smaller min_cells.",
+        "Use more patches, or a smaller min_cells.",
         model,
         [(images, torch.full_like(masks, VOID)) for images, masks in patches()],
     )

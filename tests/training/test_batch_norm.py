@@ -1,8 +1,7 @@
-"""BatchNorm's statistics are measured for the norms that were trained; frozen ones stay, bit for bit."""
+"""``update_bn``: what torch's function does, but frozen norms stay."""
 
 from __future__ import annotations
 
-import copy
 import random
 
 import numpy as np
@@ -12,56 +11,14 @@ from torch import nn
 
 import feataug
 from feataug.errors import ConfigError, DataError
-from feataug.evaluation.comparison.arms import train_arm
-from feataug.training.batch_norm import moved_norms, statistics_of
-
-smp = pytest.importorskip("segmentation_models_pytorch")
-
-SIZE = (16, 24)
-
-
-def batches(count=3, seed=0):
-    rng = torch.Generator().manual_seed(seed)
-    pairs = ((torch.rand(4, 3, *SIZE, generator=rng), torch.randint(5, (4, *SIZE), generator=rng)) for _ in range(count))
-    return list(pairs)
-
-
-class Net(nn.Module):
-    def __init__(self, norm=nn.BatchNorm2d, frozen=False):
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), norm(8), nn.ReLU(), nn.Dropout(0.3))
-        self.head = nn.Sequential(nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8), nn.Dropout(0.3), nn.Conv2d(8, 5, 1))
-        self.frozen = frozen
-
-    def forward(self, images):
-        return self.head(self.encoder(images))
-
-    def train(self, mode=True):
-        super().train(mode)
-        if self.frozen:
-            self.encoder.eval()
-        return self
-
-
-def make(frozen=False, norm=nn.BatchNorm2d):
-    """A model whose norms have seen something."""
-    torch.manual_seed(0)
-    model = Net(norm, frozen=False)
-    with torch.no_grad():
-        for images, _ in batches(seed=9):
-            model(images * 3 + 1)
-    model.frozen = frozen
-    return model.train()
-
-
-def statistics(model, prefix=""):
-    return {name: value.clone() for name, value in statistics_of(model).items() if name.startswith(prefix)}
-
-
-def equal(one, other, counted=True):
-    if not counted:
-        one, other = ({n: v for n, v in x.items() if "num_batches" not in n} for x in (one, other))
-    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+from tests.support.frozen_norms import (
+    FREEZERS,
+    batches,
+    equal,
+    freeze_by_modes,
+    make,
+    statistics,
+)
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])
@@ -79,31 +36,6 @@ def test_of_a_model_that_trains_as_a_whole_it_does_what_torch_does(momentum, kin
     assert equal(statistics(ours), statistics(theirs))
     assert ours.head[1].momentum is momentum
     assert int(ours.head[1].num_batches_tracked) == 3
-
-
-def freeze_by_modes(model):
-    model.encoder.requires_grad_(False)
-    model.encoder.eval()
-
-
-def freeze_the_norm(model):
-    model.encoder[1].requires_grad_(False).eval()
-
-
-def freeze_by_train(model):
-    model.frozen = True
-    model.train()
-
-
-def freeze_by_momentum(model):
-    model.encoder[1].momentum = 0.0
-
-
-def freeze_by_tracking(model):
-    model.encoder[1].track_running_stats = False
-
-
-FREEZERS = [freeze_by_modes, freeze_the_norm, freeze_by_train, freeze_by_momentum, freeze_by_tracking]
 
 
 @pytest.mark.parametrize("freeze", FREEZERS)
@@ -241,97 +173,3 @@ def test_sync_batch_norm_counts_as_a_norm():
     before = statistics(model)
     feataug.update_bn(model.train(), batches())
     assert equal(before, statistics(model))
-
-
-def finetune(model, **kwargs):
-    config = feataug.FinetuneConfig(num_steps=3, lr=0.05, eval_every=1)
-    tuner = feataug.Finetuner(model, config, device="cpu", progress=False)
-    tuner.fit(batches(), lambda trained: {"weight": float(trained.head[0].weight.detach().sum())})
-    return tuner
-
-
-@pytest.mark.parametrize("freeze", FREEZERS)
-@pytest.mark.parametrize("evaluated", [False, True])
-def test_finetuner_leaves_frozen_norms_alone(freeze, evaluated):
-    model = make()
-    freeze(model)
-    before = statistics(model, "encoder")
-    tuner = finetune(model)
-    # With momentum 0, torch counts batches all the same.
-    assert equal(before, statistics(model, "encoder"), counted=freeze is not freeze_by_momentum)
-    before, trained = statistics(model, "encoder"), statistics(model, "head")
-    if evaluated:
-        model.eval()
-    modes = [module.training for module in model.modules()]
-    tuner.update_bn(batches())
-    assert equal(before, statistics(model, "encoder"))
-    assert int(model.head[1].num_batches_tracked) == 3
-    assert not equal(trained, statistics(model, "head"))
-    assert [module.training for module in model.modules()] == modes
-
-
-def test_finetuner_trains_a_whole_model_that_it_gets_in_eval_mode():
-    for model in (make().eval(), feataug.split(encoder=make().encoder.eval(), decoder=make().head.eval()).model):
-        if not hasattr(model, "head"):
-            model.head = model.decoder
-        tuner = finetune(model)
-        assert all(module.training for module in model.modules())
-        tuner.update_bn(batches())
-        assert int(model.encoder[1].num_batches_tracked) == 3
-    # Without a fit, the modes that its train() gives count, and the mode that it had comes back.
-    model = make(frozen=True).eval()
-    before = statistics(model, "encoder")
-    feataug.Finetuner(model, device="cpu", progress=False).update_bn(batches())
-    assert equal(before, statistics(model, "encoder"))
-    assert int(model.head[1].num_batches_tracked) == 3
-    assert not any(module.training for module in model.modules())
-
-
-def test_freeze_encoder_of_segmentation_models_pytorch():
-    torch.manual_seed(0)
-    model = smp.Unet("resnet18", encoder_weights=None, classes=5, decoder_channels=(32, 16, 8, 8, 8))
-    model.freeze_encoder()
-    before = statistics(model, "encoder")
-    images = [(torch.rand(2, 3, 32, 32), torch.randint(5, (2, 32, 32))) for _ in range(2)]
-    model.train()
-    feataug.update_bn(model, images)
-    assert equal(before, statistics(model, "encoder"))
-    model.eval()
-    tuner = feataug.Finetuner(model, feataug.FinetuneConfig(num_steps=2), device="cpu", progress=False)
-    tuner.fit(images)
-    tuner.update_bn(images)
-    assert equal(before, statistics(model, "encoder"))
-    assert int(model.decoder.blocks[0].conv1[1].num_batches_tracked) == 2
-
-
-@pytest.mark.parametrize("freeze", FREEZERS)
-def test_an_arm_leaves_frozen_norms_alone(freeze):
-    model = make()
-    freeze(model)
-    before = statistics(model, "encoder")
-    config = feataug.FinetuneConfig(num_steps=2, lr=0.05)
-
-    def baseline(copied, loader, config, folder):
-        optimizer = torch.optim.SGD([p for p in copied.parameters() if p.requires_grad], 0.05)
-        for images, masks in loader:
-            nn.functional.cross_entropy(copied(images), masks).backward()
-            optimizer.step()
-        return copied.eval()
-
-    for other in (None, baseline):
-        trained, figures = train_arm(
-            model, "encoder", batches(), lambda net: {"miou": 1.0}, config, baseline=other, device="cpu", progress=False
-        )
-        assert equal(before, statistics(trained, "encoder"), counted=freeze is not freeze_by_momentum)
-        assert int(trained.head[1].num_batches_tracked) == 3
-        assert "as_trained" in figures
-
-
-def test_norms_that_moved_are_found():
-    model = make()
-    before = {name: value.clone() for name, value in statistics_of(model).items()}
-    other = copy.deepcopy(model)
-    other.head[1](torch.rand(2, 8, 4, 4))
-    other.extra = nn.BatchNorm2d(2)
-    moved = moved_norms(other, before)
-    assert (moved[other.encoder[1]], moved[other.head[1]], moved[other.extra]) == (False, True, True)

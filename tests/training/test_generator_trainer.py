@@ -1,72 +1,17 @@
-import json
-import re
+"""``GeneratorTrainer``: its losses, what they reach, resuming, and that the segmentation model stays as it is."""
+
 
 import pytest
 import torch
-from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from feataug import FeatureGenerator, recognition, split
-from feataug.data import Scenes, seeded_loader, train_transforms
-from feataug.errors import CheckpointError, FeatAugWarning, LabelError, ShapeError, TrainingError
-from feataug.training.config import GeneratorConfig
-from feataug.training.generator_trainer import GeneratorTrainer
+from feataug import recognition
+from feataug.data import seeded_loader
+from feataug.errors import TrainingError
+from tests.support.generator_trainings import OFF, copied, loader, make, same, scenes, settings, statistics
 
 # Runs as short as these ignore z; that they say so is tested once, below.
 pytestmark = pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
-
-SIZE = (32, 48)
-CLASSES = Scenes.num_classes
-OFF = {f"{name}_weight": 0.0 for name in ("gan", "l1", "latent", "kl", "task", "diversity")}
-
-
-class TinyModel(nn.Module):
-    def __init__(self, channels=12):
-        super().__init__()
-        self.encoder = nn.Sequential(
-            nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(),
-            nn.Conv2d(8, channels, 3, stride=2, padding=1), nn.BatchNorm2d(channels),
-        )  # fmt: skip
-        self.head = nn.Sequential(nn.BatchNorm2d(channels), nn.Dropout(0.5), nn.Conv2d(channels, CLASSES, 1))
-
-    def forward(self, images):
-        return self.head(self.encoder(images))
-
-
-def scenes(count=10):
-    return Scenes(count, SIZE, transforms=train_transforms(SIZE))
-
-
-def loader(batch_size=4):
-    return seeded_loader(scenes(), batch_size, seed=1)
-
-
-def settings(**changes):
-    return GeneratorConfig(**({
-        "num_images": 16, "critic_width": 8, "critic_scales": 1, "stats_images": 4, "log_images": 4, "ema_images": 8,
-    } | changes))  # fmt: skip
-
-
-def make(config=None, **kwargs):
-    torch.manual_seed(0)
-    cut = split(TinyModel(), at="encoder")
-    generator = FeatureGenerator(CLASSES, cut.spec, mask_widths=(8,), width=8, depth=1, latent_dim=3)
-    return GeneratorTrainer(generator, cut, config or settings(), device="cpu", progress=False, **kwargs)
-
-
-def copied(module):
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def same(first, second):
-    assert first.keys() == second.keys()
-    return [name for name in first if not torch.equal(first[name], second[name])] == []
-
-
-def statistics(folder):
-    """``stats.jsonl`` without the clock."""
-    lines = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
 def test_the_reconstruction_loss_goes_down(tmp_path):
@@ -239,96 +184,3 @@ def test_the_results_are_the_recognition_score():
     assert [result["progress"] for result in results] == [8, 16]
     assert results[-1] == {"progress": 16} | recognition(trainer.cut, trainer.generator, pairs, seed=0)
     assert make().fit(loader()) == []
-
-
-def test_other_settings_in_the_same_folder_are_refused(tmp_path):
-    make(output=tmp_path).fit(loader())
-    with pytest.raises(CheckpointError) as error:
-        make(settings(lr=0.1), output=tmp_path).fit(loader())
-    assert str(error.value) == (
-        "feataug: the output folder holds a run with other settings.\n"
-        "  given:   lr=0.1\n"
-        f"  needed:  lr=0.0005, as in {tmp_path / 'checkpoint-0000000016.safetensors'}\n"
-        "Use another output folder, or delete this one to start again."
-    )
-
-
-def test_a_generator_for_another_cut_is_refused():
-    cut, other = split(TinyModel(), at="encoder"), split(TinyModel(16), at="encoder")
-    with pytest.raises(ShapeError) as error:
-        GeneratorTrainer(FeatureGenerator(CLASSES, other.spec, width=8), cut)
-    assert str(error.value) == (
-        "GeneratorTrainer: the generator was made for another cut.\n"
-        "  given:   FeatureSpec(levels=(LevelSpec(name='encoder', channels=16, reduction=4),))\n"
-        "  needed:  FeatureSpec(levels=(LevelSpec(name='encoder', channels=12, reduction=4),))\n"
-        "FeatureGenerator(num_classes, spec=cut.spec)"
-    )
-
-
-def test_single_samples_are_refused():
-    with pytest.raises(TrainingError) as error:
-        make().fit(loader(batch_size=1))
-    assert str(error.value) == (
-        "GeneratorTrainer: batches are too small.\n"
-        "  given:   1 sample\n"
-        "  needed:  two or more: one half is reconstructed, the critic sees the other half as real\n"
-        "Use a larger batch_size, and drop_last=True."
-    )
-
-
-def test_a_loader_that_yields_nothing():
-    with pytest.raises(TrainingError, match=r"^feataug: the loader yields no batch\.\n  given:   list after 0 passes\n"):
-        make().fit([])
-
-
-def test_a_label_that_is_no_class():
-    images, masks = next(iter(loader()))
-    masks[0, 0, 0] = 40
-    with pytest.raises(LabelError, match=r"^GeneratorTrainer: a mask holds labels that are no class\.\n  given:   \[40\] in "):
-        make().fit([(images, masks)])
-
-
-@pytest.mark.parametrize("log_images", [4, 8])
-def test_a_loss_that_is_not_finite(tmp_path, log_images):
-    images, masks = next(iter(loader()))
-    good, bad = (images, masks), (images * float("nan"), masks)
-    config = settings(log_images=log_images, snapshot_images=4, num_images=32)
-    with pytest.raises(TrainingError) as error:
-        make(config, output=tmp_path).fit([good, good, bad])
-    assert str(error.value) == (
-        "feataug: the loss 'l1' is not finite.\n  given:   nan at 12\n  needed:  a finite loss\n"
-        "Lower lr, or train without mixed_precision. The last checkpoint is untouched."
-    )
-    assert sorted(file.name for file in tmp_path.glob("*.safetensors")) == [
-        "checkpoint-0000000004.safetensors", "checkpoint-0000000008.safetensors",
-    ]  # fmt: skip
-
-
-def test_a_generator_that_ignores_z_is_reported():
-    trainer = make(settings(lr=0.0, ema_images=0))
-    with torch.no_grad():
-        trainer.generator.unet.heads[0].weight.zero_()  # the same features for every z
-    advice = "Raise latent_weight or diversity_weight, or train longer."
-    with pytest.warns(FeatAugWarning) as caught:
-        trainer.fit(loader(), [next(iter(loader()))])
-    (warning,) = caught
-    pattern = (
-        r"GeneratorTrainer: the generator seems to ignore z: diversity ratio 0\.000 \(1 is as varied as real features\), "
-        r"latent L1 \d\.\d\d \(0\.80 means that nothing of z is found\)\. "
-    )
-    assert re.fullmatch(pattern + re.escape(advice), str(warning.message))
-    assert warning.filename == __file__
-    # Without a validation set the last batch has to do.
-    with pytest.warns(FeatAugWarning) as caught:
-        trainer.fit(loader())
-    (warning,) = caught
-    assert re.fullmatch(pattern + re.escape(advice), str(warning.message))
-
-
-@pytest.mark.filterwarnings("error::feataug.errors.FeatAugWarning")
-def test_a_generator_that_heeds_z_is_not_reported():
-    trainer = make(settings(lr=0.0, ema_images=0))
-    with torch.no_grad():
-        trainer.generator.unet.heads[0].weight.mul_(30)
-    (result,) = trainer.fit(loader(), [next(iter(loader()))])
-    assert result["diversity"] > 0.1

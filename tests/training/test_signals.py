@@ -1,71 +1,17 @@
-"""Signals, locks and damaged checkpoints: nothing is lost, and what goes on is the undisturbed run."""
+"""Signals: nothing is lost, all processes stop after the same step, and what goes on is the undisturbed run."""
 
-import os
 import signal
 import socket
 import threading
-import time
 
 import pytest
 import torch
-from torch import nn
 
-from feataug import FeatureGenerator, FinetuneConfig, Finetuner, GeneratorConfig, GeneratorTrainer, split
-from feataug.data import Scenes, seeded_loader, train_transforms
-from feataug.errors import CheckpointError, FeatAugWarning
 from feataug.training import signals
 from feataug.training.checkpoint import checkpoints
-from feataug.training.run_folder import folder_lock
 from feataug.training.signals import StopRequest, stop_requests
 from tests.support.forks import Fork
-
-SIZE, CLASSES = (32, 48), Scenes.num_classes
-
-
-def finetuner(folder):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Conv2d(8, CLASSES, 1))
-    config = FinetuneConfig(num_steps=6, lr=0.05, save_every=2)
-    return Finetuner(model, config, output=folder, device="cpu", progress=False), model
-
-
-def generator_trainer(folder):
-    torch.manual_seed(0)
-    stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1))
-    cut = split(nn.Sequential(stem, nn.Conv2d(12, CLASSES, 1)), "0")
-    generator = FeatureGenerator(CLASSES, cut.spec, mask_widths=(6,), width=8, depth=0, latent_dim=2)
-    config = GeneratorConfig(num_images=18, stats_images=6, critic_width=4, snapshot_images=6)
-    return GeneratorTrainer(generator, cut, config, output=folder, device="cpu", progress=False), generator
-
-
-class Loader:
-    """Batches of a seeded loader; does something before one of them."""
-
-    def __init__(self, at=None, act=None):
-        self.inner = seeded_loader(Scenes(7, SIZE, transforms=train_transforms(SIZE)), 3, seed=1)
-        self.batch_sampler, self.at, self.act = self.inner.batch_sampler, at, act
-
-    def __len__(self):
-        return len(self.inner)
-
-    def __iter__(self):
-        for batch in self.inner:
-            if self.at is not None:
-                self.at -= 1
-                if self.at < 0:
-                    self.at = None
-                    self.act()
-            yield batch
-
-
-def run(make, folder, loader=None):
-    trainer, module = make(folder)
-    trainer.fit(loader or Loader())
-    return {name: value.clone() for name, value in module.state_dict().items()}
-
-
-def equal(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+from tests.support.small_trainings import Loader, equal, finetuner, generator_trainer, run
 
 
 @pytest.fixture(params=[finetuner, generator_trainer])
@@ -115,95 +61,6 @@ def test_an_evaluation_is_broken_off_at_once():
     stop.handle(signal.SIGINT, None)
     with pytest.raises(KeyboardInterrupt), stop.interruptible():
         raise AssertionError("a request from before is obeyed first")
-
-
-@pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
-def test_one_run_at_a_time_in_a_folder(tmp_path, make):
-    texts = []
-
-    def second():
-        with pytest.raises(CheckpointError) as error:
-            run(make, tmp_path)
-        texts.append(str(error.value))
-
-    first = run(make, tmp_path, Loader(3, second))
-    assert texts == [
-        f"feataug: another run is using the output folder.\n  given:   {tmp_path}\n  needed:  one run at a time\n"
-        "Wait for it, or use another folder."
-    ]
-    assert equal(run(make, tmp_path), first)  # afterwards the folder is free
-    with folder_lock(None), folder_lock(None):
-        pass
-
-
-LOCKED = """
-import os, sys, time
-from pathlib import Path
-from feataug.training.run_folder import folder_lock
-with folder_lock(Path(sys.argv[1])):
-    Path(sys.argv[1], "entered").touch()
-    time.sleep(600)
-"""
-
-
-def test_a_killed_process_leaves_the_folder_free(tmp_path):
-    holder, began = Fork(LOCKED, tmp_path), time.monotonic()
-    while not (tmp_path / "entered").exists():
-        assert time.monotonic() - began < 120, holder.wait(0).stderr
-        time.sleep(0.05)
-    with pytest.raises(CheckpointError, match="another run is using"), folder_lock(tmp_path):
-        pass
-    holder.kill()
-    with folder_lock(tmp_path):  # the lock file is still there
-        assert (tmp_path / ".lock").exists()
-
-
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write anywhere")
-def test_a_folder_that_cannot_be_written_to(tmp_path):
-    tmp_path.chmod(0o500)
-    with pytest.raises(CheckpointError, match=r"^feataug: a file cannot be written\."), folder_lock(tmp_path):
-        pass
-
-
-def test_the_lock_makes_its_folder(tmp_path):
-    with folder_lock(tmp_path / "runs" / "first"):
-        assert (tmp_path / "runs" / "first").is_dir()
-    (tmp_path / "file").write_text("a file")
-    with pytest.raises(CheckpointError, match=r"^feataug: a file cannot be written\."), folder_lock(tmp_path / "file"):
-        pass
-
-
-def damage(path, kind):
-    content = bytearray(path.read_bytes())
-    if kind == "flipped":
-        content[-5] ^= 1
-    path.write_bytes(bytes(content[: len(content) // 2] if kind == "cut short" else b"" if kind == "emptied" else content))
-
-
-@pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
-@pytest.mark.parametrize("kind", ["flipped", "cut short", "emptied"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, make, kind):
-    undisturbed = run(make, tmp_path)
-    newest, before = checkpoints(tmp_path)
-    damage(newest, kind)
-    with pytest.warns(
-        FeatAugWarning, match=rf"^feataug: a checkpoint cannot be read\.\n(.|\n)*\nThe run continues from {before.name} instead\.$"
-    ):
-        again = run(make, tmp_path)
-    assert equal(again, undisturbed)
-    for path in checkpoints(tmp_path):
-        damage(path, kind)
-    with pytest.warns(FeatAugWarning), pytest.raises(CheckpointError, match=r"^feataug: a checkpoint cannot be read\."):
-        run(make, tmp_path)
-
-
-def test_what_a_kill_left_in_the_folder_is_cleared_away(tmp_path):
-    run(finetuner, tmp_path)
-    names = sorted(file.name for file in tmp_path.iterdir())
-    for name in (".tmpAbC123", "checkpoint-0000000005.partial"):
-        (tmp_path / name).write_bytes(b"half of a file")
-    run(finetuner, tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == names
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -275,6 +132,7 @@ from feataug.training import signals
 dist.init_process_group("gloo")
 rank, kind = dist.get_rank(), sys.argv[1]
 whole = signals.all_reduce_sum
+
 
 def total(asked):
     # The signal arrives after the question was put into a tensor, and before the answer is there.

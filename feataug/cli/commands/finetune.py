@@ -7,7 +7,7 @@ import argparse
 from feataug.cli.command_parser import CommandParser
 from feataug.cli.commands import options, shared
 from feataug.cli.dry_run import training_config
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 SUMMARY = "Train a segmentation model, with synthetic features if a generator is given."
 EXAMPLES = (
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
         torch.manual_seed(args.seed)
         model = PSPNet(args.encoder, train.num_classes, output_stride=args.output_stride, pretrained=args.pretrained)
     else:
-        raise ConfigError(message("feataug finetune: no model.", given="neither", needed="--model FOLDER or --encoder NAME"))
+        raise ConfigError("feataug finetune: no model.", given="neither", needed="--model FOLDER or --encoder NAME")
     config = training_config(args)
     mixer = cut = generator = None
     if args.generator is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from feataug.cli.command_parser import CommandParser
 from feataug.cli.option_types import POSITIVE, size
-from feataug.errors import ConfigError, FeatAugError, message
+from feataug.errors import ConfigError, FeatAugError
 
 SUMMARY = "List the places where a model can be cut: the tensors that cross, and the share of the model before the cut."
 EXAMPLES = (
@@ -58,9 +58,7 @@ def run(args: argparse.Namespace) -> None:
         raise
     except Exception as error:
         given = f"{args.channels} x {rows} x {columns}: {type(error).__name__}: {error}"
-        raise ConfigError(
-            message("feataug inspect: the model does not take such images.", given=given, needed="another --size")
-        ) from error
+        raise ConfigError("feataug inspect: the model does not take such images.", given=given, needed="another --size") from error
     places = found if args.all else shortlist(found)
     print(places_table(places))
     rest = f"; {len(found) - len(places)} more with --all" if len(found) > len(places) else ""

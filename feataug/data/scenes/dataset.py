@@ -12,7 +12,7 @@ from torchvision import tv_tensors
 
 from feataug.core.joint_transforms import transform_pair
 from feataug.data.scenes.street import VOID, draw_street
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 _CACHE_BYTES = 128 * 2**20
 
@@ -44,29 +44,12 @@ class Scenes(torch.utils.data.Dataset):
     """
 
     classes: tuple[str, ...] = (
-        "sky",
-        "building",
-        "road",
-        "sidewalk",
-        "vegetation",
-        "car",
-        "pole",
-        "sign",
-        "pedestrian",
-        "bicyclist",
-    )
+        "sky", "building", "road", "sidewalk", "vegetation", "car", "pole", "sign", "pedestrian", "bicyclist",
+    )  # fmt: skip
     palette: tuple[tuple[int, int, int], ...] = (
-        (70, 130, 180),
-        (70, 70, 70),
-        (128, 64, 128),
-        (244, 35, 232),
-        (107, 142, 35),
-        (0, 0, 142),
-        (153, 153, 153),
-        (220, 220, 0),
-        (220, 20, 60),
-        (119, 11, 32),
-    )
+        (70, 130, 180), (70, 70, 70), (128, 64, 128), (244, 35, 232), (107, 142, 35), (0, 0, 142), (153, 153, 153), (220, 220, 0),
+        (220, 20, 60), (119, 11, 32),
+    )  # fmt: skip
     num_classes: int = len(classes)
     ignore_index: int = VOID
     license: str = "none needed: drawn by feataug"
@@ -82,7 +65,7 @@ class Scenes(torch.utils.data.Dataset):
             ("seed", seed, _at_least(seed, 0), "an int of at least 0", "seed >= 0"),
         ):
             if not fine:
-                raise ConfigError(message(f"Scenes: {name} must be {rule}.", given=f"{name}={value!r}", needed=needed))
+                raise ConfigError(f"Scenes: {name} must be {rule}.", given=f"{name}={value!r}", needed=needed)
         self.num_images, self.seed, self.transforms = operator.index(num_images), operator.index(seed), transforms
         self.size = operator.index(pair[0]), operator.index(pair[1])
         self._drawn: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}

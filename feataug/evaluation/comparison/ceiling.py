@@ -12,7 +12,7 @@ from feataug.core.checks import check_batch, check_loader
 from feataug.core.distributed import local_slice
 from feataug.core.identity import describe_data
 from feataug.core.modes import eval_mode
-from feataug.errors import DataError, message
+from feataug.errors import DataError
 
 
 class LabelledPairs:
@@ -41,7 +41,7 @@ class LabelledPairs:
         images, masks = [], []
         missing = n
         while missing:
-            left = self._pairs()
+            left = self._current_batch()
             part = [x[self.taken : self.taken + missing] for x in left]
             images.append(part[0])
             masks.append(part[1])
@@ -61,20 +61,19 @@ class LabelledPairs:
         self.epoch, self.batch, self.taken = state["epoch"], 0, 0
         self._batches, self._left = None, None
         while self.batch < state["batch"]:
-            self._next()
+            self._read_batch()
         self.taken = state["taken"]
 
     def settings(self) -> dict[str, Any]:
         """Describe the data set and its order, for checkpoints."""
         return describe_data(self.loader) or {}
 
-    def _pairs(self) -> tuple[Tensor, Tensor]:
-        """Return the batch to take pairs from."""
+    def _current_batch(self) -> tuple[Tensor, Tensor]:
         while self._left is None or self.taken >= len(self._left[0]):
-            self._next()
+            self._read_batch()
         return self._left
 
-    def _next(self) -> None:
+    def _read_batch(self) -> None:
         for _ in range(2):
             if self._batches is None:
                 sampler: Any
@@ -90,11 +89,9 @@ class LabelledPairs:
             # The pass is over.
             self._batches, self.epoch, self.batch = None, self.epoch + 1, 0
         raise DataError(
-            message(
-                "compare: the ceiling's loader yields no batch.",
-                given=type(self.loader).__name__,
-                needed="an iterable of (images, masks) that can be read again and again",
-            )
+            "compare: the ceiling's loader yields no batch.",
+            given=type(self.loader).__name__,
+            needed="an iterable of (images, masks) that can be read again and again",
         )
 
 

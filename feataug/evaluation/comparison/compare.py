@@ -16,7 +16,7 @@ from feataug.core.copying import copy_model
 from feataug.core.fingerprints import fingerprint
 from feataug.core.identity import architecture, describe_callable, describe_data, describe_filter, describe_masks
 from feataug.cutting.layer_lookup import layer_names
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 from feataug.evaluation.arm_measures import prepare
 from feataug.evaluation.comparison.arms import Arm, train_arm, weights_alone
 from feataug.evaluation.comparison.leakage import check_leaks
@@ -213,7 +213,5 @@ def _check(loader: Any, seeds: Sequence[int], baselines: Mapping[str, Arm], ours
     if taken:
         advice = "Or leave the built-in arm out: weights_arm=False." if WEIGHTS in taken else None
         raise ConfigError(
-            message(
-                "compare: a baseline has the name of a built-in arm.", given=", ".join(taken), needed="another name", advice=advice
-            )
+            "compare: a baseline has the name of a built-in arm.", given=", ".join(taken), needed="another name", advice=advice
         )

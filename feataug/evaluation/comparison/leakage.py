@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from feataug.core.fingerprints import spread
-from feataug.errors import DataError, message
+from feataug.errors import DataError
 from feataug.evaluation.repeatability import preserved_rng
 
 # The largest number of pictures without files to read from each set, and of leaks to name in an error.
@@ -121,7 +121,6 @@ def _file(item: Item) -> Path | None:
 
 
 def _same_files(found: list[Item], measured: list[Item]) -> list[tuple[str, str]]:
-    """List the files in both sets, by path or by content."""
     val = [str(_file(item)) for item in measured]
     paths = {os.path.realpath(name): name for name in val}
     sizes: dict[int, list[str]] = {}
@@ -209,10 +208,8 @@ def _error(name: str, shared: list[tuple[str, str]], found: list[Item]) -> DataE
     listed = [one if one == other else f"{one} = {other}" for one, other in shared[:_NAMED]]
     more = f" and {len(shared) - _NAMED} more" if len(shared) > _NAMED else ""
     return DataError(
-        message(
-            f"compare: {name} holds images of the validation set.",
-            given=f"{len(shared)} of {len(found)}: {', '.join(listed)}{more}",
-            needed="no image in both: figures on training images are too good",
-            advice="Remove these images from one of the two. Left of = is the image there, right of it that of val_loader.",
-        )
+        f"compare: {name} holds images of the validation set.",
+        given=f"{len(shared)} of {len(found)}: {', '.join(listed)}{more}",
+        needed="no image in both: figures on training images are too good",
+        advice="Remove these images from one of the two. Left of = is the image there, right of it that of val_loader.",
     )

@@ -70,7 +70,7 @@ def beyond_bias(before: Mapping[str, Any], after: Mapping[str, Any], name: str) 
         >>> beyond_bias(before, after, "feataug")
         'feataug shows nothing beyond the bias in mIoU: +1.00 [+0.50, +1.50] points before the class bias, +0.10 [-0.40, +0.60] after it.'
     """
-    lost = [m for m in MEASURES if _shown(before[m]) and not _shown(after[m])]
+    lost = [m for m in MEASURES if _above_zero(before[m]) and not _above_zero(after[m])]
     if not lost:
         return None
     first, *rest = (
@@ -92,7 +92,7 @@ def room(ceiling: Mapping[str, Any]) -> str | None:
         >>> room(gaps | {"miou": {"mean": 0.1, "low": -0.4, "high": 0.6}})[:105]
         'There is no room in mIoU: real features of further labelled images gain +0.10 [-0.40, +0.60] points there'
     """
-    narrow = [m for m in MEASURES if ceiling[m]["low"] is not None and not _shown(ceiling[m])]
+    narrow = [m for m in MEASURES if ceiling[m]["low"] is not None and not _above_zero(ceiling[m])]
     if not narrow:
         return None
     titles = ", ".join(TITLES[m] for m in narrow)
@@ -105,9 +105,8 @@ def room(ceiling: Mapping[str, Any]) -> str | None:
 
 def shares_of(ceiling: Mapping[str, Any], arm: Mapping[str, Any]) -> dict[str, float | None]:
     """Divide an arm's mean gain by the ceiling's for each measure; ``None`` where the ceiling's gain is not shown to be above zero."""
-    return {m: arm[m]["mean"] / ceiling[m]["mean"] if _shown(ceiling[m]) else None for m in MEASURES}
+    return {m: arm[m]["mean"] / ceiling[m]["mean"] if _above_zero(ceiling[m]) else None for m in MEASURES}
 
 
-def _shown(gap: Mapping[str, Any]) -> bool:
-    """Whether the interval lies above zero."""
+def _above_zero(gap: Mapping[str, Any]) -> bool:
     return gap["low"] is not None and gap["low"] > 0

@@ -12,7 +12,7 @@ from torch import Tensor
 from feataug.core.checks import check_number
 from feataug.core.devices import device_of
 from feataug.core.modes import eval_mode
-from feataug.errors import DataError, message
+from feataug.errors import DataError
 from feataug.evaluation.quality.feature_samples import Gathered, gather
 from feataug.evaluation.quality.fidelity import frechet, kth_distance, precision_recall
 from feataug.evaluation.quality.memory_test import memory_test
@@ -94,18 +94,16 @@ def feature_quality(
             for name, loader in (("train_loader", train_loader), ("val_loader", val_loader))
         )
     levels = [_level(a, b, generator.num_classes, neighbours) for a, b in zip(train, val, strict=True)]
-    return _mean(levels) | {"levels": levels, "settings": given | {"neighbours": neighbours}}
+    return _average_levels(levels) | {"levels": levels, "settings": given | {"neighbours": neighbours}}
 
 
 def _level(train: Gathered, val: Gathered, num_classes: int, neighbours: int) -> dict[str, Any]:
     if min(len(train.labels), len(val.labels)) < FEWEST:
         raise DataError(
-            message(
-                f"feature_quality: too few cells have a class at level {val.level.name!r}.",
-                given=f"{len(train.labels)} in train_loader, {len(val.labels)} in val_loader",
-                needed=f"{FEWEST}",
-                advice="Pass loaders of more or larger images.",
-            )
+            f"feature_quality: too few cells have a class at level {val.level.name!r}.",
+            given=f"{len(train.labels)} in train_loader, {len(val.labels)} in val_loader",
+            needed=f"{FEWEST}",
+            advice="Pass loaders of more or larger images.",
         )
     found = _compare(train.real, val.real, val.synthetic, neighbours)
     by_class = []
@@ -141,8 +139,7 @@ def _compare(train: Tensor, real: Tensor, synthetic: Tensor, neighbours: int) ->
     return figures(synthetic) | {"reference": reference, "cells": count}
 
 
-def _mean(levels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Average the figures over levels."""
+def _average_levels(levels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found = _means(levels) | {"per_class": [_means(rows) for rows in zip(*(x["per_class"] for x in levels), strict=True)]}
     tests = {name: _average([x["memory"][name] for x in levels if x["memory"][name]], _DISTANCES) for name in ("cells", "maps")}
     return found | {"memory": tests | {"copies": any(x["memory"]["copies"] for x in levels)}}

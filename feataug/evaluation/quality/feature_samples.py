@@ -13,7 +13,7 @@ from torch import Tensor
 from feataug.core.checks import check_batch, check_features, check_loader, check_masks
 from feataug.core.rng import generator_for
 from feataug.core.specs import LevelSpec
-from feataug.errors import DataError, message
+from feataug.errors import DataError
 from feataug.generation.layers.class_shares import class_shares
 
 # Whole maps are compared on a grid with this many cells on each side.
@@ -119,15 +119,13 @@ def gather(
         if not len(gathered.labels):
             given = f"{seen} images" if not seen else f"{seen} images, all of them void in the cells of {gathered.level.name!r}"
             needed = "labelled images"
-            raise DataError(message(f"{who}: {name} has no cell with a class.", given=given, needed=needed))
+            raise DataError(f"{who}: {name} has no cell with a class.", given=given, needed=needed)
         for kind, values in (("real", gathered.real), ("synthetic", gathered.synthetic)):
             if not bool(values.isfinite().all()):
                 bad = int((~values.isfinite()).any(1).sum())
                 raise DataError(
-                    message(
-                        f"{who}: {kind} features are not finite.",
-                        given=f"{bad} of {len(values)} cells at level {gathered.level.name!r}",
-                        needed="finite numbers",
-                    )
+                    f"{who}: {kind} features are not finite.",
+                    given=f"{bad} of {len(values)} cells at level {gathered.level.name!r}",
+                    needed="finite numbers",
                 )
     return levels

@@ -15,7 +15,7 @@ from feataug.cutting.call_trace import record_calls, uncompiled
 from feataug.cutting.cut import Cut
 from feataug.cutting.cut_points import CutPoint, cuts
 from feataug.cutting.example import Example
-from feataug.errors import SplitError, message
+from feataug.errors import SplitError
 
 
 def candidates(model: nn.Module, example: Any = None, count: int = 6) -> list[str | tuple[str, ...]]:
@@ -39,12 +39,10 @@ def candidates(model: nn.Module, example: Any = None, count: int = 6) -> list[st
     found: list[str | tuple[str, ...]] = [] if first is None else [first]
     if not places and not found:
         raise SplitError(
-            message(
-                "stages: the model has no cut point.",
-                given=f"{type(model).__name__}; feataug.cuts finds none",
-                needed="a layer after which its output alone is read",
-                advice="Name the candidates: at=[...]; a cut may also name several layers.",
-            )
+            "stages: the model has no cut point.",
+            given=f"{type(model).__name__}; feataug.cuts finds none",
+            needed="a layer after which its output alone is read",
+            advice="Name the candidates: at=[...]; a cut may also name several layers.",
         )
     return found + [place.at for place in places]
 

@@ -18,7 +18,7 @@ from feataug.core.modes import eval_mode
 from feataug.core.rng import derive_seed, seeded
 from feataug.cutting.cut import Cut, split
 from feataug.cutting.layer_lookup import layer_names
-from feataug.errors import ConfigError, DataError, FeatAugWarning, message
+from feataug.errors import ConfigError, DataError, FeatAugWarning
 from feataug.evaluation.stage_selection.candidates import candidates
 from feataug.evaluation.stage_selection.class_histograms import ClassHistograms, activations
 from feataug.generation.generator import FeatureGenerator
@@ -108,7 +108,7 @@ def stages(
     for cut, name in zip(stage_cuts, named, strict=True):
         if all(level.tokens for level in cut.spec):
             needed = "at least one feature map, whose cells have a class"
-            raise ConfigError(message("stages: only tokens cross.", given=f"at={name!r}: {cut.spec}", needed=needed))
+            raise ConfigError("stages: only tokens cross.", given=f"at={name!r}: {cut.spec}", needed=needed)
     where = make_accelerator(device, "no").device
     model.to(where)
 
@@ -192,7 +192,7 @@ def _check_candidates(at: Any) -> list[Any]:
     names = [name if isinstance(name, str) else list(layer_names(name)) for name in at]
     if not names or any(name in names[:number] for number, name in enumerate(names)):
         needed = "one or more different candidates, such as ['encoder.layer2', 'encoder.layer3']"
-        raise ConfigError(message("stages: candidates must be named once.", given=f"at={at!r}", needed=needed))
+        raise ConfigError("stages: candidates must be named once.", given=f"at={at!r}", needed=needed)
     return names
 
 
@@ -222,11 +222,11 @@ def _statistics(
                 histogram.see(x)
         if not images:
             needed = "an iterable of (images, masks) that can be read again and again"
-            raise DataError(message("stages: the loader yields nothing.", given="no patch", needed=needed))
+            raise DataError("stages: the loader yields nothing.", given="no patch", needed=needed)
         for cut, histograms in zip(stage_cuts, found, strict=True):
             if not all(histogram.finite for histogram in histograms):
                 needed = "numbers; has the model diverged?"
-                raise DataError(message("stages: features are not finite.", given=f"infinity or NaN at {cut.label}", needed=needed))
+                raise DataError("stages: features are not finite.", given=f"infinity or NaN at {cut.label}", needed=needed)
             for histogram in histograms:
                 histogram.open()
         again = 0
@@ -236,19 +236,15 @@ def _statistics(
                 histogram.count(x, labels)
     if again < images:
         needed = "the same patches twice: a DataLoader or a list, no iterator"
-        raise DataError(
-            message("stages: the loader yields less the second time.", given=f"{images} patches, then {again}", needed=needed)
-        )
+        raise DataError("stages: the loader yields less the second time.", given=f"{images} patches, then {again}", needed=needed)
     cells = found[0][0].cells
     classes = (cells >= min_cells).nonzero().flatten()
     if not len(classes):
         raise DataError(
-            message(
-                "stages: no class has enough grid points.",
-                given=f"{int(cells.max())} of the most frequent class in {images} patches, one in {stride} x {stride} pixels",
-                needed=f"min_cells, {min_cells}, or more",
-                advice="Use more patches, or a smaller min_cells.",
-            )
+            "stages: no class has enough grid points.",
+            given=f"{int(cells.max())} of the most frequent class in {images} patches, one in {stride} x {stride} pixels",
+            needed=f"min_cells, {min_cells}, or more",
+            advice="Use more patches, or a smaller min_cells.",
         )
     rows = []
     for cut, histograms in zip(stage_cuts, found, strict=True):

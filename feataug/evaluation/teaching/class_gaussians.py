@@ -15,7 +15,7 @@ from feataug.core.devices import device_of
 from feataug.core.modes import eval_mode
 from feataug.core.specs import FeatureSpec, LevelSpec
 from feataug.cutting.cut import Cut
-from feataug.errors import DataError, message
+from feataug.errors import DataError
 from feataug.generation.layers.class_shares import class_shares
 
 # The weight of the overall mean in a class's mean, in cells.
@@ -101,11 +101,9 @@ class ClassGaussians(nn.Module):
                 empty = False
         if empty:
             raise DataError(
-                message(
-                    "ClassGaussians: the loader yields nothing.",
-                    given=type(loader).__name__,
-                    needed="labelled images, whose features the distributions are fitted to",
-                )
+                "ClassGaussians: the loader yields nothing.",
+                given=type(loader).__name__,
+                needed="labelled images, whose features the distributions are fitted to",
             )
         for number, found in enumerate(sums):
             mean, root = found.normal()

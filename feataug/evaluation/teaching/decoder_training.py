@@ -17,7 +17,7 @@ from feataug.core.checks import check_features, check_loader, check_mask_form, c
 from feataug.core.modes import eval_mode
 from feataug.core.rng import derive_seed, preserved_rng, seeded
 from feataug.cutting.cut import Cut
-from feataug.errors import TrainingError, message
+from feataug.errors import TrainingError
 from feataug.evaluation.teaching.fresh_decoder import encoder_of
 from feataug.losses import segmentation_loss
 from feataug.mixing.batch import MixedBatch
@@ -165,12 +165,10 @@ def teach(
     for level, old, new in zip(cut.spec, before, _encoded(cut, probe, where), strict=True):
         if not torch.allclose(old, new, rtol=1e-3, atol=1e-3 * float(old.std())):
             raise TrainingError(
-                message(
-                    "teaching_score: the encoder has changed while the decoder was trained.",
-                    given=f'other features at level "{level.name}"',
-                    needed="a cut where no weight or buffer is used on both sides",
-                    advice="Cut at another layer: feataug.cuts(model, images) lists them.",
-                )
+                "teaching_score: the encoder has changed while the decoder was trained.",
+                given=f'other features at level "{level.name}"',
+                needed="a cut where no weight or buffer is used on both sides",
+                advice="Cut at another layer: feataug.cuts(model, images) lists them.",
             )
     cut.remove()
     return cut.model.eval()

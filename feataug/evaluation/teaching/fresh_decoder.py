@@ -14,7 +14,7 @@ from feataug.core.copying import copy_model
 from feataug.core.modes import eval_mode
 from feataug.core.rng import derive_seed, seeded
 from feataug.cutting.cut import Cut, split
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 
 _SHOWN = 5
 
@@ -89,7 +89,6 @@ def _owned(model: nn.Module, frozen: set[str]) -> Iterator[tuple[str, nn.Module,
 
 
 def _reset(model: nn.Module, frozen: set[str], before: set[nn.Module]) -> None:
-    """Re-initialise all weights and statistics after the cut."""
     no_reset: list[str] = []
     for _, module, encoder, decoder in _owned(model, frozen):
         reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
@@ -102,17 +101,14 @@ def _reset(model: nn.Module, frozen: set[str], before: set[nn.Module]) -> None:
     if no_reset:
         more = f" and {len(no_reset) - _SHOWN} more" if len(no_reset) > _SHOWN else ""
         raise ConfigError(
-            message(
-                "teaching_score: weights after the cut cannot be re-initialised.",
-                given=f"{', '.join(no_reset[:_SHOWN])}{more}: their modules have no reset_parameters()",
-                needed="fresh=, a function of a seed that returns such a model before training",
-                advice="fresh=lambda seed: MyModel(pretrained=True)",
-            )
+            "teaching_score: weights after the cut cannot be re-initialised.",
+            given=f"{', '.join(no_reset[:_SHOWN])}{more}: their modules have no reset_parameters()",
+            needed="fresh=, a function of a seed that returns such a model before training",
+            advice="fresh=lambda seed: MyModel(pretrained=True)",
         )
 
 
 def _encoder_state(model: nn.Module, frozen: set[str], before: set[nn.Module]) -> dict[str, torch.Tensor]:
-    """Return the encoder's weights and buffers by name."""
     kept = {name: value.detach() for name, value in model.named_parameters() if name in frozen}
     for name, module, encoder, decoder in _owned(model, frozen):
         if module in before and (encoder or not decoder):
@@ -131,17 +127,15 @@ def _filled(model: nn.Module, values: dict[str, torch.Tensor]) -> nn.Module:
 def _check_same(made: Any, model: nn.Module) -> None:
     if not isinstance(made, nn.Module):
         raise ConfigError(
-            message("teaching_score: fresh returns no model.", given=describe(made), needed=f"a {type(model).__name__}, untrained")
+            "teaching_score: fresh returns no model.", given=describe(made), needed=f"a {type(model).__name__}, untrained"
         )
     shapes, wanted = ({name: tuple(x.shape) for name, x in m.state_dict().items()} for m in (made, model))
     different = [name for name in sorted(shapes.keys() | wanted.keys()) if shapes.get(name) != wanted.get(name)]
     if different:
         more = f" and {len(different) - _SHOWN} more differences" if len(different) > _SHOWN else ""
         raise ConfigError(
-            message(
-                "teaching_score: fresh makes a model of another architecture.",
-                given=", ".join(f"{name} {shapes.get(name, 'missing')}" for name in different[:_SHOWN]) + more,
-                needed=", ".join(f"{name} {wanted.get(name, 'none')}" for name in different[:_SHOWN]),
-                advice="Make it with the arguments of the trained model.",
-            )
+            "teaching_score: fresh makes a model of another architecture.",
+            given=", ".join(f"{name} {shapes.get(name, 'missing')}" for name in different[:_SHOWN]) + more,
+            needed=", ".join(f"{name} {wanted.get(name, 'none')}" for name in different[:_SHOWN]),
+            advice="Make it with the arguments of the trained model.",
         )

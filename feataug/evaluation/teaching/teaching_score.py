@@ -19,7 +19,7 @@ from feataug.core.fingerprints import fingerprint
 from feataug.core.identity import architecture, describe_callable, describe_data
 from feataug.cutting.cut import Cut
 from feataug.cutting.layer_lookup import layer_names
-from feataug.errors import ConfigError, message
+from feataug.errors import ConfigError
 from feataug.evaluation.arm_measures import first_images, image_size
 from feataug.evaluation.class_bias import fit_class_bias
 from feataug.evaluation.finished_runs import kept_run
@@ -195,9 +195,7 @@ def _window(window: Any, loader: Any, val_loader: Any) -> tuple[int, int] | None
     if not isinstance(window, str):
         return check_size("teaching_score", "window", window) if window is not None else None
     if window != "auto":
-        raise ConfigError(
-            message("teaching_score: window is not offered.", given=repr(window), needed='"auto", None, or rows and columns')
-        )
+        raise ConfigError("teaching_score: window is not offered.", given=repr(window), needed='"auto", None, or rows and columns')
     crop, measured = (image_size(first_images(batches)) for batches in (loader, val_loader))
     return crop if crop and measured and (measured[0] > crop[0] or measured[1] > crop[1]) else None
 
@@ -209,7 +207,6 @@ def _measure(
 
 
 def _describe_source(name: str, generator: Any, others: Mapping[str, Source]) -> dict[str, Any]:
-    """Identify a source, for the settings of its runs."""
     if name == "generator":
         return {"source": {"name": name, "generator": fingerprint(generator), "architecture": architecture(generator)}}
     return {"source": {"name": name} | ({"function": describe_callable(others[name])} if name in others else {})}
@@ -237,29 +234,23 @@ def _check(loader: Any, seeds: Any, sources: Any, others: Mapping[str, Any], gen
     unknown = [name for name in sources if name not in SOURCES]
     if unknown or "real" not in sources or len(set(sources)) < len(sources):
         raise ConfigError(
-            message(
-                "teaching_score: sources do not fit.",
-                given=repr(tuple(sources)),
-                needed=f"'real', to compare the others with, and any of {', '.join(map(repr, SOURCES[1:]))}, each once",
-                advice="Pass your own sources as others={name: source}." if unknown else None,
-            )
+            "teaching_score: sources do not fit.",
+            given=repr(tuple(sources)),
+            needed=f"'real', to compare the others with, and any of {', '.join(map(repr, SOURCES[1:]))}, each once",
+            advice="Pass your own sources as others={name: source}." if unknown else None,
         )
     for name, source in others.items():
         if name in SOURCES or not callable(source):
             raise ConfigError(
-                message(
-                    "teaching_score: a source of others does not fit.",
-                    given=f"{name!r}: {describe(source)}",
-                    needed="another name than those of our sources, and a function (masks, real, rng) -> features",
-                )
+                "teaching_score: a source of others does not fit.",
+                given=f"{name!r}: {describe(source)}",
+                needed="another name than those of our sources, and a function (masks, real, rng) -> features",
             )
     if "generator" in sources and generator is None:
         raise ConfigError(
-            message(
-                "teaching_score: there is no generator.",
-                given="generator=None",
-                needed="a FeatureGenerator trained for this cut",
-                advice="Without one, leave it out: sources=('real', 'gaussians'), num_classes=...",
-            )
+            "teaching_score: there is no generator.",
+            given="generator=None",
+            needed="a FeatureGenerator trained for this cut",
+            advice="Without one, leave it out: sources=('real', 'gaussians'), num_classes=...",
         )
     return [*sorted(sources, key=SOURCES.index), *others]

@@ -35,7 +35,6 @@ def summary(finished: Sequence[Mapping[str, Any]], names: Sequence[str], setting
 
 
 def _verdict(means: Any, score: Any, gaps: Any, runs: Any) -> str:
-    """Say in words what was found."""
     sentences = [f"After the class bias, real features teach a fresh decoder {means['real']['after']['miou']:.2f} mIoU."]
     for name, gap in gaps.items():
         points = interval(gap["after"]["miou"])

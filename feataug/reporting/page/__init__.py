@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from feataug import __version__
-from feataug.errors import DataError, message
+from feataug.errors import DataError
 from feataug.io.atomic import explain_write_errors
 from feataug.reporting.page import pictures
 from feataug.reporting.page.by_class import by_class
@@ -47,7 +47,7 @@ def write_page(run: str | Path, path: str | Path | None = None) -> Path:
         text = page(content)
     if len(text.encode(errors="replace")) > LARGEST:
         raise DataError(
-            message("feataug report: the page would be too large.", given=f"{len(text)} characters", needed=f"at most {LARGEST}")
+            "feataug report: the page would be too large.", given=f"{len(text)} characters", needed=f"at most {LARGEST}"
         )
     target = Path(path) if path is not None else content.folder / "report.html"
     with explain_write_errors(target):

@@ -5,19 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from feataug.core.measures import TITLES
-from feataug.evaluation.comparison.verdicts import CEILING
+from feataug.evaluation.comparison.verdicts import CEILING, beyond_bias, room
+from feataug.evaluation.paired_differences import verdict
 from feataug.reporting.page.run_reader import Run
 from feataug.reporting.page.table import Table, gap_text, number_text
-from feataug.reporting.page.untrusted import (
-    as_dict,
-    as_figures,
-    as_list,
-    as_number,
-    as_text,
-    bias_verdict_if_complete,
-    room_verdict_if_complete,
-    verdict_if_complete,
-)
+from feataug.reporting.page.untrusted import as_dict, as_figures, as_list, as_number, as_text, is_complete
 from feataug.reporting.tables import QUALITIES, absent_text, prediction_text, share_text
 
 _ROWS = 400
@@ -66,13 +58,13 @@ def _verdicts(run: Run) -> list[str]:
         return [f"{text} With one seed, differences of about one point are noise: nothing is shown yet."]
     if run.kind == "teach":
         return [as_text(run.result.get("verdict"), 2000)]
-    before, after = run.differences_before_bias, run.differences
-    sentences = [verdict_if_complete(gaps, arm) for arm, gaps in after.items()]
-    if run.beyond_weights is not None and (sentence := verdict_if_complete(run.beyond_weights, "feataug")):
-        sentences.insert(1, f"Over the class weights alone: {sentence}")
-    sentences += [bias_verdict_if_complete(before[arm], after[arm], arm) for arm in after if arm in before and arm != CEILING]
-    if CEILING in after:
-        sentences.append(room_verdict_if_complete(after[CEILING]))
+    after = {arm: gaps for arm, gaps in run.differences.items() if is_complete(gaps)}
+    before = {arm: gaps for arm, gaps in run.differences_before_bias.items() if is_complete(gaps)}
+    sentences: list[str | None] = [verdict(gaps, arm) for arm, gaps in after.items()]
+    if run.beyond_weights is not None and is_complete(run.beyond_weights):
+        sentences.insert(1, f"Over the class weights alone: {verdict(run.beyond_weights, 'feataug')}")
+    sentences += [beyond_bias(before[arm], after[arm], arm) for arm in after if arm in before and arm != CEILING]
+    sentences += [room(after[CEILING])] if CEILING in after else []
     verdicts = [sentence for sentence in sentences if sentence]
     if not verdicts and run.recognition.get("ratio") is not None:
         score = run.recognition

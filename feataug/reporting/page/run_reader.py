@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from feataug.core.measures import TITLES
-from feataug.errors import CheckpointError, DataError, FeatAugError, MissingDataError, message
+from feataug.errors import CheckpointError, DataError, FeatAugError, MissingDataError
 from feataug.io.samples import SAMPLES, Samples, read_samples
 from feataug.reporting.page.untrusted import as_dict, as_figures, as_gaps, as_list, as_number, as_quality, single_pair_gaps
 from feataug.training.checkpoint import checkpoints, stored_settings
@@ -166,7 +166,7 @@ def read_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise MissingDataError(
-            message("feataug report: there is no such folder.", given=str(folder), needed="the --output of another command")
+            "feataug report: there is no such folder.", given=str(folder), needed="the --output of another command"
         )
     notes: list[str] = []
     result = _json(folder / "result.json", notes, fatal=True)
@@ -176,12 +176,10 @@ def read_run(folder: str | Path) -> Run:
     if kind is None:
         runs = sorted({file.parent.name for file in folder.glob("*/result.json")})
         raise DataError(
-            message(
-                "feataug report: the folder holds no run.",
-                given=str(folder) + (f", with a result.json that has {', '.join(sorted(result)[:5])}" if result else ""),
-                needed=_NEEDED,
-                advice=f"There are runs in it: {', '.join(runs[:8])}. Give one of these folders." if runs else None,
-            )
+            "feataug report: the folder holds no run.",
+            given=str(folder) + (f", with a result.json that has {', '.join(sorted(result)[:5])}" if result else ""),
+            needed=_NEEDED,
+            advice=f"There are runs in it: {', '.join(runs[:8])}. Give one of these folders." if runs else None,
         )
     samples: dict[str, Samples] = {}
     for file in _find(folder, SAMPLES):
@@ -239,12 +237,10 @@ def _json(file: Path, notes: list[str], fatal: bool = False) -> dict[str, Any]:
             notes.append(f"{file.name} cannot be read ({error}). Its content is left out.")
             return {}
         raise CheckpointError(
-            message(
-                "feataug report: result.json cannot be read.",
-                given=f"{file} ({type(error).__name__}: {error})",
-                needed="the file as a command wrote it",
-                advice="Give that command again. Parts that are finished are not run again.",
-            )
+            "feataug report: result.json cannot be read.",
+            given=f"{file} ({type(error).__name__}: {error})",
+            needed="the file as a command wrote it",
+            advice="Give that command again. Parts that are finished are not run again.",
         ) from error
     return value
 

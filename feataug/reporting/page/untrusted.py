@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from feataug.core.measures import TITLES
-from feataug.evaluation.comparison.verdicts import beyond_bias, room
-from feataug.evaluation.paired_differences import verdict
 from feataug.reporting.page.table import DASH
 from feataug.reporting.tables import QUALITIES
 
@@ -117,21 +115,7 @@ def single_pair_gaps(control: Mapping[str, Any], other: Mapping[str, Any]) -> di
     return {m: minus(control[m], other[m]) for m in TITLES} | {"per_class": named}
 
 
-def verdict_if_complete(differences: Mapping[str, Any], name: str) -> str | None:
-    """``verdict``, if all measures have an interval or none has."""
-    return verdict(differences, name) if _is_complete(differences) else None
-
-
-def bias_verdict_if_complete(before: Mapping[str, Any], after: Mapping[str, Any], name: str) -> str | None:
-    """``beyond_bias``, if the differences are complete."""
-    return beyond_bias(before, after, name) if _is_complete(before) and _is_complete(after) else None
-
-
-def room_verdict_if_complete(ceiling: Mapping[str, Any]) -> str | None:
-    """``room``, if the differences are complete."""
-    return room(ceiling) if _is_complete(ceiling) else None
-
-
-def _is_complete(differences: Mapping[str, Any]) -> bool:
+def is_complete(differences: Mapping[str, Any]) -> bool:
+    """Whether all measures have a difference, and all or none have an interval, as sentences about them need."""
     found = [differences[m] for m in TITLES]
     return all(x["mean"] is not None for x in found) and len({x["low"] is None for x in found}) == 1
