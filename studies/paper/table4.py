@@ -97,7 +97,7 @@ class Table4(Comparison):
         where, text = self.output / self.folder / f"seed-{seed}" / name, f"{name} {seed}"
         at = PLACES.get(name, self.at)
         _, figures = train_arm(
-            self.load_base(), at, self.loader(seed), self.measured, config, output=where, device=self.args.device, progress=text, **mixed
+            self.load_base(), at, self.loader(seed), self.measure, config, output=where, device=self.args.device, progress=text, **mixed
         )
         return by_class(figures, self.classes)
 
