@@ -93,7 +93,7 @@ class FeatureMixer(nn.Module):
             check_number("FeatureMixer", "synthetic_weight", synthetic_weight, low=0)
         check_void("FeatureMixer", getattr(generator, "num_classes", 0), ignore_index)
         check_source("FeatureMixer", masks)
-        masks = as_source(masks)
+        self.masks = masks = as_source(masks)
         if class_weights is not None and tuple(class_weights.shape) != (generator.num_classes,):
             given, needed = describe(class_weights), f"[{generator.num_classes}]"
             raise ShapeError("FeatureMixer: class_weights do not fit the generator's classes.", given=given, needed=needed)
@@ -102,7 +102,6 @@ class FeatureMixer(nn.Module):
             needed = "one of the two: a bank reuses its samples whatever their losses are"
             raise ConfigError("FeatureMixer: a bank cannot be combined with a sampler that learns.", given=given, needed=needed)
         self.generator: Any = generator
-        self.masks = masks
         self.ratio, self.label_smoothing, self.synthetic_weight = ratio, label_smoothing, synthetic_weight
         # Not persistent: it is a setting, not a state.
         self.register_buffer("class_weights", class_weights, persistent=False)

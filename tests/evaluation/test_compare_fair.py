@@ -1,8 +1,6 @@
 """``feataug.compare`` on planted settings: a wrong prior, no room, room, windows, and what a class bias may be fitted on."""
 
 import html
-import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,7 +16,6 @@ from feataug.reporting.tables import comparison_table
 pytestmark = pytest.mark.xdist_group("comparison")
 
 SIZE, CLASSES = (16, 24), 3
-STUDIES = Path(__file__).parents[2] / "studies" / "results"
 
 
 class Linear(nn.Module):
@@ -301,14 +298,3 @@ def test_only_the_ceiling_depends_on_its_images(roomy, tmp_path):
         compare(model, data, val, ceiling=lambda seed: further(200), **options)
     assert "given:   ceiling_data.dataset.tensors.0.digest=" in str(error.value)
     assert f"as in {tmp_path / 'seed-0/ceiling.json'}" in str(error.value)
-
-
-def test_results_of_earlier_versions_are_shown(tmp_path):
-    result = json.loads((STUDIES / "whole-images" / "compare-camvid-half.json").read_text())
-    assert not {"ceiling", "arms_before_bias"} & result.keys()
-    (tmp_path / "result.json").write_text(json.dumps(result))
-    assert "Before the class bias" not in write_page(tmp_path).read_text()
-    text = comparison_table(result)
-    assert "before the class bias" not in text
-    assert "share of the ceiling" not in text
-    assert save_comparison(tmp_path / "a.png", result).exists()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.support import fuzz, fuzz_targets, spoiling
+from tests.support import fuzz, fuzz_checks, spoiling
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -18,10 +18,10 @@ def planted(monkeypatch):
     """The outcomes of a target whose call is another one."""
 
     def outcomes(call):
-        target = fuzz_targets.Target(
+        target = fuzz_checks.Target(
             call,
             lambda rng: {"masks": spoiling.masks(rng)},
-            lambda found, masks: fuzz_targets.ours(found, masks + 1),
+            lambda found, masks: fuzz_checks.ours(found, masks + 1),
             {"masks": ("mask",)},
         )
         monkeypatch.setattr(fuzz, "TARGETS", {"planted": target})

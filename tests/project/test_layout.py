@@ -69,7 +69,7 @@ def test_no_module_is_imported_by_a_string_but_the_public_names():
     assert found <= {"__init__.py", "cli/user_code.py", "lightning.py"}
 
 
-@pytest.mark.parametrize("folder", ["feataug", "studies", "docs/drawing", "benchmarks", "examples"])
+@pytest.mark.parametrize("folder", ["feataug", "tests", "studies", "docs/drawing", "benchmarks", "examples"])
 def test_files_are_short(folder):
     assert too_long(ROOT / folder) == []
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import feataug
 from feataug.data import seeded_loader
-from tests.support.fuzz_targets import CUT, FEATURES, GENERATOR, MASK, NET, POOL, Target, ours, slow_loss
+from tests.support.fuzz_checks import CUT, FEATURES, GENERATOR, MASK, NET, POOL, Target, ours, slow_loss
 from tests.support.spoiling import CLASSES, SIZE, features, floats, masks
 
 BATCH = ("loader", "batch", "images", "mask", "feature")
