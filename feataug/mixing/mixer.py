@@ -93,12 +93,12 @@ class FeatureMixer(nn.Module):
             check_number("FeatureMixer", "synthetic_weight", synthetic_weight, low=0)
         check_void("FeatureMixer", getattr(generator, "num_classes", 0), ignore_index)
         check_source("FeatureMixer", masks)
-        self.masks = masks = as_source(masks)
+        self.masks: Any = as_source(masks)
         if class_weights is not None and tuple(class_weights.shape) != (generator.num_classes,):
             given, needed = describe(class_weights), f"[{generator.num_classes}]"
             raise ShapeError("FeatureMixer: class_weights do not fit the generator's classes.", given=given, needed=needed)
-        if bank and learns(masks):
-            given = f"bank={bank}, {type(masks).__name__}(learn=True)"
+        if bank and learns(self.masks):
+            given = f"bank={bank}, {type(self.masks).__name__}(learn=True)"
             needed = "one of the two: a bank reuses its samples whatever their losses are"
             raise ConfigError("FeatureMixer: a bank cannot be combined with a sampler that learns.", given=given, needed=needed)
         self.generator: Any = generator
