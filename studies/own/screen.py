@@ -180,7 +180,7 @@ def main() -> None:
                 if other != control_of(other) and common:
                     gaps[other] = differences([control[s] for s in common], [figures[other][s] for s in common])
             write_json(args.result, {"runs": figures, "differences": gaps, "settings": settings})
-            print(name, seed, {k: round(v, 2) for k, v in runs[str(seed)].items() if k != "per_class"}, flush=True)
+            print(name, seed, {k: round(v, 2) for k, v in runs[str(seed)].items() if isinstance(v, (int, float))}, flush=True)
             if name in gaps:
                 print("   minus control", {m: round(gaps[name][m]["mean"], 2) for m in MEASURES}, "seeds", len(runs), flush=True)
 

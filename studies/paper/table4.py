@@ -168,6 +168,19 @@ class Quick(Table4):
         snapshot_images=80,
     )
 
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__(args)
+        # The base model is that of the other studies in this folder, trained on crops of the full size.
+        self.full_size = Comparison(args)
+
+    def run_base(self) -> dict[str, Any]:
+        """Train the base model on crops of the full size, if it has not been trained yet."""
+        return self.full_size.run_base()
+
+    def base_settings(self) -> dict[str, Any]:
+        """The settings of the base model."""
+        return self.full_size.base_settings()
+
     def data(self) -> tuple[Any, Any, Any]:
         (rows, columns), (low, high) = self.setup.size, self.setup.scale
         self.size, self.scale = (rows // 2, columns // 2), (2 * low, 2 * high)
