@@ -2,7 +2,7 @@
 
 Synthetic samples skip the encoder; the generator is what they cost. ``limit`` is what the ratio would be if they cost nothing but the decoder:
 1 - 5/16 of the encoder's share of a plain step, which is measured, too. Memory is what a process grows by at its peak. What generating costs
-is a mixed step against one whose synthetic features are there: all of them made anew, or a quarter of them and the rest drawn from a bank.
+is a mixed step against one whose synthetic features are there: all of them new, or a quarter new and the rest drawn from a bank.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ ADVICE = """## When it is slow
   40_000)`, then `trainer.fit(feataug.data.seeded_loader(bank, 16))`. Crops are drawn when the bank is written, so that it should hold several of
   each image; bf16 by default, checksummed, resumable.
 - **Generating costs a step too much** (a large generator, a small decoder, or a pixel filter, which is a forward of its own):
-  `FeatureMixer(..., bank=256, fresh=0.25)` keeps 256 synthetic samples and makes a quarter of each step's anew. On a GPU `overlap=True`
+  `FeatureMixer(..., bank=256, fresh=0.25)` keeps 256 synthetic samples and generates a quarter of each step's samples. On a GPU `overlap=True`
   generates while the encoder runs: the results are equal on an H100 (a test). Not yet benchmarked.
 - **Mining costs forwards**: `HardNegativeSampler(masks, learn=True)` takes the losses that training computes anyway.
 - **Critics' masks**: `GeneratorConfig(critic_masks="shares")`, the default, encodes them at the features' resolution.

@@ -36,7 +36,7 @@ def camvid(r: dict) -> str:
     lines.append("| feataug - control, 95 % interval | " + " | ".join(interval(r["difference"][m]) for m in TITLES) + " |")
     lines += ["", verdict(r["difference"]), ""]
     lines += [
-        "In both arms BatchNorm's running statistics were measured anew on the real training images after training (`update_bn`). Without that, "
+        "In both arms BatchNorm's running statistics were measured again on the real training images after training (`update_bn`). Without that, "
         "they keep what the synthetic features left in them. (This step was added after the first figures had been seen, on the same split; both are "
         "shown.)",
         "",

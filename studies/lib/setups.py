@@ -100,7 +100,7 @@ def parse(parser: argparse.ArgumentParser, name: str, argv: Sequence[str] | None
     args = parser.parse_args(argv)
     data = args.dataset + ("-half" if args.half else "") + (f"-{args.fraction:g}" if args.fraction < 1 else "")
     if args.quick:
-        # Kept apart from real results, so that nobody mistakes them for some.
+        # A folder of its own: quick figures must not be mistaken for results.
         args.output = args.output or Path("runs") / f"quick-{data}"
         args.result = args.result or args.output / "results" / f"{name}.json"
     args.output = args.output or Path("runs") / f"compare-{data}"

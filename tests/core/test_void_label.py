@@ -11,44 +11,14 @@ from torch import nn
 
 import feataug
 from feataug.core.measures import MEASURES
-from feataug.core.specs import FeatureSpec, LevelSpec
-from feataug.data import MaskedImages, MaskFolder, eval_transforms, seeded_loader, train_transforms
-from feataug.errors import ConfigError, DataError
+from feataug.data import MaskFolder, seeded_loader, train_transforms
+from feataug.errors import ConfigError
 from feataug.inference.evaluate import evaluate
 from feataug.io.results import by_class
 from feataug.losses import segmentation_loss, smoothed_cross_entropy
 from feataug.reporting.page import write_page
 from feataug.reporting.tables import comparison_table, table
-
-NAMES = ("background", "lesion")
-SPEC = FeatureSpec((LevelSpec("x", 8, 4),))
-
-
-def folder(root, *masks, size=(8, 8)):
-    """Images and masks; each mask is given by the values of its rows, repeated."""
-    for name in ("i", "m"):
-        (root / name).mkdir(exist_ok=True)
-    for number, values in enumerate(masks):
-        rows = np.resize(np.array(values, np.uint8), size[0])
-        Image.fromarray(np.repeat(rows[:, None], size[1], 1)).save(root / f"m/{number:03}.png")
-        Image.new("RGB", size[::-1]).save(root / f"i/{number:03}.png")
-
-
-def data(root, classes=NAMES, **given):
-    return MaskedImages(root / "i", root / "m", classes, **{"transforms": eval_transforms(), **given})
-
-
-def always(number, classes=2):
-    return lambda images: nn.functional.one_hot(torch.full(images.shape[-2:], number), classes).permute(2, 0, 1)[None].float().repeat(
-        len(images), 1, 1, 1
-    )  # fmt: skip
-
-
-def error_of(call, kind=DataError):
-    with pytest.raises(kind) as error:
-        call()
-    return str(error.value)
-
+from tests.support.label_folders import SPEC, always, data, error_of, folder
 
 # Void that is also a class.
 WHO = {
