@@ -24,7 +24,7 @@ def training_config(args: argparse.Namespace) -> Any:
     if args.command == "fit-generator":
         given: dict[str, Any] = {"num_images": args.images, "seed": args.seed, "snapshot_images": max(args.images // 20, 1)}
         given |= ({} if args.lr is None else {"lr": args.lr}) | args.settings
-        return kind.paper(**given) if args.preset == "paper" else kind(**given)
+        return kind.for_preset(args.preset, **given)
     given = {"num_steps": args.steps, "lr": args.lr, "seed": args.seed, "save_every": max(args.steps // 20, 1)}
     return kind(**given | args.settings)
 

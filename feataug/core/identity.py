@@ -30,7 +30,7 @@ _TRANSFORMS = ("transforms", "transform", "target_transform")
 def architecture(module: nn.Module) -> dict[str, Any]:
     """A module's class, settings and shapes, without the values of its weights."""
     state = {name: tuple(value.shape) for name, value in module.state_dict().items() if isinstance(value, Tensor)}
-    known = ("num_classes", "latent_dim", "ignore_index", "modulation")
+    known = ("num_classes", "latent_dim", "ignore_index", "modulation", "steps")
     settings = {name: _plain(getattr(module, name)) for name in known if hasattr(module, name)}
     return {"class": _name(module)} | settings | {"shapes": digest_of(text_of(_plain(state)).encode())}
 

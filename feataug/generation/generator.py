@@ -7,46 +7,44 @@ from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from feataug.core.checks import check_features, check_masks, check_number, check_sequence, check_void, describe, is_plain
+from feataug.core.checks import check_masks, check_number, check_void, describe, is_plain
 from feataug.core.compatibility import check_fits
-from feataug.core.specs import FeatureSpec, LevelSpec
+from feataug.core.specs import FeatureSpec
 from feataug.errors import ConfigError, DtypeError, ShapeError
+from feataug.generation import flow
+from feataug.generation.feature_units import FeatureUnits
 from feataug.generation.layers.aspp import MaskEncoder
 from feataug.generation.layers.class_shares import class_shares
-from feataug.generation.layers.unet import UNet
+from feataug.generation.layers.unet import UNet, unet_widths
+from feataug.generation.layers.velocity import VelocityNet
+from feataug.generation.presets import PRESETS, settings_of
 from feataug.io.hub import HubModel
 from feataug.io.model_card import generator_text
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"mask_widths": (96, 192, 384), "depth": 3, "modulation": "none"},
-    "default": {"mask_widths": (48, 96, 192), "depth": 2, "modulation": "latent"},
-}
 
-MODULATIONS = ("none", "latent", "class")
-
-
-class FeatureGenerator(nn.Module, HubModel, library_name="feataug", tags=["semantic-segmentation", "feature-synthesis"]):
+class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["semantic-segmentation", "feature-synthesis"]):
     """Generates the features that an encoder would compute from an image with a given label mask.
 
     Args:
         num_classes: Number of classes in the masks.
         spec: Shapes of the features at the cut: ``cut.spec``.
-        preset: ``"default"``, or ``"paper"``: a mask encoder of 96, 192, 384 maps, ``z`` beside the encoded mask only, a deeper
-            U-Net.
-        latent_dim: Size of the noise ``z``.
+        preset: ``"flow"`` is a velocity network for flow matching. ``"bicyclegan"`` and ``"paper"`` are a mask encoder and a U-Net for the
+            paper's objective; the paper's has 96, 192, 384 maps, ``z`` beside the encoded mask only, and a deeper U-Net.
+        latent_dim: Size of the noise ``z``, 8 by default. A flow takes as many numbers as its features have.
         mask_widths: Maps of the mask encoder's stages, instead of the preset's; the last is repeated if more stages are needed.
-        width: Maps of the U-Net at its finest scale; the other scales are in proportion. By default each scale has half of the
-            channels generated there, but at least the smaller of 128 and 16 times the stride. Scales below the coarsest output have
+        width: Maps of the network. Of a U-Net at its finest scale; the other scales are in proportion. By default each scale has half of
+            the channels generated there, but at least the smaller of 128 and 16 times the stride. Scales below the coarsest output have
             twice as many maps as it has.
-        depth: Levels of the U-Net below the features' resolution, instead of the preset's.
+        depth: Levels of the U-Net below the features' resolution, or blocks of a flow's network at each stride, instead of the preset's.
         modulation: What the U-Net's norms depend on, instead of the preset's; see ``layers.unet.UNet``.
+        steps: Evaluations of a flow's network for a sample. More are slower and closer to the trained distribution.
         ignore_index: Label of void.
 
     Raises:
-        ConfigError: a number is out of range, the preset or the modulation is unknown, ``ignore_index`` is a class, or the spec has
-            tokens alone.
+        ConfigError: a number is out of range, the preset or the modulation is unknown, a setting does not belong to the preset,
+            ``ignore_index`` is a class, or the spec has tokens alone.
 
     Example:
         >>> from feataug.core.specs import LevelSpec
@@ -57,20 +55,21 @@ class FeatureGenerator(nn.Module, HubModel, library_name="feataug", tags=["seman
         torch.Size([2, 32, 8, 12])
 
     Source:
-        Sec. 3.1, Fig. 2. Ours: linear outputs in standardised units, modulation by ``z``, several levels from one mask.
+        Sec. 3.1, Fig. 2. Ours: linear outputs in standardised units, modulation by ``z``, several levels from one mask, flows.
     """
 
     def __init__(
         self,
         num_classes: int,
         spec: FeatureSpec,
-        preset: str = "default",
+        preset: str = "flow",
         *,
-        latent_dim: int = 8,
+        latent_dim: int | None = None,
         mask_widths: Sequence[int] | None = None,
         width: int | None = None,
         depth: int | None = None,
         modulation: str | None = None,
+        steps: int | None = None,
         ignore_index: int = 255,
     ) -> None:
         super().__init__()
@@ -81,56 +80,46 @@ class FeatureGenerator(nn.Module, HubModel, library_name="feataug", tags=["seman
             spec = FeatureSpec.from_dict(spec)
         if not isinstance(spec, FeatureSpec):
             raise ConfigError("FeatureGenerator: spec is not a FeatureSpec.", given=describe(spec), needed="cut.spec")
-        chosen = PRESETS[preset]
-        mask_widths = chosen["mask_widths"] if mask_widths is None else mask_widths
-        check_sequence("FeatureGenerator", "mask_widths", mask_widths, "widths of the mask encoder's stages, such as (64, 128)")
-        mask_widths = tuple(mask_widths)
-        depth = chosen["depth"] if depth is None else depth
-        modulation = chosen["modulation"] if modulation is None else modulation
-        if not isinstance(modulation, str) or modulation not in MODULATIONS:
-            raise ConfigError(
-                "FeatureGenerator: no such modulation.", given=repr(modulation), needed=" or ".join(map(repr, MODULATIONS))
-            )
         check_number("FeatureGenerator", "num_classes", num_classes, low=1, integer=True)
-        check_number("FeatureGenerator", "latent_dim", latent_dim, low=1, integer=True)
-        if width is not None:
-            check_number("FeatureGenerator", "width", width, low=1, integer=True)
-        check_number("FeatureGenerator", "depth", depth, low=0, integer=True)
         check_number("FeatureGenerator", "ignore_index", ignore_index, integer=True)
         check_void("FeatureGenerator", num_classes, ignore_index)
-        for number in mask_widths:
-            check_number("FeatureGenerator", "one of mask_widths", number, low=1, integer=True)
-        if not mask_widths:
-            raise ConfigError("FeatureGenerator: mask_widths is empty.", given="()", needed="at least one width")
-        self.num_classes, self.spec, self.ignore_index, self.latent_dim = num_classes, spec, ignore_index, latent_dim
         if all(level.tokens for level in spec):
             raise ConfigError(
                 "FeatureGenerator: the spec has no feature map, only tokens.",
                 given=str(spec),
                 needed="at least one level with a stride",
             )
-        finest = spec.finest
-        self.finest = finest
-        self.mask_encoder = MaskEncoder(num_classes, mask_widths, finest)
-        maps = [level for level in spec if not level.tokens]
-        self.modulation = modulation
-        self.unet = UNet(
+        given = {
+            "latent_dim": latent_dim, "mask_widths": mask_widths, "width": width, "depth": depth, "modulation": modulation, "steps": steps,
+        }  # fmt: skip
+        settings = settings_of(preset, given)
+        self.num_classes, self.spec, self.ignore_index, self.preset = num_classes, spec, ignore_index, preset
+        self.finest = spec.finest
+        if preset == "flow":
+            self.steps = settings["steps"]
+            self.velocity_net = VelocityNet(num_classes, spec, width=settings["width"], depth=settings["depth"])
+        else:
+            self.latent_dim, self.modulation = settings["latent_dim"], settings["modulation"]
+            self.mask_encoder = MaskEncoder(num_classes, settings["mask_widths"], self.finest)
+            self.unet = self._unet(settings["depth"], settings["width"])
+        self._add_statistics(spec)
+        # Saved with the weights, so that another version's presets do not change a generator.
+        known = getattr(self, "_hub_mixin_config", None)
+        if isinstance(known, dict):
+            known.update({name: value for name, value in settings.items() if name in known})
+
+    def _unet(self, depth: int, width: int | None) -> UNet:
+        maps = [level for level in self.spec if not level.tokens]
+        return UNet(
             self.mask_encoder.out_channels,
             [level.channels for level in maps],
-            [round(math.log2(level.reduction / finest)) for level in maps],
-            tokens=[(level.channels, level.tokens) for level in spec if level.tokens],
-            widths=_widths(maps, finest, depth, width),
-            latent_dim=latent_dim,
-            modulation=modulation,
-            num_labels=num_classes + 1,
+            [round(math.log2(level.reduction / self.finest)) for level in maps],
+            tokens=[(level.channels, level.tokens) for level in self.spec if level.tokens],
+            widths=unet_widths(maps, self.finest, depth, width),
+            latent_dim=self.latent_dim,
+            modulation=self.modulation,
+            num_labels=self.num_classes + 1,
         )
-        for number, level in enumerate(spec):
-            # Tokens differ from each other more than the cells of a map do, so each token has its own statistics.
-            shape = (level.channels, level.tokens) if level.tokens else (level.channels,)
-            self.register_buffer(f"mean_{number}", torch.zeros(shape))
-            self.register_buffer(f"std_{number}", torch.ones(shape))
-        self.fitted: Tensor
-        self.register_buffer("fitted", torch.tensor(False))
 
     @classmethod
     def from_pretrained(
@@ -163,9 +152,20 @@ class FeatureGenerator(nn.Module, HubModel, library_name="feataug", tags=["seman
         check_fits(cls.__name__, generator, cut.spec if cut is not None else spec, num_classes)
         return generator
 
+    @classmethod
+    def _from_pretrained(cls, **kwargs: Any) -> Self:
+        if kwargs.get("preset") == "default":
+            # The name in files of before flow matching.
+            kwargs["preset"] = "bicyclegan"
+        return super()._from_pretrained(**kwargs)
+
     def card_text(self, name: str) -> str:
         """Text of the model card: what the generator is, how to load and use ``name``, and which cut it was made for."""
-        return generator_text(name, self.spec, self.num_classes, self.latent_dim, self.ignore_index)
+        return generator_text(name, self.spec, self.num_classes, getattr(self, "latent_dim", None), self.ignore_index)
+
+    def latent_size(self, image_size: tuple[int, int]) -> int:
+        """How many numbers ``z`` has for one mask of ``image_size``: ``latent_dim``, or for a flow one for each number of the features."""
+        return flow.latent_size(self.spec, image_size) if self.preset == "flow" else self.latent_dim
 
     def forward(
         self, masks: Tensor, z: Tensor | None = None, *, samples: int = 1, standardized: bool = False, checked: bool = False
@@ -174,11 +174,12 @@ class FeatureGenerator(nn.Module, HubModel, library_name="feataug", tags=["seman
 
         Args:
             masks: ``(B, H, W)`` int64 at image resolution, classes or ``ignore_index``; any size.
-            z: ``(samples * B, latent_dim)``; drawn from torch's global generator if ``None``. ``draw_z`` uses a generator of yours.
-            samples: Number of features per mask; the mask is encoded once. The result holds the first sample of every mask, then
-                the second of every mask, and so on.
-            standardized: Return standardised units, in which each channel of the real features has mean 0 and variance 1, instead
-                of the encoder's.
+            z: ``(samples * B, latent_size((H, W)))``; drawn from torch's global generator if ``None``. ``draw_z`` uses a generator of
+                yours.
+            samples: Number of features per mask; the mask is encoded once. The result holds the first sample of every mask, then the
+                second of every mask, and so on.
+            standardized: Return standardised units, in which each channel of the real features has mean 0 and variance 1, instead of
+                the encoder's.
             checked: Skip the check of the labels, because they were checked before. On a GPU the check waits for all earlier work.
 
         Returns:
@@ -194,20 +195,39 @@ class FeatureGenerator(nn.Module, HubModel, library_name="feataug", tags=["seman
         else:
             masks = check_masks("FeatureGenerator", masks, self.num_classes, self.ignore_index)
         check_number("FeatureGenerator", "samples", samples, low=1, high=2**31, integer=True)
-        batch = samples * len(masks)
+        size = (int(masks.shape[-2]), int(masks.shape[-1]))
+        shape = (samples * len(masks), self.latent_size(size))
         if z is None:
-            z = torch.randn(batch, self.latent_dim, device=masks.device)
+            z = torch.randn(shape, device=masks.device)
         if not is_plain(z) or not z.is_floating_point():
             raise DtypeError(
-                "FeatureGenerator: z must be a floating point tensor.",
-                given=describe(z),
-                needed=f"[{batch}, {self.latent_dim}] float",
+                "FeatureGenerator: z must be a floating point tensor.", given=describe(z), needed=f"{list(shape)} float"
             )
-        if z.shape != (batch, self.latent_dim):
-            raise ShapeError("FeatureGenerator: z has the wrong shape.", given=describe(z), needed=f"[{batch}, {self.latent_dim}]")
+        if z.shape != shape:
+            raise ShapeError("FeatureGenerator: z has the wrong shape.", given=describe(z), needed=str(list(shape)))
         # A tensor created in inference mode cannot be saved for a backward pass.
         z = z.clone() if z.is_inference() and torch.is_grad_enabled() else z
+        levels = (self._follow_flow if self.preset == "flow" else self._run_unet)(masks, z, samples, size)
+        return tuple(levels) if standardized else self.destandardize(levels)
+
+    def encode_masks(self, masks: Tensor) -> list[Tensor]:
+        """A flow's condition: what ``velocity`` needs to know of ``(B, H, W)`` masks."""
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
+        strides = self.velocity_net.strides
+        sizes = [next(level.size(size) for level in self.spec if level.reduction == stride) for stride in strides]
+        return self.velocity_net.condition(masks, sizes)
+
+    def velocity(self, noisy: Sequence[Tensor], times: Tensor, codes: Sequence[Tensor]) -> list[Tensor]:
+        """A flow's velocity towards real features, in standardised units; see ``layers.velocity.VelocityNet``."""
+        found: list[Tensor] = self.velocity_net(noisy, times, codes)
+        return found
+
+    def _follow_flow(self, masks: Tensor, z: Tensor, samples: int, size: tuple[int, int]) -> list[Tensor]:
+        codes = [code.repeat(samples, 1, 1, 1) for code in self.encode_masks(masks)]
+        noise = flow.noise_maps(z.to(self.fitted.device), self.spec, size)
+        return flow.follow(lambda noisy, times: self.velocity(noisy, times, codes), noise, self.steps)
+
+    def _run_unet(self, masks: Tensor, z: Tensor, samples: int, size: tuple[int, int]) -> list[Tensor]:
         code = self.mask_encoder(masks)
         finest = (-(-size[0] // self.finest), -(-size[1] // self.finest))
         if tuple(code.shape[-2:]) != finest:
@@ -219,40 +239,26 @@ class FeatureGenerator(nn.Module, HubModel, library_name="feataug", tags=["seman
         # The U-Net returns all maps, followed by all tokens.
         maps, tokens = iter(outputs), iter(outputs[sum(not level.tokens for level in self.spec) :])
         levels = [next(tokens if level.tokens else maps) for level in self.spec]
-        levels = [_resize_level(x, level.size(size), level.offset is not None) for x, level in zip(levels, self.spec, strict=True)]
-        return tuple(levels) if standardized else self.destandardize(levels)
+        return [_resize_level(x, level.size(size), level.offset is not None) for x, level in zip(levels, self.spec, strict=True)]
 
-    def draw_z(self, count: int, rng: torch.Generator | None = None) -> Tensor:
-        """Noise ``(count, latent_dim)``, drawn from the CPU generator ``rng`` and moved to this module's device."""
-        return torch.randn(count, self.latent_dim, generator=rng).to(self.fitted.device)
+    def draw_z(self, count: int, rng: torch.Generator | None = None, image_size: tuple[int, int] | None = None) -> Tensor:
+        """Noise ``(count, latent_size(image_size))``, drawn from the CPU generator ``rng`` and moved to this module's device.
 
-    def set_statistics(self, means: Sequence[Tensor], stds: Sequence[Tensor]) -> None:
-        """Store the mean and standard deviation of the real features per channel, one ``(channels,)`` pair per level.
-
-        For class and register tokens they are ``(channels, tokens)``. The standard deviation of a constant channel is replaced by
-        1, to avoid a division by zero.
-        """
-        for number, (mean, std) in enumerate(zip(means, stds, strict=True)):
-            getattr(self, f"mean_{number}").copy_(mean)
-            getattr(self, f"std_{number}").copy_(torch.where(std > 1e-8, std, torch.ones_like(std)))
-        self.fitted.fill_(True)
-
-    def standardize(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Convert from the encoder's units to mean 0 and variance 1 per channel.
+        Args:
+            count: Number of samples.
+            rng: torch's global generator by default.
+            image_size: Rows and columns of the masks. Only a flow needs it.
 
         Raises:
-            ShapeError: the features do not fit the spec.
+            ConfigError: a flow, and no ``image_size``.
         """
-        features = check_features("FeatureGenerator", features, self.spec)
-        return tuple((x - self._statistic("mean", i)) / self._statistic("std", i) for i, x in enumerate(features))
-
-    def destandardize(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The inverse of ``standardize``."""
-        return tuple(x * self._statistic("std", i) + self._statistic("mean", i) for i, x in enumerate(features))
-
-    def _statistic(self, name: str, level: int) -> Tensor:
-        value: Tensor = getattr(self, f"{name}_{level}")
-        return value[:, None, :] if value.ndim == 2 else value[:, None, None]
+        if image_size is None and self.preset == "flow":
+            raise ConfigError(
+                "FeatureGenerator: how much noise a flow takes depends on the masks' size.",
+                given="draw_z without image_size",
+                needed="draw_z(count, rng, image_size=masks.shape[-2:])",
+            )
+        return torch.randn(count, self.latent_size(image_size or (0, 0)), generator=rng).to(self.fitted.device)
 
 
 def _resize_level(maps: Tensor, size: tuple[int, int], crop: bool) -> Tensor:
@@ -263,18 +269,3 @@ def _resize_level(maps: Tensor, size: tuple[int, int], crop: bool) -> Tensor:
         return maps[..., : size[0], : size[1]].contiguous(memory_format=torch.channels_last)
     # Needed only if the ratio of two reductions is not a power of two.
     return F.interpolate(maps, size, mode="bilinear", align_corners=False)
-
-
-def _widths(maps: Sequence[LevelSpec], finest: int, depth: int, first: int | None) -> list[int]:
-    """Maps of the U-Net at each scale. Fine scales are narrow: they have many pixels and, in pyramids, few channels to generate."""
-    widths = []
-    for scale in range(1 + max(round(math.log2(level.reduction / finest)) for level in maps)):
-        stride = finest * 2**scale
-        channels = [level.channels for level in maps if round(math.log2(level.reduction / finest)) == scale]
-        most = max(channels, default=0)
-        # Half of the channels, or a quarter of many: otherwise a generator of 1,024 channels at stride 8 would cost more than the
-        # encoder.
-        widths.append(max(min(128, 16 * stride), min(most // 2, max(256, most // 4))))
-    widths += [2 * widths[-1]] * depth
-    factor = 1.0 if first is None else first / widths[0]
-    return [max(1, round(width * factor)) for width in widths]

@@ -42,7 +42,7 @@ def local_name(folder: str | Path) -> str:
     return path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
 
 
-def generator_text(name: str, spec: Any, num_classes: int, latent_dim: int, ignore_index: int) -> str:
+def generator_text(name: str, spec: Any, num_classes: int, latent_dim: int | None, ignore_index: int) -> str:
     """Write the first half of a generator's card: what it is, how to use it, and its cut."""
     rows = "\n".join(f"| {plain(x.name)} | {x.channels} | {x.reduction or '-'} | {x.tokens or '-'} |" for x in spec)
     return f"""\
@@ -77,7 +77,7 @@ mixer = feataug.FeatureMixer(generator, feataug.DatasetMasks(train_set), cut=cut
 |---|---|---|---|
 {rows}
 
-Noise: {latent_dim} numbers for each sample.
+Noise: {latent_dim or "as many"} numbers for each sample{"" if latent_dim else ", as its features have"}.
 """
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from feataug.core.checks import check_mask_form, check_number
 from feataug.core.distributed import gather_strided, local_slice
+from feataug.core.latents import draw_latents
 from feataug.core.modes import eval_mode
 from feataug.losses import per_sample_loss, split_outputs
 
@@ -49,7 +50,7 @@ def synthetic_loss(
         # The same noise at every refresh, so that a resumed run has no state to restore.
         rng = torch.Generator().manual_seed(seed)
         device = next(cut.model.parameters()).device
-        z = torch.randn(len(masks), generator.latent_dim, generator=rng)  # type: ignore[call-overload]
+        z = draw_latents(generator, masks, rng)
         mine = local_slice() if across_processes else slice(None)
         losses = [torch.zeros(0, device=device)]
         with eval_mode(cut.model):

@@ -13,7 +13,7 @@ class MixPlan:
 
     Args:
         masks: This process's masks, ``(synthetic, H, W)``.
-        z: Their noise, ``(synthetic, latent_dim)``.
+        z: Their noise, ``(synthetic, latent_size)``.
         global_masks: The masks of all processes; with one process, ``masks`` itself.
         slots: Positions of the samples in the mixer's bank, ``(synthetic,)``, if it has one.
     """

@@ -16,6 +16,7 @@ from feataug.core.compatibility import check_spec, labels_checked
 from feataug.core.distributed import gather_strided, local_slice, rank_and_world
 from feataug.core.fingerprints import fingerprint
 from feataug.core.identity import architecture, describe_filter, describe_masks
+from feataug.core.latents import draw_latents
 from feataug.cutting.hooks import cut_of, join
 from feataug.errors import ConfigError, ShapeError
 from feataug.losses import segmentation_loss
@@ -31,8 +32,8 @@ class FeatureMixer(nn.Module):
     """Extends batches of real features by synthetic ones, and computes Eq. (2) on them.
 
     Args:
-        generator: A trained ``FeatureGenerator``, or any module with ``spec``, ``latent_dim`` and ``(masks, z) -> features``. It is
-            used frozen: in eval mode and without gradients.
+        generator: A trained ``FeatureGenerator``, or any module with ``spec``, ``latent_dim`` (or ``latent_size(image_size)``) and
+            ``(masks, z) -> features``. It is used frozen: in eval mode and without gradients.
         masks: A mask source: any object with ``draw(n, generator) -> (n, H, W)``; or whatever ``DatasetMasks`` takes, such as a
             reader of ``feataug.data``.
         ratio: Synthetic share of the mixed batch: 11 real samples at 0.3 make 16, of which 5 are synthetic. A number that is not
@@ -127,12 +128,13 @@ class FeatureMixer(nn.Module):
             size: Rows and columns of the batch's masks. A bank that holds masks of another size is emptied and filled again.
         """
         count = stochastic_round(num_real * rank_and_world()[1] * self.ratio / (1 - self.ratio), self.rng)
-        own, latent_dim = local_slice(), self.generator.latent_dim
+        own = local_slice()
         if self.bank is not None:
-            masks, z, slots = self.bank.draw(count, self._draw_masks, latent_dim, self.rng, size)
+            noise = partial(draw_latents, self.generator)
+            masks, z, slots = self.bank.draw(count, self._draw_masks, noise, self.rng, size)
             return MixPlan(masks[own], z[own], masks, slots[own])
-        masks, z = self._draw_masks(count, self.rng), torch.randn(count, latent_dim, generator=self.rng)
-        return MixPlan(masks[own], z[own], masks)
+        masks = self._draw_masks(count, self.rng)
+        return MixPlan(masks[own], draw_latents(self.generator, masks, self.rng)[own], masks)
 
     def forward(self, features: Sequence[Tensor] | Tensor, masks: Tensor, plan: MixPlan | None = None) -> MixedBatch:
         """Append synthetic samples to a batch of real features.
@@ -261,9 +263,7 @@ class FeatureMixer(nn.Module):
         if plan.masks.shape[1:] != real_masks.shape[1:]:
             given, needed = describe(plan.masks), f"[n, {real_masks.shape[1]}, {real_masks.shape[2]}]"
             advice = "Give the mask source the crop of the training images: feataug.DatasetMasks(data, transforms=...)."
-            raise ShapeError(
-                "FeatureMixer: drawn masks differ in size from the batch's.", given=given, needed=needed, advice=advice
-            )
+            raise ShapeError("FeatureMixer: drawn masks differ in size from the batch's.", given=given, needed=needed, advice=advice)
         if not beside_encoder:
             self.side_stream.synchronize()
         checked = labels_checked(self.generator, plan.masks, device)

@@ -45,7 +45,7 @@ class SyntheticCache:
         self,
         n: int,
         draw_masks: Callable[[int, torch.Generator], Tensor],
-        latent_dim: int,
+        draw_noise: Callable[[Tensor, torch.Generator], Tensor],
         rng: torch.Generator,
         size: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -55,7 +55,7 @@ class SyntheticCache:
         masks of another size.
 
         Returns:
-            Masks ``(n, H, W)``, noise ``(n, latent_dim)`` and slots ``(n,)``.
+            Masks ``(n, H, W)``, noise ``(n, latent_size)`` and slots ``(n,)``.
 
         Raises:
             ConfigError: ``n`` exceeds the size of the cache.
@@ -77,7 +77,7 @@ class SyntheticCache:
         else:
             # With fresh=0, a full cache never asks the source again.
             masks = torch.zeros(0, *self.masks.shape[1:], dtype=torch.long)
-        z = torch.randn(num_new, latent_dim, generator=rng)
+        z = draw_noise(masks, rng)
         slots = (torch.arange(num_new) + self.count) % self.size
         kept_slots = (torch.arange(self.size - num_new) + self.count + num_new) % self.size
         cached = kept_slots[torch.randperm(len(kept_slots), generator=rng)[: n - num_new]]

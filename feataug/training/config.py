@@ -11,6 +11,16 @@ from feataug.errors import ConfigError
 
 MIXED_PRECISION = ("no", "bf16", "fp16")
 CRITIC_MASKS = ("aspp", "shares")
+# Learning rate and momentum of each objective.
+ADAM = {"flow": {"lr": 4e-3, "beta1": 0.9}, "bicyclegan": {"lr": 5e-4, "beta1": 0.5}}
+# Settings that only one of the objectives reads.
+ONLY = {
+    "flow": ("weight_decay", "noise_levels"),
+    "bicyclegan": (
+        "gan_weight", "l1_weight", "latent_weight", "kl_weight", "task_weight", "task_balance", "diversity_weight", "critic_masks",
+        "critic_width", "critic_scales",
+    ),
+}  # fmt: skip
 
 
 class _Config:
@@ -125,10 +135,16 @@ class GeneratorConfig(_Config):
     """Settings of ``GeneratorTrainer``. A weight of 0 switches its term off, and the term is not computed.
 
     Args:
+        objective: ``"flow"`` is conditional flow matching (ours), for generators with ``preset="flow"``; ``"bicyclegan"`` is the paper's,
+            for the other presets.
         num_images: The length of training, counted in images. (The paper: 60 epochs of 3,000 patches, 20 of 40,000.)
-        lr: The learning rate of Adam for generator, latent encoder and critics: constant for the first half, then linear to zero.
-        beta1, beta2: The decay rates of Adam.
-        gan_weight: Weights LSGAN, on the reconstructed and on the random branch.
+        lr: The learning rate. Of AdamW for a flow: it rises over the first 600 images, then follows a cosine to zero; 4e-3 by default.
+            Of Adam for generator, latent encoder and critics of BicycleGAN: constant for the first half, then linear to zero; 5e-4.
+        beta1, beta2: The decay rates of Adam. ``beta1`` is 0.9 by default for a flow, 0.5 for BicycleGAN.
+        weight_decay: The weight decay of AdamW (flow only).
+        noise_levels: The number of times at which a step trains on each encoded feature (flow only).
+        gan_weight: Weights LSGAN, on the reconstructed and on the random branch. This and the following settings up to
+            ``critic_scales``, except those of images, belong to BicycleGAN only.
         l1_weight: Weights the L1 distance of ``G(y, E(f))`` and ``f``, in standardised units (BicycleGAN: 10).
         latent_weight: Weights the L1 distance of ``z`` and what the latent encoder reads from ``G(y, z)``.
         kl_weight: Weights the KL divergence of the latent code from ``N(0, 1)``.
@@ -136,11 +152,11 @@ class GeneratorConfig(_Config):
         task_balance: The task loss weights a pixel by the inverse area of its class in the batch, to this power: with 0 all pixels count
             alike, with 1 all classes (ours).
         diversity_weight: Weights the mode-seeking ratio ``|z1 - z2| / |f1 - f2|`` (ours; 0 is the paper).
-        ema_images: The half-life of the weights' moving average, in images; 0 uses the weights themselves.
-        stats_images: The number of images on which the features' channel statistics are measured before training.
         critic_masks: How the critics see masks: ``"aspp"`` (Sec. 3.1), or ``"shares"`` of the classes in each cell (ours, a third faster).
         critic_width: The number of channels of the critics' first layer.
         critic_scales: The number of resolutions at which the critics see features.
+        ema_images: The half-life of the weights' moving average, in images; 0 uses the weights themselves.
+        stats_images: The number of images on which the features' channel statistics are measured before training.
         mixed_precision: ``"no"``, ``"bf16"`` or ``"fp16"``, as in accelerate.
         log_images: Images between lines of ``stats.jsonl``.
         eval_images: Images between measurements of the recognition score and the diversity ratio; 0 for one at the end.
@@ -149,16 +165,21 @@ class GeneratorConfig(_Config):
         seed: Seeds the critics' first weights and all noise. The loader decides data order and transforms.
 
     Raises:
-        ConfigError: a setting is out of range, unknown, or contradicts another.
+        ConfigError: a setting is out of range, unknown, contradicts another, or belongs to the other objective.
 
     Source:
-        Sec. 3.1 and 4.1 (``paper()``); the defaults are ours, chosen on CamVid, by recognition: docs/whole-images.md.
+        Sec. 3.1 and 4.1 (``paper()``); the flow's defaults are ours, chosen on CamVid by what the features teach a decoder:
+        docs/results.md; those of ``bicyclegan()`` are ours, chosen by recognition: docs/whole-images.md.
     """
 
+    objective: str = "flow"
     num_images: int = 20_000
-    lr: float = 5e-4
-    beta1: float = 0.5
+    # Set by the objective.
+    lr: float = None  # type: ignore[assignment]
+    beta1: float = None  # type: ignore[assignment]
     beta2: float = 0.999
+    weight_decay: float = 0.01
+    noise_levels: int = 2
     gan_weight: float = 1.0
     l1_weight: float = 5.0
     latent_weight: float = 0.5
@@ -166,11 +187,11 @@ class GeneratorConfig(_Config):
     task_weight: float = 4.0
     task_balance: float = 0.5
     diversity_weight: float = 0.2
-    ema_images: int = 2_000
-    stats_images: int = 200
     critic_masks: str = "shares"
     critic_width: int = 64
     critic_scales: int = 2
+    ema_images: int = 2_000
+    stats_images: int = 200
     mixed_precision: str = "no"
     log_images: int = 200
     eval_images: int = 0
@@ -184,11 +205,16 @@ class GeneratorConfig(_Config):
             needed = f"({self.trackers!r},)" if isinstance(self.trackers, str) else 'names, such as ("tensorboard",)'
             raise ConfigError(f"{who}: trackers is not a tuple.", given=repr(self.trackers), needed=needed)
         object.__setattr__(self, "trackers", tuple(self.trackers))
-        for name in ("num_images", "stats_images", "critic_width", "critic_scales", "log_images"):
+        if not isinstance(self.objective, str) or self.objective not in ADAM:
+            raise ConfigError(f"{who}: no such objective.", given=repr(self.objective), needed=" or ".join(map(repr, ADAM)))
+        for name, value in ADAM[self.objective].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        for name in ("noise_levels", "num_images", "stats_images", "critic_width", "critic_scales", "log_images"):
             check_number(who, name, getattr(self, name), low=1, integer=True)
         for name in ("ema_images", "eval_images", "snapshot_images", "seed"):
             check_number(who, name, getattr(self, name), low=0, integer=True)
-        for name in ("lr", "gan_weight", "l1_weight", "latent_weight", "kl_weight", "task_weight", "diversity_weight"):
+        for name in ("lr", "gan_weight", "l1_weight", "latent_weight", "kl_weight", "task_weight", "diversity_weight", "weight_decay"):
             check_number(who, name, getattr(self, name), low=0)
         for name in ("beta1", "beta2"):
             check_number(who, name, getattr(self, name), low=0, high=1, open_high=True)
@@ -197,6 +223,36 @@ class GeneratorConfig(_Config):
             needed = " or ".join(map(repr, CRITIC_MASKS))
             raise ConfigError(f"{who}: critic_masks is not offered.", given=repr(self.critic_masks), needed=needed)
         self._check_precision(self.mixed_precision)
+        self._check_objective()
+
+    def _check_objective(self) -> None:
+        """Refuse settings of the other objective, which would have no effect."""
+        other = "bicyclegan" if self.objective == "flow" else "flow"
+        defaults = {item.name: item.default for item in fields(self)}
+        idle = [f"{name}={getattr(self, name)!r}" for name in ONLY[other] if getattr(self, name) != defaults[name]]
+        if idle:
+            raise ConfigError(
+                f"GeneratorConfig: settings of {other!r} have no effect on {self.objective!r}.",
+                given=", ".join(idle),
+                needed=f"GeneratorConfig{'.bicyclegan' if other == 'bicyclegan' else ''}(...), or without these settings",
+            )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Invert ``to_dict``. Missing settings take their defaults; settings of BicycleGAN without an objective are BicycleGAN's.
+
+        Raises:
+            ConfigError: a name is unknown, or a value is out of range.
+        """
+        # Files of before flow matching name no objective.
+        if isinstance(data, Mapping) and "objective" not in data and any(name in data for name in ONLY["bicyclegan"]):
+            data = {"objective": "bicyclegan"} | dict(data)
+        return super().from_dict(data)
+
+    @classmethod
+    def bicyclegan(cls, **changes: Any) -> GeneratorConfig:
+        """Return our settings of the paper's objective: with a task loss, a diversity term and a moving average; ``changes`` override them."""
+        return cls(**{"objective": "bicyclegan"} | changes)
 
     @classmethod
     def paper(cls, **changes: Any) -> GeneratorConfig:
@@ -205,6 +261,12 @@ class GeneratorConfig(_Config):
         ``changes`` override it.
         """
         paper: dict[str, Any] = {
-            "lr": 2e-4, "l1_weight": 10.0, "task_weight": 0.0, "task_balance": 0.0, "diversity_weight": 0.0, "critic_masks": "aspp", "ema_images": 0,
+            "objective": "bicyclegan", "lr": 2e-4, "l1_weight": 10.0, "task_weight": 0.0, "task_balance": 0.0, "diversity_weight": 0.0,
+            "critic_masks": "aspp", "ema_images": 0,
         }  # fmt: skip
         return cls(**paper | changes)
+
+    @classmethod
+    def for_preset(cls, preset: str, **changes: Any) -> GeneratorConfig:
+        """Return the settings that belong to a preset of ``FeatureGenerator``; ``changes`` override them."""
+        return {"flow": cls, "bicyclegan": cls.bicyclegan, "paper": cls.paper}[preset](**changes)

@@ -1,4 +1,4 @@
-"""Train a feature generator with BicycleGAN's objective on pairs of masks and encoder features."""
+"""Train a feature generator on pairs of masks and encoder features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from feataug.core.identity import architecture, describe_data
 from feataug.core.label_checks import FirstLabels, check_labels
 from feataug.core.modes import eval_mode
 from feataug.cutting.cut import Cut
-from feataug.errors import DataError, FeatAugWarning
+from feataug.errors import ConfigError, DataError, FeatAugWarning
 from feataug.generation.generator import FeatureGenerator
 from feataug.inference.recognition import recognition
 from feataug.io.card_facts import known_facts
@@ -29,6 +29,7 @@ from feataug.training.bicyclegan import MakeCritic, Objective
 from feataug.training.config import GeneratorConfig
 from feataug.training.device import make_accelerator
 from feataug.training.feature_statistics import channel_statistics
+from feataug.training.flow_matching import FlowObjective, warn_of_memory
 from feataug.training.progress import progress_bar
 from feataug.training.run_folder import RunFolder, check_finite, folder_lock
 from feataug.training.signals import StopRequest, stop_requests
@@ -44,7 +45,7 @@ class GeneratorTrainer:
     Args:
         generator: A ``FeatureGenerator`` for ``cut.spec``.
         cut: A cut of the trained segmentation model. Its weights, modes and running statistics stay as they are.
-        config: The settings; ``GeneratorConfig.paper()`` is the paper's objective.
+        config: The settings, by default those of the generator's preset; ``GeneratorConfig.paper()`` is the paper's objective.
         critic: A function of ``(num_classes, spec)`` that returns your own critic: a module whose ``forward(masks, features)`` returns a
             list of score tensors with one row for each feature, ``k B`` rows for ``B`` masks. It is called twice. The default is the
             critics of ``config``.
@@ -57,8 +58,8 @@ class GeneratorTrainer:
         ConfigError: ``critic`` returns no module that can be trained.
 
     Source:
-        Sec. 3.1 and Zhu et al. (2017), BicycleGAN. Ours, as settings: task loss through the frozen decoder, mode-seeking term, moving
-        average of the weights.
+        Sec. 3.1 and Zhu et al. (2017), BicycleGAN; Lipman et al. (2023), flow matching. Ours, as settings: task loss through the frozen
+        decoder, mode-seeking term, moving average of the weights.
     """
 
     def __init__(
@@ -74,13 +75,18 @@ class GeneratorTrainer:
     ) -> None:
         check_spec("GeneratorTrainer", generator.spec, cut.spec, "FeatureGenerator(num_classes, spec=cut.spec)")
         self.generator, self.cut = generator, cut
-        self.config = config or GeneratorConfig()
+        self.config = config or GeneratorConfig.for_preset(generator.preset)
+        _check_objective(generator, self.config, critic)
         own_critic = {} if critic is None else {"critic": getattr(critic, "__qualname__", type(critic).__qualname__)}
         self.run = RunFolder(output, self.config.to_dict() | own_critic)
         self.accelerator = make_accelerator(device, self.config.mixed_precision, self.config.trackers, self.run.path)
         self.progress = progress
         self._last: dict[str, float] = {}
-        self.objective = Objective(generator, cut, self.config, critic)
+        self.objective: Objective | FlowObjective = (
+            FlowObjective(generator, cut, self.config)
+            if self.config.objective == "flow"
+            else Objective(generator, cut, self.config, critic)
+        )
         self.parts = self.objective.parts
 
     def fit(
@@ -94,7 +100,8 @@ class GeneratorTrainer:
             val_loader: Pairs on which the recognition score and the diversity ratio are measured; without it they are not.
 
         Returns:
-            One dictionary for each measurement: ``progress`` (images), and what ``recognition`` returns.
+            One dictionary for each measurement: ``progress`` (images), what ``recognition`` returns, and for a flow ``held_out``, its loss
+            on the pairs of ``val_loader``.
 
         Raises:
             TrainingError: the loader yields nothing, or single samples, or a loss is not finite.
@@ -104,7 +111,8 @@ class GeneratorTrainer:
                 using it.
 
         Warns:
-            FeatAugWarning: the generator ignores ``z``, or a class has no pixel in any mask (if the set is small enough to check all masks).
+            FeatAugWarning: the generator ignores ``z``, its loss on held-out images has risen again, or a class has no pixel in any mask (if
+                the set is small enough to check all masks).
 
         Ctrl-C and SIGTERM save a checkpoint after the current step, then raise ``KeyboardInterrupt`` or ``SystemExit(143)``.
         """
@@ -174,7 +182,7 @@ class GeneratorTrainer:
                         self.run.log(seen, means | {"seconds": round(time.monotonic() - began, 1)})
                         if config.trackers:
                             accelerator.log(means, step=seen)
-                        bar.set_postfix_str(f"l1 {means['l1']:.3f} gan {means['gan']:.3f} latent {means['latent']:.2f}")
+                        bar.set_postfix_str(" ".join(f"{name} {means[name]:.3f}" for name in ("l1", "gan", "latent", "flow") if name in means))
                         sums, lines, self._last = {}, 0, means
                     if val_loader is not None and due(config.eval_images):
                         with stop.interruptible():
@@ -185,6 +193,7 @@ class GeneratorTrainer:
                             check_finite(f"the loss {name!r}", float(all_reduce_sum(value)), seen)
                         self._save(seen, step, optimizers, ema, results, {"sums": sums, "lines": lines})
                     stop.raise_if_requested()
+        warn_of_memory([result["held_out"] for result in results if "held_out" in result])
         if ema is not None:
             self.generator.load_state_dict(ema.module.state_dict())
         self.generator.eval()
@@ -209,10 +218,11 @@ class GeneratorTrainer:
 
     def _evaluate(self, val_loader: Iterable[tuple[Tensor, Tensor]], ema: Any) -> dict[str, Any]:
         generator = ema.module if ema is not None else self.generator
-        ignore_index = self.generator.ignore_index
-        return recognition(
-            self.cut, generator, val_loader, ignore_index=ignore_index, seed=self.config.seed, device=self.accelerator.device
-        )
+        ignore_index, device = self.generator.ignore_index, self.accelerator.device
+        found = recognition(self.cut, generator, val_loader, ignore_index=ignore_index, seed=self.config.seed, device=device)
+        if isinstance(self.objective, FlowObjective):
+            found["held_out"] = self.objective.held_out(generator, val_loader)
+        return found
 
     def _save(
         self, seen: int, step: int, optimizers: dict[str, Any], ema: Any, results: list[dict[str, Any]], running: dict[str, Any]
@@ -246,13 +256,33 @@ class GeneratorTrainer:
 
     def _warn(self, diversity: float) -> None:
         if diversity < DIVERSITY_ALARM:
-            latent = f"latent L1 {self._last['latent']:.2f} (0.80 means that nothing of z is found)" if self._last else ""
+            known = self._last.get("latent")
+            latent = f"latent L1 {known:.2f} (0.80 means that nothing of z is found)" if known is not None else ""
             warnings.warn(
                 f"GeneratorTrainer: the generator seems to ignore z: diversity ratio {diversity:.3f} (1 is as varied as real "
                 f"features){', ' if latent else ''}{latent}. Raise latent_weight or diversity_weight, or train longer.",
                 FeatAugWarning,
                 stacklevel=4,
             )
+
+
+def _check_objective(generator: FeatureGenerator, config: GeneratorConfig, critic: object) -> None:
+    """Whether the objective can train the generator's network.
+
+    Raises:
+        ConfigError: it cannot, or ``critic`` is given for a flow.
+    """
+    if (config.objective == "flow") != (generator.preset == "flow"):
+        own = {"flow": "GeneratorConfig()", "bicyclegan": "GeneratorConfig.bicyclegan()"}.get(generator.preset, "GeneratorConfig.paper()")
+        raise ConfigError(
+            "GeneratorTrainer: the objective does not train such a generator.",
+            given=f"objective {config.objective!r}, a generator with preset {generator.preset!r}",
+            needed=f"{own}, or another preset of the generator",
+        )
+    if critic is not None and config.objective == "flow":
+        raise ConfigError(
+            "GeneratorTrainer: a flow has no critic.", given=f"critic={critic!r}", needed="no critic, or another preset"
+        )
 
 
 def _score(result: dict[str, Any]) -> dict[str, float]:

@@ -18,11 +18,11 @@ FPN_NAME = "smp.FPN, tu-tf_efficientnet_lite0 (ImageNet)"
 VIT_NAME = "timm vit_tiny_patch16_224 of 8 blocks (random weights), convolutional head"
 
 
-def fpn(classes: int) -> nn.Module:
+def fpn(classes: int, seed: int = 0) -> nn.Module:
     """segmentation_models_pytorch's FPN on tf_efficientnet_lite0 with ImageNet weights. It takes images of multiples of 32."""
     import segmentation_models_pytorch as smp
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = smp.FPN("tu-tf_efficientnet_lite0", encoder_weights=None, classes=classes)
     load_imagenet_weights(model.encoder.model)
     return model

@@ -1,32 +1,39 @@
-"""What do features teach? Fresh decoders on the generator's features alone, on class Gaussians and on real features.
+"""What do features teach? Fresh decoders on generated features alone, on class Gaussians and on real features.
 
-    python -m studies.own.teaching --data DIR --dataset camvid --half [--seeds 0 1] [--generators FOLDER ...] [--device cpu]
+    python -m studies.own.teaching --data DIR --dataset camvid --half [--model fpn] [--seeds 0 1] [--decoder-steps 400] [--generators FOLDER ...]
 
-The encoder is the base model's, frozen. The layers after the cut start from ImageNet weights, the heads from random ones; 400 steps of 12
-training crops. Decoders are measured on validation images by windows of the crops' size, before and after a class bias that is fitted on every
-sixth training image. The result also holds the generator's ``recognition`` and ``feature_quality``. Further generators (folders of
-``save_pretrained``) are compared on the same seeds. Figures go to ``studies/results/teaching-DATASET.json``.
+The encoder is the base model's, frozen. The layers after the cut start from ImageNet weights where there are any, the heads from random
+ones; 400 steps of 12 training crops. Decoders are measured on validation images by windows of the crops' size, before and after a class
+bias that is fitted on every sixth training image. Sources of features: real images; a flow (``FeatureGenerator(preset="flow")``); class
+Gaussians; with ``--rivals`` the BicycleGAN. Further generators (folders of ``save_pretrained``) are compared on the same seeds. The result
+also holds the flow's ``recognition`` and ``feature_quality``. Figures go to ``studies/results/teaching-DATASET.json``.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from feataug import FeatureGenerator, FinetuneConfig, feature_quality, teaching_score
+from feataug import FeatureGenerator, FinetuneConfig, GeneratorConfig, GeneratorTrainer, feature_quality, split, teaching_score
+from feataug.core.latents import draw_latents
 from feataug.core.windows import tiles
 from feataug.data import seeded_loader
 from feataug.io.atomic import write_json
+from feataug.io.results import recognition_summary
 from feataug.models import PSPNet
 from feataug.reporting.tables import teaching_table
 from feataug.training.device import keep_freed_memory
 from studies.lib.backbone import load_imagenet_weights, phase_dilations
+from studies.lib.other_models import ViTSegmenter, fpn
 from studies.lib.setups import arguments, parse
-from studies.own.protocol import Protocol
+from studies.own.protocol import FPN, Protocol, ViT
 
 STEPS = FinetuneConfig(num_steps=400, lr=0.05, lr_scale={"encoder": 0.3}, save_every=50)
 
@@ -40,63 +47,140 @@ class GeneratorSource(nn.Module):
 
     def forward(self, masks: Tensor, real: tuple[Tensor, ...], rng: torch.Generator) -> tuple[Tensor, ...]:
         """Features of the masks."""
-        made: Any = self.generator(masks, self.generator.draw_z(len(masks), rng))
+        made: Any = self.generator(masks, draw_latents(self.generator, masks, rng))
         return tuple(made)
+
+
+def fresh_pspnet(classes: int, cpu: bool, seed: int) -> nn.Module:
+    """The studies' PSPNet with ImageNet weights and heads drawn by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = PSPNet("tf_efficientnet_lite0", classes, output_stride=16, width=128)
+    load_imagenet_weights(model.encoder)
+    if cpu:
+        phase_dilations(model)
+    return model
+
+
+def fresh_fpn(classes: int, seed: int) -> nn.Module:
+    """The studies' FPN with ImageNet weights and a decoder drawn by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        return fpn(classes, seed)
+
+
+def fresh_vit(classes: int, size: tuple[int, int], seed: int) -> nn.Module:
+    """The studies' ViT, all weights drawn by the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ViTSegmenter(classes, size)
 
 
 class Teaching(Protocol):
     """All sources of features on one base model."""
 
-    def fresh(self, seed: int) -> nn.Module:
-        """The model before training, with heads drawn by the seed."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = PSPNet("tf_efficientnet_lite0", len(self.classes), output_stride=16, width=128)
-        load_imagenet_weights(model.encoder)
-        if self.args.device != "cuda":
-            phase_dilations(model)
-        return model
+    flow_config = GeneratorConfig.flow(num_images=18_000, snapshot_images=1_200, log_images=240)
+
+    def shrink(self) -> None:
+        super().shrink()
+        self.flow_config = replace(self.flow_config, num_images=120)
+
+    def cut(self) -> Any:
+        """The trained base model, cut. The example is a crop: a pyramid's levels need one of a fitting size."""
+        return split(self.load_base(), at=self.at, example=torch.zeros(1, 3, *self.size))
+
+    def fresh(self) -> Callable[[int], nn.Module]:
+        """Makes the model before training, with heads drawn by a seed. It holds nothing of the study: the score's settings describe it."""
+        return partial(fresh_pspnet, len(self.classes), self.args.device != "cuda")
+
+    def decoder_loader(self, seed: int) -> Any:
+        """Training crops for a fresh decoder."""
+        return seeded_loader(self.train, self.batch, seed=300 + seed)
+
+    def flow_settings(self) -> dict[str, Any]:
+        """Everything that the flow depends on."""
+        return self.base_settings() | {"at": self.at, "flow": self.flow_config.to_dict()}
+
+    def train_flow(self) -> dict[str, Any]:
+        cut = self.cut()
+        torch.manual_seed(0)
+        generator = FeatureGenerator(len(self.classes), cut.spec, "flow")
+        trainer = GeneratorTrainer(generator, cut, self.flow_config, output=self.output / "flow", device=self.args.device, progress="flow")
+        history = trainer.fit(self.training_loader(1), self.val_loader)
+        generator.save_pretrained(self.output / "flow-model")
+        weights = sum(parameter.numel() for parameter in generator.parameters())
+        return recognition_summary(history[-1], self.classes) | {"parameters": weights}
 
     def scores(self) -> dict[str, Any]:
-        config = FinetuneConfig.from_dict(STEPS.to_dict() | ({"num_steps": 10} if self.args.quick else {}))
+        args = self.args
+        config = replace(STEPS, num_steps=10 if args.quick else args.decoder_steps)
+        generators = ([self.output / "generator-model"] if args.rivals else []) + args.generators
+        names = {"generator-model": "bicyclegan"}
         return teaching_score(
-            self.load_base(), self.at, self.load_generator(), lambda seed: seeded_loader(self.train, self.batch, seed=300 + seed),
-            self.val_loader, config, fresh=self.fresh, seeds=self.args.seeds, window=self.size, bias_loader=self.bias_loader(),
-            others={folder.name: GeneratorSource(folder) for folder in self.args.generators}, classes=self.classes,
-            output=self.output / "teaching", device=self.args.device,
+            self.load_base(), self.at, FeatureGenerator.from_pretrained(self.output / "flow-model"),
+            self.decoder_loader, self.val_loader, config, fresh=self.fresh(), seeds=args.seeds,
+            window=self.size, bias_loader=self.bias_loader(), classes=self.classes, example=torch.zeros(1, 3, *self.size),
+            others={names.get(folder.name, folder.name): GeneratorSource(folder) for folder in generators},
+            output=self.output / ("teaching" if args.decoder_steps == STEPS.num_steps else f"teaching-{args.decoder_steps}"), device=args.device,
         )  # fmt: skip
 
     def quality(self) -> dict[str, Any]:
         """Distances, precision and recall in feature space, and the memory test: training crops against windows of validation images."""
         val = [(part, mask) for images, masks in self.val_loader for part, mask, _ in tiles(images, masks, self.size, 255)]
-        cut, train = self.cut(), seeded_loader(self.train, self.batch, seed=400)
-        return feature_quality(cut, self.load_generator(), train, val, device=self.device)
+        generator = FeatureGenerator.from_pretrained(self.output / "flow-model")
+        return feature_quality(self.cut(), generator, seeded_loader(self.train, self.batch, seed=400), val, device=self.device)
+
+
+class TeachingFPN(FPN, Teaching):
+    at = "encoder"
+
+    def fresh(self) -> Callable[[int], nn.Module]:
+        return partial(fresh_fpn, len(self.classes))
+
+
+class TeachingViT(ViT, Teaching):
+    at = "vit.blocks.3"
+
+    def fresh(self) -> Callable[[int], nn.Module]:
+        return partial(fresh_vit, len(self.classes), self.size)
+
+
+MODELS = {"pspnet": Teaching, "fpn": TeachingFPN, "vit": TeachingViT}
 
 
 def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    parser.add_argument("--model", choices=tuple(MODELS), default="pspnet")
+    parser.add_argument("--steps", type=int, help="steps of the base model, if other than in the other studies")
+    parser.add_argument("--decoder-steps", type=int, default=STEPS.num_steps, help="steps of each fresh decoder")
+    parser.add_argument("--rivals", action="store_true", help="also measure the BicycleGAN")
     parser.add_argument("--generators", nargs="+", type=Path, default=[], help="folders of further generators, each named after its folder")
-    parser.set_defaults(seeds=[0, 1], steps=None)
-    return parse(parser, "teaching", None)
+    parser.set_defaults(seeds=[0, 1])
+    args = parse(parser, "teaching", None)
+    if args.model != "pspnet":
+        args.result = args.result.with_name(f"{args.result.stem}-{args.model}.json")
+    if args.decoder_steps != STEPS.num_steps:
+        args.result = args.result.with_name(f"{args.result.stem}-{args.decoder_steps}.json")
+    return args
 
 
 def main() -> None:
     args = options(arguments(__doc__))
     keep_freed_memory()
-    study = Teaching(args)
+    study = MODELS[args.model](args)
     study.run_base()
-    study.run_generator()
+    if args.rivals:
+        study.run_generator()
+    found = {"flow": study.stage("flow", study.train_flow, study.flow_settings())}
+    found["quality"] = study.stage("flow-quality", study.quality, study.flow_settings())
     result = study.scores()
-    figures = {
-        "teaching": result,
-        "recognition": study.run_recognition(),
-        "quality": study.stage("quality", study.quality, study.generator_settings()),
-        "settings": {
-            "data": args.dataset, "half": args.half, "eval_split": args.eval_split, "size": study.size, "batch": study.batch,
-            "images": len(study.train), "model": study.name, "at": study.at, "steps": STEPS.to_dict(), "seeds": args.seeds,
-            "generator": [config.to_dict() for config in study.generator_configs], "device": args.device, "torch": torch.__version__,
-        },
+    settings = {
+        "data": args.dataset, "half": args.half, "eval_split": args.eval_split, "size": study.size, "batch": study.batch,
+        "images": len(study.train), "model": study.name, "at": study.at, "base": study.base_config.to_dict(),
+        "steps": result["settings"]["config"], "seeds": args.seeds, "generator": study.flow_config.to_dict(),
+        "seconds": study.seconds, "device": args.device, "torch": torch.__version__,
     }  # fmt: skip
-    write_json(args.result, figures)
+    if args.rivals:
+        settings["bicyclegan"] = [config.to_dict() for config in study.generator_configs]
+    write_json(args.result, {"teaching": result} | found | {"settings": settings})
     print(teaching_table(result))
     print(f"written: {args.result}")
 

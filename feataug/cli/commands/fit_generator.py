@@ -28,7 +28,7 @@ def add_options(command: CommandParser) -> None:
         help="where to cut the model, such as encoder.layer3.0; feataug inspect lists the places",
     )  # fmt: skip
     options.add_license(command)
-    command.add_option("--preset", default="default", choices=("default", "paper"), help="architecture and objective")
+    command.add_option("--preset", default="flow", choices=("flow", "bicyclegan", "paper"), help="architecture and objective")
     command.add_option("--images", type=POSITIVE, default=20_000, help="length of the training, counted in images")
     command.add_option("--lr", type=Number(low=0), help="learning rate, instead of the preset's")
     command.add_flag(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from feataug.core.specs import LevelSpec
 from feataug.generation.layers.norm import ModulatedNorm
 
 
@@ -120,3 +122,17 @@ class UNet(nn.Module):
             rearrange(head(pooled), "batch (channels count) -> batch channels 1 count", count=count)
             for head, (_, count) in zip(self.token_heads, self.tokens, strict=True)
         ]
+
+
+def unet_widths(maps: Sequence[LevelSpec], finest: int, depth: int, first: int | None) -> list[int]:
+    """Maps of the U-Net at each scale. Fine scales are narrow: they have many pixels and, in pyramids, few channels to generate."""
+    widths = []
+    for scale in range(1 + max(round(math.log2(level.reduction / finest)) for level in maps)):
+        stride = finest * 2**scale
+        channels = [level.channels for level in maps if round(math.log2(level.reduction / finest)) == scale]
+        most = max(channels, default=0)
+        # Half of the channels, or a quarter of many: otherwise a generator of 1,024 channels at stride 8 would cost more than the encoder.
+        widths.append(max(min(128, 16 * stride), min(most // 2, max(256, most // 4))))
+    widths += [2 * widths[-1]] * depth
+    factor = 1.0 if first is None else first / widths[0]
+    return [max(1, round(width * factor)) for width in widths]

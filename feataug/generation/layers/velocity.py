@@ -1,0 +1,222 @@
+"""The network of flow matching: from noisy features, a time and a mask to the velocity towards real features, for all levels together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from feataug.core.specs import FeatureSpec, LevelSpec
+from feataug.generation.layers.class_shares import class_shares
+
+# Numbers that stand for a time.
+TIME_CHANNELS = 32
+# Side of the grid of finer cells in which the classes' shares are counted within a cell.
+FINENESS = 4
+# How many times more channels than it generates a scale has by default.
+WIDER = 1.75
+
+
+def fine_shares(masks: Tensor, num_classes: int, stride: int, size: tuple[int, int]) -> Tensor:
+    """Class shares of the finer cells within each cell, side by side as channels: where in a cell a thin class lies.
+
+    Args:
+        masks: ``(B, H, W)`` int64.
+        num_classes: Number of classes; void is one label more.
+        stride: Of the feature map. A cell is divided into ``fineness(stride)`` times as many.
+        size: Rows and columns of the feature map. An encoder that rounds down leaves out the last cells.
+
+    Returns:
+        ``(B, rows, columns, labels * fineness(stride) ** 2)``.
+
+    Source:
+        Ours.
+    """
+    factor = fineness(stride)
+    shares = class_shares(masks, num_classes, stride // factor)
+    missing = [max(0, factor * cells - have) for cells, have in zip(size, shares.shape[-2:], strict=True)]
+    shares = F.pad(shares, (0, missing[1], 0, missing[0]))[..., : factor * size[0], : factor * size[1]]
+    return rearrange(shares, "b k (h i) (w j) -> b h w (k i j)", i=factor, j=factor)
+
+
+def fineness(stride: int) -> int:
+    """The largest number up to ``FINENESS`` that divides a stride."""
+    return max(n for n in range(1, FINENESS + 1) if stride % n == 0)
+
+
+def time_embedding(times: Tensor, channels: int = TIME_CHANNELS) -> Tensor:
+    """Sines and cosines of times in [0, 1]: ``(B,)`` to ``(B, channels)``, with frequencies from 1 to 100 quarter turns."""
+    frequencies = torch.exp(torch.linspace(0, math.log(100), channels // 2, device=times.device))
+    angles = times[:, None].float() * frequencies * (math.pi / 2)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class MixBlock(nn.Module):
+    """A depthwise convolution, then an MLP over channels; the time scales, shifts and gates (adaLN, Peebles and Xie 2023).
+
+    Args:
+        width: Channels.
+        time_width: Channels of the encoded time.
+        expansion: Hidden channels of the MLP, as a multiple of ``width``.
+        kernel: Side of the depthwise convolution.
+
+    Source:
+        Ours, after ConvNeXt (Liu et al. 2022). Nearly all multiply-adds are matrix products over channels, which CPUs and GPUs do fast.
+    """
+
+    def __init__(self, width: int, time_width: int, *, expansion: int = 2, kernel: int = 5) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.modulation = nn.Linear(time_width, 3 * width)
+        self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
+        # At first a block is the identity.
+        for parameter in (*self.modulation.parameters(), *self.mlp[-1].parameters()):
+            nn.init.zeros_(parameter)
+
+    def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
+        """``(B, h, w, width)`` and ``(B, time_width)`` to the former's shape."""
+        scale, shift, gate = self.modulation(time)[:, None, None].chunk(3, dim=-1)
+        mixed = rearrange(self.depthwise(rearrange(hidden, "b h w c -> b c h w")), "b c h w -> b h w c")
+        mixed = F.layer_norm(mixed, mixed.shape[-1:]) * (1 + scale) + shift
+        return hidden + (1 + gate) * self.mlp(mixed)
+
+
+class Scale(nn.Module):
+    """What happens at one stride: noisy maps and class shares enter, blocks mix them, and velocities leave.
+
+    Args:
+        levels: The maps of this stride.
+        condition_channels: Of the masks' shares.
+        width: Channels within.
+        time_width: Channels of the encoded time.
+        depth: Blocks.
+    """
+
+    def __init__(self, levels: Sequence[LevelSpec], condition_channels: int, width: int, time_width: int, depth: int) -> None:
+        super().__init__()
+        self.channels = [level.channels for level in levels]
+        self.enter = nn.Linear(sum(self.channels), width)
+        self.condition = nn.Linear(condition_channels, width)
+        self.blocks = nn.ModuleList(MixBlock(width, time_width) for _ in range(depth))
+        self.leave = nn.Linear(width, sum(self.channels))
+        nn.init.normal_(self.leave.weight, std=0.02)
+        nn.init.zeros_(self.leave.bias)
+
+    def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
+        """Only the blocks, ``(B, h, w, width)``."""
+        for block in self.blocks:
+            hidden = block(hidden, time)
+        return hidden
+
+    def velocities(self, hidden: Tensor) -> list[Tensor]:
+        """``(B, channels, h, w)`` for each level."""
+        out = rearrange(self.leave(F.layer_norm(hidden, hidden.shape[-1:])), "b h w c -> b c h w")
+        return list(out.split(self.channels, dim=1))
+
+
+class VelocityNet(nn.Module):
+    """Velocities of all levels of a cut at once.
+
+    Each stride of the spec is a ``Scale``. From fine to coarse, half of each scale's blocks run and hand on their average; back from coarse
+    to fine, the other half. With one stride there is one scale, and no resolution but the features' own. Class and register tokens enter
+    with the time and leave from the coarsest scale's mean.
+
+    Args:
+        num_classes: Number of classes; void is one label more.
+        spec: What crosses the cut. At least one level is a map.
+        width: Channels at the stride that generates the most channels; the other strides have as many in proportion, at least 32. By default
+            1.75 times as many as are generated, in multiples of 16.
+        depth: Blocks of each scale.
+
+    Source:
+        Ours. Flow matching: Lipman et al. (2023). That the network should be wider than the features: Zheng et al. (2025).
+    """
+
+    def __init__(self, num_classes: int, spec: FeatureSpec, *, width: int | None = None, depth: int = 4) -> None:
+        super().__init__()
+        self.num_classes, self.spec = num_classes, spec
+        self.strides = sorted({level.reduction for level in spec if not level.tokens})
+        levels = {stride: [level for level in spec if not level.tokens and level.reduction == stride] for stride in self.strides}
+        widths = _widths([sum(level.channels for level in levels[stride]) for stride in self.strides], width)
+        self.tokens = sum(level.channels * level.tokens for level in spec if level.tokens)
+        self.time = nn.Sequential(nn.Linear(TIME_CHANNELS + self.tokens, max(widths)), nn.SiLU())
+        self.scales = nn.ModuleList(
+            Scale(levels[stride], (num_classes + 1) * fineness(stride) ** 2, own, max(widths), depth)
+            for stride, own in zip(self.strides, widths, strict=True)
+        )
+        self.down = nn.ModuleList(nn.Linear(fine, coarse) for fine, coarse in pairwise(widths))
+        self.up = nn.ModuleList(nn.Linear(coarse, fine) for fine, coarse in pairwise(widths))
+        self.first = depth if len(widths) == 1 else depth // 2
+        known = widths[-1] + max(widths)
+        self.token_head = nn.Sequential(nn.Linear(known, known), nn.SiLU(), nn.Linear(known, self.tokens)) if self.tokens else None
+
+    def condition(self, masks: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Encoded masks, once for all times: ``(B, h, w, width)`` for each stride.
+
+        Args:
+            masks: ``(B, H, W)`` int64.
+            sizes: Rows and columns of the maps of each stride, in the order of ``strides``.
+        """
+        codes = []
+        for scale, stride, size in zip(self.scales, self.strides, sizes, strict=True):
+            codes.append(scale.condition(fine_shares(masks, self.num_classes, stride, size)))  # type: ignore[operator]
+        return codes
+
+    def forward(self, noisy: Sequence[Tensor], times: Tensor, codes: Sequence[Tensor]) -> list[Tensor]:
+        """Velocities.
+
+        Args:
+            noisy: ``(B, channels, h, w)`` for each level, tokens as ``(B, channels, 1, tokens)``; in standardised units.
+            times: ``(B,)`` from 0, noise, to 1, features.
+            codes: Of ``condition``.
+
+        Returns:
+            As ``noisy``, one for each level.
+        """
+        maps = {stride: [] for stride in self.strides}  # type: dict[int, list[Tensor]]
+        tokens = []
+        for level, value in zip(self.spec, noisy, strict=True):
+            tokens.append(value.flatten(1)) if level.tokens else maps[level.reduction].append(value)
+        time = self.time(torch.cat([time_embedding(times), *tokens], dim=1))
+        hidden: list[Tensor] = []
+        for number, (stride, scale) in enumerate(zip(self.strides, self.scales, strict=True)):
+            entered = scale.enter(rearrange(torch.cat(maps[stride], dim=1), "b c h w -> b h w c")) + codes[number]  # type: ignore[operator]
+            if hidden:
+                entered = entered + self.down[number - 1](_resized(hidden[-1], entered, "area"))
+            for block in scale.blocks[: self.first]:  # type: ignore[index]
+                entered = block(entered, time)
+            hidden.append(entered)
+        for number in reversed(range(len(self.strides))):
+            if number + 1 < len(self.strides):
+                hidden[number] = hidden[number] + self.up[number](_resized(hidden[number + 1], hidden[number], "nearest"))
+            for block in self.scales[number].blocks[self.first :]:  # type: ignore[index]
+                hidden[number] = block(hidden[number], time)
+        out = {stride: iter(scale.velocities(x)) for stride, scale, x in zip(self.strides, self.scales, hidden, strict=True)}  # type: ignore[operator]
+        rest = self.token_head(torch.cat([hidden[-1].mean((1, 2)), time], dim=1)) if self.token_head is not None else None
+        found = []
+        for level, value in zip(self.spec, noisy, strict=True):
+            if not level.tokens:
+                found.append(next(out[level.reduction]))
+                continue
+            assert rest is not None
+            size = level.channels * level.tokens
+            found.append(rest[:, :size].view_as(value))
+            rest = rest[:, size:]
+        return found
+
+
+def _widths(channels: Sequence[int], width: int | None) -> list[int]:
+    """Channels of the scales, in multiples of 16, in proportion to the channels that each generates."""
+    factor = WIDER if width is None else width / max(channels)
+    return [max(32, 16 * round(factor * count / 16)) if width is None or count < max(channels) else width for count in channels]
+
+
+def _resized(hidden: Tensor, like: Tensor, mode: str) -> Tensor:
+    """``(B, h, w, C)`` in the size of another such map."""
+    maps = F.interpolate(rearrange(hidden, "b h w c -> b c h w"), like.shape[1:3], mode=mode)
+    return rearrange(maps, "b c h w -> b h w c")

@@ -1,0 +1,179 @@
+"""One training step of a generator that flows from noise to features: conditional flow matching."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from feataug.core.checks import check_features, check_masks
+from feataug.core.distributed import local_slice, rank_and_world
+from feataug.core.rng import generator_for
+from feataug.cutting.cut import Cut
+from feataug.errors import FeatAugWarning
+from feataug.generation.flow import draw_times, flow_loss, latent_size, noise_maps
+from feataug.generation.generator import FeatureGenerator
+from feataug.training.config import GeneratorConfig
+from feataug.training.feature_statistics import features_of
+
+# Images on which the held-out loss is measured.
+HELD_OUT_IMAGES = 200
+# Images in which the learning rate rises to its full value.
+WARM_UP = 600
+
+
+def _schedule(seen: int, num_images: int) -> float:
+    """Factor of the learning rate: a short linear rise, then a cosine to zero."""
+    rise = min(WARM_UP, num_images // 10)
+    return min(1.0, (seen + 1) / max(rise, 1)) * (1 + math.cos(math.pi * min(1.0, seen / num_images))) / 2
+
+
+class VelocityLoss(nn.Module):
+    """The loss as the forward pass of a module, which is where DistributedDataParallel averages gradients."""
+
+    def __init__(self, generator: FeatureGenerator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    def forward(self, masks: Tensor, real: Sequence[Tensor], noise: Sequence[Tensor], times: Tensor) -> Tensor:
+        """Mean squared error of the velocity.
+
+        Args:
+            masks: ``(B, H, W)`` int64.
+            real: Standardised features, ``(B, channels, h, w)`` for each level.
+            noise: ``(n B, channels, h, w)`` for each level: ``n`` noise levels for each feature, which is encoded once.
+            times: ``(n B,)``.
+        """
+        copies = len(times) // len(masks)
+        codes = [code.repeat(copies, 1, 1, 1) for code in self.generator.encode_masks(masks)]
+        targets = [level.repeat(copies, 1, 1, 1) for level in real]
+        return flow_loss(lambda noisy, at: self.generator.velocity(noisy, at, codes), targets, noise, times)
+
+
+class FlowObjective:
+    """A flow generator, its optimizer, and what they learn from a batch.
+
+    Args:
+        generator: Made for ``cut.spec`` with ``preset="flow"``.
+        cut: A cut of the trained model, which is in eval mode and without gradients.
+        config: Length, learning rate, noise levels.
+
+    Attributes:
+        parts: Empty: nothing but the generator is trained.
+        optimizers: ``generator``; there after ``prepare``.
+
+    Source:
+        Lipman et al. (2023). Ours: in the space of intermediate features, for all levels of a cut together.
+    """
+
+    accelerator: Accelerator
+    optimizers: dict[str, Any]
+
+    def __init__(self, generator: FeatureGenerator, cut: Cut, config: GeneratorConfig) -> None:
+        self.generator, self.cut, self.config = generator, cut, config
+        self.parts = nn.ModuleDict()
+        self.loss: Any = VelocityLoss(generator)
+
+    def prepare(self, accelerator: Accelerator) -> None:
+        """Move everything to the accelerator's device, and make the optimizer."""
+        config, self.accelerator = self.config, accelerator
+        self.cut.model.to(accelerator.device)
+        self.generator.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fused = accelerator.device.type in ("cpu", "cuda")
+        adam = torch.optim.AdamW(
+            self.generator.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=fused
+        )
+        self.loss, adam = accelerator.prepare(self.loss, adam)
+        self.optimizers = {"generator": adam}
+
+    def step(self, images: Tensor | Sequence[Tensor], masks: Tensor, seen: int) -> dict[str, Tensor]:
+        """One step of the generator.
+
+        Args:
+            images: ``(B, 3, H, W)``, on any device; or the features, one tensor for each level, as a ``FeatureBank`` has them.
+            masks: ``(B, H, W)``.
+            seen: Images before this batch, in all processes: they decide the noise and the learning rate.
+
+        Returns:
+            ``{"flow": loss}``, without gradients. 1 is about what features that do not depend on the mask would cost.
+
+        Raises:
+            LabelError: a mask holds a value that is neither a class nor ``ignore_index``.
+        """
+        config = self.config
+        masks, real = self._real(images, masks)
+        # Noise depends on the seed and the images seen alone, so that a resumed run draws what the undisturbed one would.
+        noise, times = self._draw(len(masks) * rank_and_world()[1], masks, generator_for(config.seed, "noise", seen), local_slice())
+        optimizer = self.optimizers["generator"]
+        for group in optimizer.param_groups:
+            group["lr"] = config.lr * _schedule(seen, config.num_images)
+        with self.accelerator.autocast():
+            loss = self.loss(masks, real, noise, times)
+        optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        # Noise makes a few gradients far larger than the rest, above all while the learning rate is at its highest.
+        self.accelerator.clip_grad_norm_(self.generator.parameters(), 1.0)
+        optimizer.step()
+        return {"flow": loss.detach()}
+
+    @torch.no_grad()
+    def held_out(self, generator: FeatureGenerator, loader: Iterable[tuple[Tensor, Tensor]]) -> float:
+        """The loss of ``generator`` on images that are not trained on, always with the same noise.
+
+        It bounds the likelihood of unseen features. If it rises while training goes on, the generator memorises.
+
+        Args:
+            generator: The trained weights or their moving average.
+            loader: ``(images, masks)``; the first ``HELD_OUT_IMAGES`` count.
+        """
+        rng, loss_of = generator_for(self.config.seed, "held out", 0), VelocityLoss(generator)
+        total, seen = 0.0, 0
+        for images, masks in loader:
+            masks, real = self._real(images, masks)
+            noise, times = self._draw(len(masks), masks, rng, slice(None))
+            total, seen = total + float(loss_of(masks, real, noise, times)) * len(masks), seen + len(masks)
+            if seen >= HELD_OUT_IMAGES:
+                break
+        return total / seen
+
+    @torch.no_grad()
+    def _real(self, images: Tensor | Sequence[Tensor], masks: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Checked masks and standardised features, on the device."""
+        generator, device = self.generator, self.accelerator.device
+        masks = check_masks("GeneratorTrainer", masks, generator.num_classes, generator.ignore_index).to(device)
+        with self.accelerator.autocast():
+            features = features_of(self.cut, images, device)
+        size = (int(masks.shape[-2]), int(masks.shape[-1]))
+        check_features("GeneratorTrainer", features, generator.spec, size)
+        return masks, [level.float() for level in generator.standardize(features)]
+
+    def _draw(self, count: int, masks: Tensor, rng: torch.Generator, mine: slice) -> tuple[list[Tensor], Tensor]:
+        """Noise and times for ``count`` samples, of which this process takes those of ``mine``; ``config.noise_levels`` of each."""
+        spec, device = self.generator.spec, self.accelerator.device
+        size = (int(masks.shape[-2]), int(masks.shape[-1]))
+        drawn = [
+            (torch.randn(count, latent_size(spec, size), generator=rng)[mine], draw_times(count, rng)[mine])
+            for _ in range(self.config.noise_levels)
+        ]
+        z, times = torch.cat([z for z, _ in drawn]), torch.cat([times for _, times in drawn])
+        return noise_maps(z.to(device), spec, size), times.to(device)
+
+
+def warn_of_memory(curve: Sequence[float]) -> None:
+    """Warn if the loss on held-out images has risen again.
+
+    Warns:
+        FeatAugWarning: the last loss is more than 2 % above the lowest.
+    """
+    if curve and curve[-1] > 1.02 * min(curve):
+        warnings.warn(
+            f"GeneratorTrainer: the loss on held-out images has risen from {min(curve):.3f} to {curve[-1]:.3f}: the generator begins to "
+            "memorise the training images. Train on fewer images (num_images), or with more augmentation.",
+            FeatAugWarning,
+            stacklevel=5,
+        )
