@@ -160,7 +160,7 @@ print(f"diversity ratio: {score['diversity']:.2f}")
 
 # %% alt="Image, mask, real features, two synthetic ones of the same mask, and what the model makes of real and synthetic features"
 with torch.no_grad():
-    noise = generator.draw_z(2 * len(masks), torch.Generator().manual_seed(0))
+    noise = generator.draw_z(masks, torch.Generator().manual_seed(0), samples=2)
     (both,) = generator(masks, noise, samples=2)
     first, second = both.chunk(2)
     real_colors, first_colors, second_colors = feature_colors([features[0], first, second])

@@ -125,7 +125,7 @@ images, masks = images[:4], masks[:4]
 model.eval()
 with torch.no_grad():
     (real,) = cut.encode(images)
-    (synthetic,) = generator(masks, generator.draw_z(len(masks), torch.Generator().manual_seed(0)))
+    (synthetic,) = generator(masks, generator.draw_z(masks, torch.Generator().manual_seed(0)))
 real_colors, synthetic_colors = feature_colors([real, synthetic])
 draw_grid(
     {

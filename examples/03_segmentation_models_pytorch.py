@@ -149,7 +149,7 @@ images, masks = images[:3], masks[:3]
 model.eval()
 with torch.no_grad():
     real = cut.encode(images)
-    synthetic = generator(masks, generator.draw_z(len(masks), torch.Generator().manual_seed(0)))
+    synthetic = generator(masks, generator.draw_z(masks, torch.Generator().manual_seed(0)))
 columns = {"image": color_images(images), "mask": color_masks(masks, train_set.palette)}
 for level, made, spec in list(zip(real, synthetic, cut.spec, strict=True))[:3]:
     columns[f"real, stride {spec.reduction}"], columns[f"synthetic, stride {spec.reduction}"] = feature_colors([level, made])

@@ -65,7 +65,7 @@ def show(cut: feataug.Cut, generator: feataug.FeatureGenerator, levels: range):
     cut.model.eval()
     with torch.no_grad():
         real = cut.encode(images)
-        synthetic = generator(masks, generator.draw_z(len(masks), torch.Generator().manual_seed(0)))
+        synthetic = generator(masks, generator.draw_z(masks, torch.Generator().manual_seed(0)))
     columns = {"image": color_images(images), "mask": color_masks(masks, palette)}
     for number in levels:
         stride = cut.spec[number].reduction

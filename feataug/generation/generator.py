@@ -241,24 +241,31 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         levels = [next(tokens if level.tokens else maps) for level in self.spec]
         return [_resize_level(x, level.size(size), level.offset is not None) for x, level in zip(levels, self.spec, strict=True)]
 
-    def draw_z(self, count: int, rng: torch.Generator | None = None, image_size: tuple[int, int] | None = None) -> Tensor:
-        """Noise ``(count, latent_size(image_size))``, drawn from the CPU generator ``rng`` and moved to this module's device.
+    def draw_z(
+        self, count: Tensor | int, rng: torch.Generator | None = None, image_size: tuple[int, int] | None = None, *, samples: int = 1
+    ) -> Tensor:
+        """Noise ``(samples * B, latent_size(image_size))``, drawn from the CPU generator ``rng`` and moved to this module's device.
 
         Args:
-            count: Number of samples.
+            count: ``(B, H, W)`` masks, or their number ``B``.
             rng: torch's global generator by default.
-            image_size: Rows and columns of the masks. Only a flow needs it.
+            image_size: Rows and columns of the masks, where only their number is given. A generator with a fixed ``latent_dim`` does not
+                need it.
+            samples: Number of features per mask.
 
         Raises:
-            ConfigError: a flow, and no ``image_size``.
+            ConfigError: a flow, and neither masks nor ``image_size``.
         """
+        if isinstance(count, Tensor):
+            masks, count = count, len(count)
+            image_size = (int(masks.shape[-2]), int(masks.shape[-1]))
         if image_size is None and self.preset == "flow":
             raise ConfigError(
                 "FeatureGenerator: how much noise a flow takes depends on the masks' size.",
                 given="draw_z without image_size",
-                needed="draw_z(count, rng, image_size=masks.shape[-2:])",
+                needed="draw_z(masks, rng), or draw_z(count, rng, image_size=masks.shape[-2:])",
             )
-        return torch.randn(count, self.latent_size(image_size or (0, 0)), generator=rng).to(self.fitted.device)
+        return torch.randn(samples * count, self.latent_size(image_size or (0, 0)), generator=rng).to(self.fitted.device)
 
 
 def _resize_level(maps: Tensor, size: tuple[int, int], crop: bool) -> Tensor:

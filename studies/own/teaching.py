@@ -4,9 +4,9 @@
 
 The encoder is the base model's, frozen. The layers after the cut start from ImageNet weights where there are any, the heads from random
 ones; 400 steps of 12 training crops. Decoders are measured on validation images by windows of the crops' size, before and after a class
-bias that is fitted on every sixth training image. Sources of features: real images; a flow (``FeatureGenerator(preset="flow")``); class
-Gaussians; with ``--rivals`` the BicycleGAN. Further generators (folders of ``save_pretrained``) are compared on the same seeds. The result
-also holds the flow's ``recognition`` and ``feature_quality``. Figures go to ``studies/results/teaching-DATASET.json``.
+bias that is fitted on every sixth training image. Sources of features: real images; the generator; class
+Gaussians; with ``--rivals`` a BicycleGAN. Further generators (folders of ``save_pretrained``) are compared on the same seeds. The result
+also holds the generator's ``recognition`` and ``feature_quality``. Figures go to ``studies/results/teaching-DATASET.json``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug import FeatureGenerator, FinetuneConfig, GeneratorConfig, GeneratorTrainer, feature_quality, split, teaching_score
+from feataug import FeatureGenerator, FinetuneConfig, feature_quality, split, teaching_score
 from feataug.core.latents import draw_latents
 from feataug.core.windows import tiles
 from feataug.data import seeded_loader
 from feataug.io.atomic import write_json
-from feataug.io.results import recognition_summary
 from feataug.models import PSPNet
 from feataug.reporting.tables import teaching_table
 from feataug.training.device import keep_freed_memory
@@ -78,12 +77,6 @@ def fresh_vit(classes: int, size: tuple[int, int], seed: int) -> nn.Module:
 class Teaching(Protocol):
     """All sources of features on one base model."""
 
-    flow_config = GeneratorConfig.flow(num_images=18_000, snapshot_images=1_200, log_images=240)
-
-    def shrink(self) -> None:
-        super().shrink()
-        self.flow_config = replace(self.flow_config, num_images=120)
-
     def cut(self) -> Any:
         """The trained base model, cut. The example is a crop: a pyramid's levels need one of a fitting size."""
         return split(self.load_base(), at=self.at, example=torch.zeros(1, 3, *self.size))
@@ -96,38 +89,22 @@ class Teaching(Protocol):
         """Training crops for a fresh decoder."""
         return seeded_loader(self.train, self.batch, seed=300 + seed)
 
-    def flow_settings(self) -> dict[str, Any]:
-        """Everything that the flow depends on."""
-        return self.base_settings() | {"at": self.at, "flow": self.flow_config.to_dict()}
-
-    def train_flow(self) -> dict[str, Any]:
-        cut = self.cut()
-        torch.manual_seed(0)
-        generator = FeatureGenerator(len(self.classes), cut.spec, "flow")
-        trainer = GeneratorTrainer(generator, cut, self.flow_config, output=self.output / "flow", device=self.args.device, progress="flow")
-        history = trainer.fit(self.training_loader(1), self.val_loader)
-        generator.save_pretrained(self.output / "flow-model")
-        weights = sum(parameter.numel() for parameter in generator.parameters())
-        return recognition_summary(history[-1], self.classes) | {"parameters": weights}
-
     def scores(self) -> dict[str, Any]:
         args = self.args
         config = replace(STEPS, num_steps=10 if args.quick else args.decoder_steps)
-        generators = ([self.output / "generator-model"] if args.rivals else []) + args.generators
-        names = {"generator-model": "bicyclegan"}
+        generators = ([self.output / "bicyclegan-model"] if args.rivals else []) + args.generators
         return teaching_score(
-            self.load_base(), self.at, FeatureGenerator.from_pretrained(self.output / "flow-model"),
+            self.load_base(), self.at, self.load_generator(),
             self.decoder_loader, self.val_loader, config, fresh=self.fresh(), seeds=args.seeds,
             window=self.size, bias_loader=self.bias_loader(), classes=self.classes, example=torch.zeros(1, 3, *self.size),
-            others={names.get(folder.name, folder.name): GeneratorSource(folder) for folder in generators},
+            others={folder.name.removesuffix("-model"): GeneratorSource(folder) for folder in generators},
             output=self.output / ("teaching" if args.decoder_steps == STEPS.num_steps else f"teaching-{args.decoder_steps}"), device=args.device,
         )  # fmt: skip
 
     def quality(self) -> dict[str, Any]:
         """Distances, precision and recall in feature space, and the memory test: training crops against windows of validation images."""
         val = [(part, mask) for images, masks in self.val_loader for part, mask, _ in tiles(images, masks, self.size, 255)]
-        generator = FeatureGenerator.from_pretrained(self.output / "flow-model")
-        return feature_quality(self.cut(), generator, seeded_loader(self.train, self.batch, seed=400), val, device=self.device)
+        return feature_quality(self.cut(), self.load_generator(), seeded_loader(self.train, self.batch, seed=400), val, device=self.device)
 
 
 class TeachingFPN(FPN, Teaching):
@@ -167,19 +144,19 @@ def main() -> None:
     keep_freed_memory()
     study = MODELS[args.model](args)
     study.run_base()
+    found = {"generator": study.run_generator()}
     if args.rivals:
-        study.run_generator()
-    found = {"flow": study.stage("flow", study.train_flow, study.flow_settings())}
-    found["quality"] = study.stage("flow-quality", study.quality, study.flow_settings())
+        found["bicyclegan"] = study.run_bicyclegan()
+    found["quality"] = study.stage("quality", study.quality, study.generator_settings())
     result = study.scores()
     settings = {
         "data": args.dataset, "half": args.half, "eval_split": args.eval_split, "size": study.size, "batch": study.batch,
         "images": len(study.train), "model": study.name, "at": study.at, "base": study.base_config.to_dict(),
-        "steps": result["settings"]["config"], "seeds": args.seeds, "generator": study.flow_config.to_dict(),
+        "steps": result["settings"]["config"], "seeds": args.seeds, "generator": [config.to_dict() for config in study.generator_configs],
         "seconds": study.seconds, "device": args.device, "torch": torch.__version__,
     }  # fmt: skip
     if args.rivals:
-        settings["bicyclegan"] = [config.to_dict() for config in study.generator_configs]
+        settings["bicyclegan"] = [config.to_dict() for config in study.bicyclegan_configs]
     write_json(args.result, {"teaching": result} | found | {"settings": settings})
     print(teaching_table(result))
     print(f"written: {args.result}")
