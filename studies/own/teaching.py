@@ -5,7 +5,7 @@
 The encoder is the base model's, frozen. The layers after the cut start from ImageNet weights where there are any, the heads from random
 ones; 400 steps of 12 training crops. Decoders are measured on validation images by windows of the crops' size, before and after a class
 bias that is fitted on every sixth training image. Sources of features: real images; the generator; class
-Gaussians; with ``--rivals`` a BicycleGAN. Further generators (folders of ``save_pretrained``) are compared on the same seeds. The result
+Gaussians; with ``--bicyclegan`` a BicycleGAN. Further generators (folders of ``save_pretrained``) are compared on the same seeds. The result
 also holds the generator's ``recognition`` and ``feature_quality``. Figures go to ``studies/results/teaching-DATASET.json``.
 """
 
@@ -92,7 +92,7 @@ class Teaching(Protocol):
     def scores(self) -> dict[str, Any]:
         args = self.args
         config = replace(STEPS, num_steps=10 if args.quick else args.decoder_steps)
-        generators = ([self.output / "bicyclegan-model"] if args.rivals else []) + args.generators
+        generators = ([self.output / "bicyclegan-model"] if args.bicyclegan else []) + args.generators
         return teaching_score(
             self.load_base(), self.at, self.load_generator(),
             self.decoder_loader, self.val_loader, config, fresh=self.fresh(), seeds=args.seeds,
@@ -128,7 +128,7 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--model", choices=tuple(MODELS), default="pspnet")
     parser.add_argument("--steps", type=int, help="steps of the base model, if other than in the other studies")
     parser.add_argument("--decoder-steps", type=int, default=STEPS.num_steps, help="steps of each fresh decoder")
-    parser.add_argument("--rivals", action="store_true", help="also measure the BicycleGAN")
+    parser.add_argument("--bicyclegan", action="store_true", help="also measure the BicycleGAN")
     parser.add_argument("--generators", nargs="+", type=Path, default=[], help="folders of further generators, each named after its folder")
     parser.set_defaults(seeds=[0, 1])
     args = parse(parser, "teaching", None)
@@ -145,7 +145,7 @@ def main() -> None:
     study = MODELS[args.model](args)
     study.run_base()
     found = {"generator": study.run_generator()}
-    if args.rivals:
+    if args.bicyclegan:
         found["bicyclegan"] = study.run_bicyclegan()
     found["quality"] = study.stage("quality", study.quality, study.generator_settings())
     result = study.scores()
@@ -155,7 +155,7 @@ def main() -> None:
         "steps": result["settings"]["config"], "seeds": args.seeds, "generator": [config.to_dict() for config in study.generator_configs],
         "seconds": study.seconds, "device": args.device, "torch": torch.__version__,
     }  # fmt: skip
-    if args.rivals:
+    if args.bicyclegan:
         settings["bicyclegan"] = [config.to_dict() for config in study.bicyclegan_configs]
     write_json(args.result, {"teaching": result} | found | {"settings": settings})
     print(teaching_table(result))
