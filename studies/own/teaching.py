@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from feataug import FeatureGenerator, FinetuneConfig, feature_quality, split, teaching_score
-from feataug.core.latents import draw_latents
+from feataug.core.fingerprints import fingerprint
+from feataug.core.identity import describe_masks
 from feataug.core.windows import tiles
 from feataug.data import seeded_loader
 from feataug.io.atomic import write_json
@@ -38,16 +39,21 @@ STEPS = FinetuneConfig(num_steps=400, lr=0.05, lr_scale={"encoder": 0.3}, save_e
 
 
 class GeneratorSource(nn.Module):
-    """A generator's samples as a source of features."""
+    """A generator's samples as a source of features, half of them for masks of another source if there is one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, source: Any = None) -> None:
         super().__init__()
-        self.generator = FeatureGenerator.from_pretrained(folder)
+        self.generator, self.source = FeatureGenerator.from_pretrained(folder), source
 
-    def forward(self, masks: Tensor, real: tuple[Tensor, ...], rng: torch.Generator) -> tuple[Tensor, ...]:
-        """Features of the masks."""
-        made: Any = self.generator(masks, draw_latents(self.generator, masks, rng))
-        return tuple(made)
+    def forward(self, masks: Tensor, real: tuple[Tensor, ...], rng: torch.Generator) -> Any:
+        """Features of the masks, and the masks."""
+        if self.source is not None:
+            masks = torch.cat([masks[::2], self.source.draw(len(masks) // 2, rng).to(masks.device)])
+        return tuple(self.generator(masks, self.generator.draw_z(masks, rng))), masks
+
+    def settings(self) -> dict[str, Any]:
+        """Identify this source."""
+        return {"generator": fingerprint(self.generator), "masks": describe_masks(self.source) if self.source is not None else None}
 
 
 def fresh_pspnet(classes: int, cpu: bool, seed: int) -> nn.Module:
@@ -93,11 +99,13 @@ class Teaching(Protocol):
         args = self.args
         config = replace(STEPS, num_steps=10 if args.quick else args.decoder_steps)
         generators = ([self.output / "bicyclegan-model"] if args.bicyclegan else []) + args.generators
+        others = {folder.name.removesuffix("-model"): GeneratorSource(folder) for folder in generators}
+        others |= {f"generator, {name} masks": GeneratorSource(self.output / "generator-model", self.masks(name)) for name in args.masks}
         return teaching_score(
             self.load_base(), self.at, self.load_generator(),
             self.decoder_loader, self.val_loader, config, fresh=self.fresh(), seeds=args.seeds,
             window=self.size, bias_loader=self.bias_loader(), classes=self.classes, example=torch.zeros(1, 3, *self.size),
-            others={folder.name.removesuffix("-model"): GeneratorSource(folder) for folder in generators},
+            others=others,
             output=self.output / ("teaching" if args.decoder_steps == STEPS.num_steps else f"teaching-{args.decoder_steps}"), device=args.device,
         )  # fmt: skip
 
@@ -129,6 +137,9 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="steps of the base model, if other than in the other studies")
     parser.add_argument("--decoder-steps", type=int, default=STEPS.num_steps, help="steps of each fresh decoder")
     parser.add_argument("--bicyclegan", action="store_true", help="also measure the BicycleGAN")
+    parser.add_argument(
+        "--masks", nargs="+", default=[], choices=("balanced", "composed"), help="also measure the generator with half of its masks from there"
+    )
     parser.add_argument("--generators", nargs="+", type=Path, default=[], help="folders of further generators, each named after its folder")
     parser.set_defaults(seeds=[0, 1])
     args = parse(parser, "teaching", None)
