@@ -48,8 +48,8 @@ class Comparison(Study):
     input_cut = "encoder.conv_stem:input"
     image_generator_images = 1_800
     further = FinetuneConfig(num_steps=100, lr=0.01, lr_scale={"encoder": 0.3}, save_every=25)
-    generator_configs = (GeneratorConfig(num_images=18_000, snapshot_images=1_200, log_images=240, seed=0),)
-    # Trained for as long: an image costs about as much as 2.5 of a flow's.
+    generator_configs = (GeneratorConfig(num_images=24_000, snapshot_images=1_200, log_images=240, seed=0),)
+    # Trained for as long: an image costs about as much as three of a flow's.
     bicyclegan_configs = (
         GeneratorConfig.bicyclegan(
             num_images=7_200, critic_masks="shares", task_weight=4.0, task_balance=0.5, l1_weight=5.0, diversity_weight=0.2,

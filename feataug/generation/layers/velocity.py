@@ -69,7 +69,7 @@ class MixBlock(nn.Module):
         Ours, after ConvNeXt (Liu et al. 2022). Nearly all multiply-adds are matrix products over channels, which CPUs and GPUs do fast.
     """
 
-    def __init__(self, width: int, time_width: int, *, expansion: int = 2, kernel: int = 5) -> None:
+    def __init__(self, width: int, time_width: int, *, expansion: int = 1, kernel: int = 5) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
         self.modulation = nn.Linear(time_width, 3 * width)
