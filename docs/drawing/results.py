@@ -67,8 +67,9 @@ ARMS = """
 ## Does it help? All arms
 
 Encoder and decoder are trained further, as a user would do it. The control is the same model trained further on real images alone, which the paper
-does not report. *feataug* has the features of a BicycleGAN here: these arms were trained before there were flows. *Class weights* are `deficit_weights` without synthetic features. The *ceiling* has, in place of synthetic features, real features
-of labelled images that no other arm sees: it shows what real data would gain.
+does not report. *feataug* has the features of a BicycleGAN here: these arms were trained before there were flows. *Class weights* are
+`deficit_weights` without synthetic features. The *ceiling* has, in place of synthetic features, real features of labelled images that no other arm
+sees: it shows what real data would gain.
 """
 
 WHEN_NOT = """

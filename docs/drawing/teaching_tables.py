@@ -34,11 +34,12 @@ def teaching(name: str, r: dict[str, Any]) -> str:
             f"{before['miou']:.2f} | {share['before']:.3f} |"
         )
     minutes, images = s["seconds"]["generator"] / 60, sum(config["num_images"] for config in s["generator"])
+    weights = r["generator"]["parameters"] / 1e6
     lines += [
         "",
-        f"The flow was trained on {images:,} images in {minutes:.0f} minutes of one thread beside other jobs; {r['generator']['parameters'] / 1e6:.1f} M "
-        f"weights. Recognition on masks that it has not seen: {score['synthetic']:.2f} of {score['real']:.2f} (ratio {score['ratio']:.2f}), diversity "
-        f"{score['diversity']:.2f}.",
+        f"The flow was trained on {images:,} images in {minutes:.0f} minutes of one thread beside other jobs; {weights:.1f} M weights. "
+        f"Recognition on masks that it has not seen: {score['synthetic']:.2f} of {score['real']:.2f} (ratio {score['ratio']:.2f}), "
+        f"diversity {score['diversity']:.2f}.",
         "",
         classes(found["sources"]),
         "",
