@@ -129,16 +129,14 @@ with tempfile.TemporaryDirectory() as folder:
 # %% alt="The generator's loss over the images that it has seen"
 curve = [line for line in lines if "flow" in line]
 figure, panel = plt.subplots(figsize=(5, 2.4), layout="constrained")
-panel.plot([line["progress"] for line in curve], [line["flow"] for line in curve])
-panel.set_title("loss", fontsize=10)
-panel.set_xlabel("images seen", fontsize=8)
+panel.set(title="loss", xlabel="images seen")
+lines_drawn = panel.plot([line["progress"] for line in curve], [line["flow"] for line in curve])
 
 # %% [markdown]
 # Is it any good? The **recognition score** asks the model's own second half. It segments features
 # generated from masks that the generator has never seen; the score compares its mIoU against those
-# masks with its mIoU on real features. (A ratio above 1 is no merit: for a model as weak as this
-# one, typical features are easier than real ones.) The **diversity ratio** guards against the
-# opposite failure: it is 0 if the noise is ignored, and 1 if samples differ among themselves as
+# masks with its mIoU on real features. (A ratio above 1 is no merit: then the features are typical
+# ones, which are easier than real ones.) The **diversity ratio** guards against the opposite failure: it is 0 if the noise is ignored, and 1 if samples differ among themselves as
 # much as real features differ from them.
 
 # %%
