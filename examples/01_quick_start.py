@@ -136,8 +136,9 @@ lines_drawn = panel.plot([line["progress"] for line in curve], [line["flow"] for
 # Is it any good? The **recognition score** asks the model's own second half. It segments features
 # generated from masks that the generator has never seen; the score compares its mIoU against those
 # masks with its mIoU on real features. (A ratio above 1 is no merit: then the features are typical
-# ones, which are easier than real ones.) The **diversity ratio** guards against the opposite failure: it is 0 if the noise is ignored, and 1 if samples differ among themselves as
-# much as real features differ from them.
+# ones, which are easier than real ones.) The **diversity ratio** guards against the opposite
+# failure: it is 0 if the noise is ignored, and 1 if samples differ among themselves as much as real
+# features differ from them.
 
 # %%
 ratio = score["synthetic"]["miou"] / score["real"]["miou"]
