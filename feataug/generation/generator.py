@@ -212,10 +212,7 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
 
     def encode_masks(self, masks: Tensor) -> list[Tensor]:
         """A flow's condition: what ``velocity`` needs to know of ``(B, H, W)`` masks."""
-        size = (int(masks.shape[-2]), int(masks.shape[-1]))
-        strides = self.velocity_net.strides
-        sizes = [next(level.size(size) for level in self.spec if level.reduction == stride) for stride in strides]
-        return self.velocity_net.condition(masks, sizes)
+        return self.velocity_net.condition(masks)
 
     def velocity(self, noisy: Sequence[Tensor], times: Tensor, codes: Sequence[Tensor]) -> list[Tensor]:
         """A flow's velocity towards real features, in standardised units; see ``layers.velocity.VelocityNet``."""
@@ -224,7 +221,7 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
 
     def _follow_flow(self, masks: Tensor, z: Tensor, samples: int, size: tuple[int, int]) -> list[Tensor]:
         codes = [code.repeat(samples, 1, 1, 1) for code in self.encode_masks(masks)]
-        noise = flow.noise_maps(z.to(self.fitted.device), self.spec, size)
+        noise = flow.noise_maps(z.to(self.fitted.device, self.velocity_net.dtype), self.spec, size)
         return flow.follow(lambda noisy, times: self.velocity(noisy, times, codes), noise, self.steps)
 
     def _run_unet(self, masks: Tensor, z: Tensor, samples: int, size: tuple[int, int]) -> list[Tensor]:
