@@ -279,7 +279,8 @@ def _train_and_recognise(
     """Train a generator for a stage and measure its recognition score."""
     began = time.monotonic()
     with seeded(derive_seed(config.seed, "generator"), next(cut.model.parameters()).device):
-        generator = FeatureGenerator(num_classes, cut.spec, ignore_index=ignore_index)
+        # Each objective has a preset of its name.
+        generator = FeatureGenerator(num_classes, cut.spec, config.objective, ignore_index=ignore_index)
         trainer = GeneratorTrainer(generator, cut, config, device=device, progress=progress)
         with warnings.catch_warnings():
             # A short training gives little diversity; the result has the figure.

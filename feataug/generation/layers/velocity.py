@@ -162,6 +162,11 @@ class VelocityNet(nn.Module):
         known = widths[-1] + max(widths)
         self.token_head = nn.Sequential(nn.Linear(known, known), nn.SiLU(), nn.Linear(known, self.tokens)) if self.tokens else None
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.time[0].weight.dtype  # type: ignore[return-value]
+
     def condition(self, masks: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
         """Encoded masks, once for all times: ``(B, h, w, width)`` for each stride.
 
@@ -171,7 +176,8 @@ class VelocityNet(nn.Module):
         """
         codes = []
         for scale, stride, size in zip(self.scales, self.strides, sizes, strict=True):
-            codes.append(scale.condition(fine_shares(masks, self.num_classes, stride, size)))  # type: ignore[operator]
+            shares = fine_shares(masks, self.num_classes, stride, size)
+            codes.append(scale.condition(shares.to(self.dtype)))  # type: ignore[operator]
         return codes
 
     def forward(self, noisy: Sequence[Tensor], times: Tensor, codes: Sequence[Tensor]) -> list[Tensor]:
@@ -189,7 +195,7 @@ class VelocityNet(nn.Module):
         tokens = []
         for level, value in zip(self.spec, noisy, strict=True):
             tokens.append(value.flatten(1)) if level.tokens else maps[level.reduction].append(value)
-        time = self.time(torch.cat([time_embedding(times), *tokens], dim=1))
+        time = self.time(torch.cat([time_embedding(times).to(self.dtype), *tokens], dim=1))
         joined = [torch.cat(maps[stride], dim=1) for stride in self.strides]
         hidden: list[Tensor] = []
         for number, scale in enumerate(self.scales):
