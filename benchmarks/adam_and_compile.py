@@ -20,7 +20,7 @@ def main() -> None:
     args = parser(__doc__).parse_args()
     torch.manual_seed(0)
     spec = FeatureSpec((LevelSpec("encoder.blocks.4", 112, 16),))
-    generator = FeatureGenerator(CLASSES, spec).to(args.device, memory_format=torch.channels_last)
+    generator = FeatureGenerator(CLASSES, spec, "bicyclegan").to(args.device, memory_format=torch.channels_last)
     parts = [generator, Discriminator(CLASSES, spec), Discriminator(CLASSES, spec), LatentEncoder(spec, 8)]
     where = {"device": name_of(args.device), "shape": [BATCH, CLASSES, *SIZE]}
     lines = []

@@ -52,7 +52,7 @@ def main() -> None:
         bank = FeatureBank.write(Path(name) / "bank", cut, loader, IMAGES, progress=False)
         sources = {f"images, {workers} workers": loader, "images, no workers": alone, "bank": seeded_loader(bank, BATCH, seed=0)}
         for kind, source in sources.items():
-            objective = Objective(FeatureGenerator(Scenes.num_classes, cut.spec), cut, GeneratorConfig())
+            objective = Objective(FeatureGenerator(Scenes.num_classes, cut.spec, "bicyclegan"), cut, GeneratorConfig.bicyclegan())
             objective.prepare(make_accelerator(args.device, "no"))
             batches: Any = endless(source)
             there = next(batches)

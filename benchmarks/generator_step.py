@@ -28,13 +28,13 @@ def main() -> None:
     torch.manual_seed(0)
     images = torch.randn(BATCH, 3, *SIZE)
     masks = torch.randint(CLASSES, (BATCH, SIZE[0] // 16, SIZE[1] // 16)).repeat_interleave(16, 1).repeat_interleave(16, 2)
-    config = GeneratorConfig(critic_masks=args.critics, mixed_precision="bf16" if args.device == "cuda" else "no")
+    config = GeneratorConfig.bicyclegan(critic_masks=args.critics, mixed_precision="bf16" if args.device == "cuda" else "no")
     sides = []
     for kind in (Objective, PlainObjective):
         torch.manual_seed(0)
         model = PSPNet("tf_efficientnet_lite0", CLASSES, output_stride=16).eval().requires_grad_(False)
         cut = split(model, "encoder.blocks.4")
-        objective = kind(FeatureGenerator(CLASSES, cut.spec), cut, config)
+        objective = kind(FeatureGenerator(CLASSES, cut.spec, "bicyclegan"), cut, config)
         objective.prepare(make_accelerator(args.device, config.mixed_precision) if kind is Objective else torch.device(args.device))
         sides.append(partial(objective.step, images, masks, 0))
     found = race(sides[0], sides[1], seconds=3 * args.seconds, device=args.device, faster=True)

@@ -24,7 +24,7 @@ def measure(setting: dict[str, int], device: str, rounds: int = 5) -> dict[str, 
     generator = FeatureGenerator(setting["classes"], spec).eval().to(device, memory_format=torch.channels_last)
     cells = (setting["batch"], setting["size"] // 16, setting["size"] // 16)
     masks = torch.randint(setting["classes"], cells).repeat_interleave(16, 1).repeat_interleave(16, 2).to(device)
-    z = generator.draw_z(len(masks))
+    z = generator.draw_z(masks)
     with FlopCounterMode(display=False) as counter:
         made = generator(masks, z)
     seconds = []

@@ -21,7 +21,7 @@ def main() -> None:
     sides = []
     for classes in (150, 19):
         torch.manual_seed(0)
-        encoder = FeatureGenerator(classes, FeatureSpec((LevelSpec("cut", 112, 16),))).mask_encoder.to(args.device)
+        encoder = FeatureGenerator(classes, FeatureSpec((LevelSpec("cut", 112, 16),)), "bicyclegan").mask_encoder.to(args.device)
         coarse = torch.randint(classes, (BATCH, 1, SIZE // 16, SIZE // 16)).float()
         masks = F.interpolate(coarse, (SIZE, SIZE), mode="nearest")[:, 0].long().to(args.device)
 

@@ -113,37 +113,32 @@ print("crosses the cut:", [tuple(level.shape) for level in features], "for image
 # The generator sees pairs of a mask and the encoder's features of the image with that mask. That
 # needs no new image and no new label. The model itself stays as it is.
 #
-# Three curves show its progress. `l1` is the distance between the features that it makes, with the
-# noise that belongs to an image, and those of that image: it should fall. `task` is the loss of the
-# model's own second half on generated features: it should fall to about its value on real features.
-# `critics` is the loss of the networks that distinguish generated features from real ones: near 0
-# they win too easily. [Reading the losses](../docs/losses.md) has the others.
+# It learns the way from noise to features: real features are mixed with noise, and from the mixture,
+# the share of noise and the mask it has to tell the direction of the features. The loss is the squared
+# error of that direction. It starts at 2, and cannot come near 0, because nobody can foresee the part
+# that is chance. [Reading the losses](../docs/losses.md) says more.
 
 # %%
-generator = feataug.FeatureGenerator(len(classes), cut.spec, width=40, mask_widths=(32, 64), depth=1)
-generator_config = feataug.GeneratorConfig(
-    num_images=24 if QUICK else 720, lr=1e-3, critic_width=16, diversity_weight=0.3, ema_images=200, log_images=8 if QUICK else 80
-)
+generator = feataug.FeatureGenerator(len(classes), cut.spec)
+generator_config = feataug.GeneratorConfig(num_images=24 if QUICK else 2_400, ema_images=200, log_images=8 if QUICK else 80)
 with tempfile.TemporaryDirectory() as folder:
     trainer = feataug.GeneratorTrainer(generator, cut, generator_config, output=folder, progress=False)
     score = trainer.fit(loader, val_loader)[-1]
     lines = [json.loads(line) for line in (Path(folder) / "stats.jsonl").read_text().splitlines()]
 
-# %% alt="The generator's losses l1, task and critics over the images that it has seen"
-curves = [line for line in lines if "l1" in line]
-figure, axes = plt.subplots(1, 3, figsize=(9, 2.4), layout="constrained")
-for panel, name in zip(axes, ("l1", "task", "critics"), strict=True):
-    panel.plot([line["progress"] for line in curves], [line[name] for line in curves])
-    panel.set_title(name, fontsize=10)
-    panel.set_xlabel("images seen", fontsize=8)
+# %% alt="The generator's loss over the images that it has seen"
+curve = [line for line in lines if "flow" in line]
+figure, panel = plt.subplots(figsize=(5, 2.4), layout="constrained")
+panel.set(title="loss", xlabel="images seen")
+lines_drawn = panel.plot([line["progress"] for line in curve], [line["flow"] for line in curve])
 
 # %% [markdown]
 # Is it any good? The **recognition score** asks the model's own second half. It segments features
 # generated from masks that the generator has never seen; the score compares its mIoU against those
-# masks with its mIoU on real features. (A ratio above 1 is no merit: for a model as weak as this
-# one, typical features are easier than real ones.) The **diversity ratio** guards against the
-# opposite failure: it is 0 if the noise is ignored, and 1 if samples differ among themselves as
-# much as real features differ from them.
+# masks with its mIoU on real features. (A ratio above 1 is no merit: then the features are typical
+# ones, which are easier than real ones.) The **diversity ratio** guards against the opposite
+# failure: it is 0 if the noise is ignored, and 1 if samples differ among themselves as much as real
+# features differ from them.
 
 # %%
 ratio = score["synthetic"]["miou"] / score["real"]["miou"]
@@ -160,7 +155,7 @@ print(f"diversity ratio: {score['diversity']:.2f}")
 
 # %% alt="Image, mask, real features, two synthetic ones of the same mask, and what the model makes of real and synthetic features"
 with torch.no_grad():
-    noise = generator.draw_z(2 * len(masks), torch.Generator().manual_seed(0))
+    noise = generator.draw_z(masks, torch.Generator().manual_seed(0), samples=2)
     (both,) = generator(masks, noise, samples=2)
     first, second = both.chunk(2)
     real_colors, first_colors, second_colors = feature_colors([features[0], first, second])

@@ -113,8 +113,8 @@ print(f"after {len(plain_losses)} plain steps: mIoU {feataug.evaluate(model, val
 # `feataug.FeatureGenerator.from_pretrained("runs/generator")`.
 
 # %%
-generator = feataug.FeatureGenerator(num_classes, cut.spec, width=48, mask_widths=(24, 48, 96), depth=1)
-config = feataug.GeneratorConfig(num_images=24 if QUICK else 640, lr=1e-3, critic_width=16, diversity_weight=0.3, ema_images=200)
+generator = feataug.FeatureGenerator(num_classes, cut.spec)
+config = feataug.GeneratorConfig(num_images=24 if QUICK else 2_000, ema_images=200)
 score = feataug.GeneratorTrainer(generator, cut, config, progress=False).fit(loader, val_loader)[-1]
 ratio = score["synthetic"]["miou"] / score["real"]["miou"]
 print(f"recognition ratio: {ratio:.2f}, diversity ratio: {score['diversity']:.2f}")
@@ -125,7 +125,7 @@ images, masks = images[:4], masks[:4]
 model.eval()
 with torch.no_grad():
     (real,) = cut.encode(images)
-    (synthetic,) = generator(masks, generator.draw_z(len(masks), torch.Generator().manual_seed(0)))
+    (synthetic,) = generator(masks, generator.draw_z(masks, torch.Generator().manual_seed(0)))
 real_colors, synthetic_colors = feature_colors([real, synthetic])
 draw_grid(
     {

@@ -53,9 +53,9 @@ def train(model: torch.nn.Module, step, num_epochs: int, lr: float) -> list[floa
 
 
 def fit_generator(cut: feataug.Cut) -> feataug.FeatureGenerator:
-    """A narrow generator, trained briefly; leave out the widths and the numbers for one of a useful size."""
-    generator = feataug.FeatureGenerator(num_classes, cut.spec, width=32, mask_widths=(24, 48), depth=0)
-    config = feataug.GeneratorConfig(num_images=16 if QUICK else 400, lr=1e-3, critic_width=16, ema_images=120)
+    """A generator, trained briefly; leave out the numbers for a useful one."""
+    generator = feataug.FeatureGenerator(num_classes, cut.spec)
+    config = feataug.GeneratorConfig(num_images=16 if QUICK else 800, ema_images=200)
     feataug.GeneratorTrainer(generator, cut, config, progress=False).fit(loader, val_loader)
     return generator
 
@@ -65,7 +65,7 @@ def show(cut: feataug.Cut, generator: feataug.FeatureGenerator, levels: range):
     cut.model.eval()
     with torch.no_grad():
         real = cut.encode(images)
-        synthetic = generator(masks, generator.draw_z(len(masks), torch.Generator().manual_seed(0)))
+        synthetic = generator(masks, generator.draw_z(masks, torch.Generator().manual_seed(0)))
     columns = {"image": color_images(images), "mask": color_masks(masks, palette)}
     for number in levels:
         stride = cut.spec[number].reduction

@@ -212,8 +212,8 @@ draw_grid(
 
 # %%
 cut = feataug.split(model, at="encoder")
-generator = feataug.FeatureGenerator(num_classes, cut.spec, width=40, mask_widths=(32, 64), depth=1)
-config = feataug.GeneratorConfig(num_images=16 if QUICK else 480, lr=1e-3, critic_width=16, diversity_weight=0.3, ema_images=160)
+generator = feataug.FeatureGenerator(num_classes, cut.spec)
+config = feataug.GeneratorConfig(num_images=16 if QUICK else 1_600, ema_images=200)
 feataug.GeneratorTrainer(generator, cut, config, progress=False).fit(loader)
 
 hard = feataug.HardNegativeSampler(plain, candidates=16 if QUICK else 96, keep=8)

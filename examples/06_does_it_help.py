@@ -66,8 +66,8 @@ feataug.Finetuner(model, feataug.FinetuneConfig(num_steps=4 if QUICK else 240, l
 
 at = "encoder"
 cut = feataug.split(model, at=at)
-generator = feataug.FeatureGenerator(len(classes), cut.spec, width=40, mask_widths=(32, 64), depth=1)
-config = feataug.GeneratorConfig(num_images=16 if QUICK else 560, lr=1e-3, critic_width=16, diversity_weight=0.3, ema_images=200)
+generator = feataug.FeatureGenerator(len(classes), cut.spec)
+config = feataug.GeneratorConfig(num_images=16 if QUICK else 2_000, ema_images=200)
 score = feataug.GeneratorTrainer(generator, cut, config, progress=False).fit(loader, val_loader)[-1]
 print(f"recognition: mIoU {score['real']['miou']:.1f} % on real features, {score['synthetic']['miou']:.1f} % on synthetic ones")
 

@@ -69,7 +69,7 @@ def main(argv=None):
 
     # feataug: a generator for this cut, and a mixer.
     generator = feataug.FeatureGenerator(train_set.num_classes, cut.spec)
-    config = feataug.GeneratorConfig(num_images=args.epochs * args.images, lr=1e-3)
+    config = feataug.GeneratorConfig(num_images=args.epochs * args.images, ema_images=200)
     score = feataug.GeneratorTrainer(generator, cut, config).fit(loader, val_loader)[-1]
     print(f"recognition score: real {score['real']['miou']:.2f}, synthetic {score['synthetic']['miou']:.2f}")
     hard = feataug.HardNegativeSampler(feataug.DatasetMasks(train_set), refresh_every=10)

@@ -44,7 +44,7 @@ ADVICE = """## When it is slow
   `FeatureMixer(..., bank=256, fresh=0.25)` keeps 256 synthetic samples and generates a quarter of each step's samples. On a GPU `overlap=True`
   generates while the encoder runs: the results are equal on an H100 (a test). Not yet benchmarked.
 - **Mining costs forwards**: `HardNegativeSampler(masks, learn=True)` takes the losses that training computes anyway.
-- **Critics' masks**: `GeneratorConfig(critic_masks="shares")`, the default, encodes them at the features' resolution.
+- **Critics' masks** (BicycleGAN): `GeneratorConfig.bicyclegan(critic_masks="shares")`, the default, encodes them at the features' resolution.
 - **bf16**: `GeneratorConfig(mixed_precision="bf16")`, `FinetuneConfig(mixed_precision="bf16")`; on CPUs that multiply bf16 natively as well."""
 
 

@@ -1,4 +1,4 @@
-"""Tables of docs/results.md: how we measure, what features teach, and the arms. Each takes a study's figures and returns Markdown."""
+"""Tables of docs/results.md: how we measure, and the arms. Each takes a study's figures and returns Markdown."""
 
 from __future__ import annotations
 
@@ -85,44 +85,6 @@ def bias(name: str, r: dict[str, Any]) -> str:
         for arm, gaps in r["differences"].items():
             lines.append(f"| {arm}; {way} | " + " | ".join(interval(gaps[way][m]) for m in TITLES) + " |")
     return "\n".join(lines)
-
-
-def teaching(name: str, r: dict[str, Any]) -> str:
-    """What fresh decoders learn from each source."""
-    s, found = r["settings"], r["teaching"]
-    score = r["recognition"]
-    lines = [
-        "",
-        f"`python -m studies.own.teaching --data DIR --dataset {s['data']}{_option(s)}`: {data_title(name)}; "
-        f"decoders after `{s['at']}` from ImageNet "
-        f"weights, heads random, {s['steps']['num_steps']} steps of {s['batch']}, {seeds(s['seeds'])}; the encoder frozen.",
-        "",
-        "| a fresh decoder is trained on | PixelAcc | ClassAcc | mIoU | share of the real features' mIoU | before the class bias: mIoU | share |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for source, parts in found["sources"].items():
-        after, before, share = parts["after"], parts["before"], found["score"][source]
-        lines.append(
-            f"| {source} | {after['pixel_acc']:.2f} | {after['class_acc']:.2f} | {after['miou']:.2f} | {share['after']:.2f} | {before['miou']:.2f} | "
-            f"{share['before']:.2f} |"
-        )
-    lines += [
-        "",
-        f"The measures that this generator was chosen by, on masks that it has not seen: recognition {score['synthetic']:.2f} of "
-        f"{score['real']:.2f} (ratio {score['ratio']:.2f}), diversity {score['diversity']:.2f}.",
-        *(["", quality(r["quality"])] if "quality" in r else []),
-    ]
-    return "\n".join(lines)
-
-
-def quality(q: dict[str, Any]) -> str:
-    """Distances in feature space, with what real features get."""
-    real, memory = q["reference"], q["memory"]
-    lines = ["| by `feature_quality` | synthetic features | real features of training images |", "|---|---|---|"]
-    for key, text in (("frechet", "Fréchet distance"), ("precision", "precision"), ("recall", "recall")):
-        lines.append(f"| {text} | {q[key]:.2f} | {real[key]:.2f} |")
-    memory_test = "copies training features" if memory["copies"] else "no sign of copying"
-    return "\n".join([*lines, "", f"Memory test: {memory_test}."])
 
 
 def comparison(name: str, r: dict[str, Any]) -> str:

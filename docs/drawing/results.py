@@ -12,7 +12,8 @@ from pathlib import Path
 
 from docs.drawing.findings import findings
 from docs.drawing.page import DOCS, wrap, write_or_check
-from docs.drawing.protocol_tables import bias, comparison, protocol, summary, teaching, ways
+from docs.drawing.protocol_tables import bias, comparison, protocol, summary, ways
+from docs.drawing.teaching_tables import teaching, variants
 
 RESULTS = DOCS.parent / "studies" / "results"
 # In the order of the page.
@@ -57,16 +58,18 @@ BIAS = """
 TEACHING = """
 ## What features teach
 
-A fresh decoder is trained on features of one source alone and measured on real images ([the teaching score](evaluate.md#what-do-the-features-teach)).
-The generator was chosen by how well a trained decoder *recognises* its features, which says little about what they teach.
+A fresh decoder is trained on features of one source alone and measured on real images, by windows and after a class bias ([the teaching
+score](evaluate.md#what-do-the-features-teach)). The encoder is the trained model's, frozen. The BicycleGAN was chosen by how well a trained decoder
+*recognises* its features, which says little about what they teach; the flow was chosen by this score.
 """
 
 ARMS = """
 ## Does it help? All arms
 
 Encoder and decoder are trained further, as a user would do it. The control is the same model trained further on real images alone, which the paper
-does not report. *Class weights* are `deficit_weights` without synthetic features. The *ceiling* has, in place of synthetic features, real features
-of labelled images that no other arm sees: it shows what real data would gain.
+does not report. *feataug* has the features of a BicycleGAN here: these arms were trained before there were flows. *Class weights* are
+`deficit_weights` without synthetic features. The *ceiling* has, in place of synthetic features, real features of labelled images that no other arm
+sees: it shows what real data would gain.
 """
 
 WHEN_NOT = """
@@ -74,7 +77,7 @@ WHEN_NOT = """
 
 - **Before you have padded images to the stride (or predicted by windows) and fitted a class bias.** Neither needs training, and together they
   gain more than any arm here.
-- **In place of class Gaussians**, if these are enough: they need no network, and teach a fresh decoder more than our generator does.
+- **In place of class Gaussians**, if these are enough: they need no network and no training.
 - **If you cannot spare the time for a generator**: minutes here on one thread, hours at the paper's scale.
 
 ## What has not been measured again
@@ -93,6 +96,8 @@ def page() -> str:
     for title, draw, study in ((BIAS, bias, "bias"), (TEACHING, teaching, "teaching"), (ARMS, comparison, "compare")):
         if results := read(study):
             parts += [title, *(draw(name, r) for name, r in results.items())]
+        if study == "teaching":
+            parts += ["", *(variants(r) for r in read("variants").values())]
     return wrap("\n".join([*parts, WHEN_NOT]))
 
 

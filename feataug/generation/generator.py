@@ -103,10 +103,10 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
             self.mask_encoder = MaskEncoder(num_classes, settings["mask_widths"], self.finest)
             self.unet = self._unet(settings["depth"], settings["width"])
         self._add_statistics(spec)
-        # Saved with the weights, so that another version's presets do not change a generator.
+        # Saved with the weights, so that another version's presets do not change a generator. A subclass may mean something else by a name.
         known = getattr(self, "_hub_mixin_config", None)
-        if isinstance(known, dict):
-            known.update({name: value for name, value in settings.items() if name in known})
+        if isinstance(known, dict) and type(self).__init__ is FeatureGenerator.__init__:
+            known.update(settings)
 
     def _unet(self, depth: int, width: int | None) -> UNet:
         maps = [level for level in self.spec if not level.tokens]
@@ -153,11 +153,12 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         return generator
 
     @classmethod
-    def _from_pretrained(cls, **kwargs: Any) -> Self:
+    def _from_pretrained(cls, *, config: Any = None, **kwargs: Any) -> Self:
+        # The mixin passes config.json only to a method that names ``config``.
         if kwargs.get("preset") == "default":
             # The name in files of before flow matching.
             kwargs["preset"] = "bicyclegan"
-        return super()._from_pretrained(**kwargs)
+        return super()._from_pretrained(config=config, **kwargs)
 
     def card_text(self, name: str) -> str:
         """Text of the model card: what the generator is, how to load and use ``name``, and which cut it was made for."""
@@ -238,24 +239,31 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         levels = [next(tokens if level.tokens else maps) for level in self.spec]
         return [_resize_level(x, level.size(size), level.offset is not None) for x, level in zip(levels, self.spec, strict=True)]
 
-    def draw_z(self, count: int, rng: torch.Generator | None = None, image_size: tuple[int, int] | None = None) -> Tensor:
-        """Noise ``(count, latent_size(image_size))``, drawn from the CPU generator ``rng`` and moved to this module's device.
+    def draw_z(
+        self, count: Tensor | int, rng: torch.Generator | None = None, image_size: tuple[int, int] | None = None, *, samples: int = 1
+    ) -> Tensor:
+        """Noise ``(samples * B, latent_size(image_size))``, drawn from the CPU generator ``rng`` and moved to this module's device.
 
         Args:
-            count: Number of samples.
+            count: ``(B, H, W)`` masks, or their number ``B``.
             rng: torch's global generator by default.
-            image_size: Rows and columns of the masks. Only a flow needs it.
+            image_size: Rows and columns of the masks, where only their number is given. A generator with a fixed ``latent_dim`` does not
+                need it.
+            samples: Number of features per mask.
 
         Raises:
-            ConfigError: a flow, and no ``image_size``.
+            ConfigError: a flow, and neither masks nor ``image_size``.
         """
+        if isinstance(count, Tensor):
+            masks, count = count, len(count)
+            image_size = (int(masks.shape[-2]), int(masks.shape[-1]))
         if image_size is None and self.preset == "flow":
             raise ConfigError(
                 "FeatureGenerator: how much noise a flow takes depends on the masks' size.",
                 given="draw_z without image_size",
-                needed="draw_z(count, rng, image_size=masks.shape[-2:])",
+                needed="draw_z(masks, rng), or draw_z(count, rng, image_size=masks.shape[-2:])",
             )
-        return torch.randn(count, self.latent_size(image_size or (0, 0)), generator=rng).to(self.fitted.device)
+        return torch.randn(samples * count, self.latent_size(image_size or (0, 0)), generator=rng).to(self.fitted.device)
 
 
 def _resize_level(maps: Tensor, size: tuple[int, int], crop: bool) -> Tensor:

@@ -269,4 +269,6 @@ class GeneratorConfig(_Config):
     @classmethod
     def for_preset(cls, preset: str, **changes: Any) -> GeneratorConfig:
         """Return the settings that belong to a preset of ``FeatureGenerator``; ``changes`` override them."""
-        return {"flow": cls, "bicyclegan": cls.bicyclegan, "paper": cls.paper}[preset](**changes)
+        if preset == "paper":
+            return cls.paper(**changes)
+        return cls(**{"objective": preset} | changes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -47,6 +47,7 @@ class Study:
     whole: int
     base_config: FinetuneConfig
     generator_configs: tuple[GeneratorConfig, ...]
+    bicyclegan_configs: tuple[GeneratorConfig, ...] = ()
     further: FinetuneConfig
 
     def data(self) -> tuple[Any, Any, Any]:
@@ -101,9 +102,9 @@ class Study:
         sizes = {"size": self.size, "scale": self.scale, "batch": self.batch}
         return options | sizes | {"model": self.name, "base": self.base_config.to_dict()}
 
-    def generator_settings(self) -> dict[str, Any]:
-        """Everything that figures of the generator depend on."""
-        return self.base_settings() | {"at": self.at, "generator": [config.to_dict() for config in self.generator_configs]}
+    def generator_settings(self, configs: Sequence[GeneratorConfig] | None = None) -> dict[str, Any]:
+        """Everything that figures of a generator depend on; by default of the study's own."""
+        return self.base_settings() | {"at": self.at, "generator": [config.to_dict() for config in configs or self.generator_configs]}
 
     def run_base(self) -> dict[str, Any]:
         """The base model's figures; it is trained where it has not been yet."""
@@ -111,7 +112,12 @@ class Study:
 
     def run_generator(self) -> dict[str, Any]:
         """The generator's figures; it is trained where it has not been yet."""
-        return self.stage("generator", self.train_generator, self.generator_settings())
+        return self.stage("generator", lambda: self.train_generator("generator", self.generator_configs), self.generator_settings())
+
+    def run_bicyclegan(self) -> dict[str, Any]:
+        """The figures of a generator with the paper's objective, for studies that compare the two."""
+        settings = self.generator_settings(self.bicyclegan_configs)
+        return self.stage("bicyclegan", lambda: self.train_generator("bicyclegan", self.bicyclegan_configs), settings)
 
     def train_base(self) -> dict[str, Any]:
         model = self.model()
@@ -121,23 +127,25 @@ class Study:
         curve = [{"step": entry["progress"], "miou": entry["miou"]} for entry in history]
         return by_class(history[-1], self.classes) | {"curve": curve}
 
-    def train_generator(self) -> dict[str, Any]:
+    def train_generator(self, name: str, configs: Sequence[GeneratorConfig]) -> dict[str, Any]:
         cut = self.cut()
         torch.manual_seed(0)
-        generator = FeatureGenerator(len(self.classes), cut.spec)
+        generator = FeatureGenerator(len(self.classes), cut.spec, configs[0].objective)
         curve, before = [], 0
-        for number, config in enumerate(self.generator_configs, start=1):
-            folder, text = self.output / f"generator-{number}", f"generator {number}"
+        for number, config in enumerate(configs, start=1):
+            folder, text = self.output / f"{name}-{number}", f"{name} {number}"
             trainer = GeneratorTrainer(generator, cut, config, output=folder, device=self.args.device, progress=text)
             history = trainer.fit(self.training_loader(number), self.val_loader)
-            curve += [{"images": before + e["progress"], "ratio": e["ratio"], "diversity": e["diversity"]} for e in history]
+            kept = ("ratio", "diversity", "held_out")
+            curve += [{"images": before + e["progress"]} | {key: e[key] for key in kept if key in e} for e in history]
             before += config.num_images
-        generator.save_pretrained(self.output / "generator-model")
+        generator.save_pretrained(self.output / f"{name}-model")
         on_training_masks = recognition(cut, generator, self.plain_subset_loader(), device=trainer.accelerator.device, window=self.size)
         return {
             self.args.eval_split: recognition_summary(history[-1], self.classes),
             "train": recognition_summary(on_training_masks, self.classes),
             "curve": curve,
+            "parameters": sum(parameter.numel() for parameter in generator.parameters()),
         }
 
     def plain_subset_loader(self) -> Any:

@@ -23,7 +23,7 @@ from feataug.training.device import keep_freed_memory
 from studies.lib.other_models import FPN_NAME, VIT_NAME, ViTSegmenter, WeightsFile, fpn
 from studies.own.camvid import ARMS, CLASSES, EARLIER, SIZE, STEPS_PER_EPOCH, CamVidStudy, arguments
 
-GENERATOR = GeneratorConfig(
+GENERATOR = GeneratorConfig.bicyclegan(
     **EARLIER,
     num_images=1_600,
     lr=1e-3,

@@ -31,8 +31,8 @@ INTERVALS = {"eval_images": 1_200, "snapshot_images": 400, "log_images": 160}
 # Two phases: the first with a strong mode-seeking term (recognition 0.755 of the real one, diversity 0.55), the second with less of it
 # and more of the task loss, which trades variety for features that the decoder recognises.
 GENERATOR = (
-    GeneratorConfig(**EARLIER, **INTERVALS, num_images=3_600, lr=5e-4, diversity_weight=0.3, task_weight=1.0, seed=0),
-    GeneratorConfig(**EARLIER, **INTERVALS, num_images=2_400, lr=5e-4, diversity_weight=0.1, task_weight=2.0, seed=1),
+    GeneratorConfig.bicyclegan(**EARLIER, **INTERVALS, num_images=3_600, lr=5e-4, diversity_weight=0.3, task_weight=1.0, seed=0),
+    GeneratorConfig.bicyclegan(**EARLIER, **INTERVALS, num_images=2_400, lr=5e-4, diversity_weight=0.1, task_weight=2.0, seed=1),
 )
 ARMS = ("control", "feataug")
 RATIO, LABEL_SMOOTHING = 0.3, 1e-4

@@ -62,7 +62,7 @@ def distances(cut: Any, generator: FeatureGenerator, loader: Any) -> dict[str, f
     with eval_mode(cut.model), eval_mode(generator):
         device = generator.fitted.device
         for images, masks in loader:
-            pairs = (cut.encode(images.to(device)), generator(masks.to(device), generator.draw_z(len(masks), rng)))
+            pairs = (cut.encode(images.to(device)), generator(masks.to(device), generator.draw_z(masks, rng)))
             for kind, features in enumerate(pairs):
                 for level, x in enumerate(generator.standardize(features)):
                     flat = x.transpose(0, 1).flatten(1).double()
@@ -110,8 +110,8 @@ class Ablation(Comparison):
         of_generator, of_training = VARIANTS[name]
         cut = self.cut()
         torch.manual_seed(0)
-        generator = FeatureGenerator(len(self.classes), cut.spec, **of_generator)
-        config = GeneratorConfig(
+        generator = FeatureGenerator(len(self.classes), cut.spec, "bicyclegan", **of_generator)
+        config = GeneratorConfig.bicyclegan(
             **START | {"num_images": self.args.images, "snapshot_images": 600, "log_images": 240, "seed": 0} | of_training
         )
         folder = self.output / "variants" / name.replace(" ", "-")
@@ -128,7 +128,7 @@ class Ablation(Comparison):
         with torch.no_grad():
             for _, masks in self.val_loader:
                 masks = masks.to(self.device)
-                pixel_filter(generator(masks, generator.draw_z(len(masks), rng)), masks)
+                pixel_filter(generator(masks, generator.draw_z(masks, rng)), masks)
                 shares.append(float(pixel_filter.rejected))
         return sum(shares) / len(shares)
 

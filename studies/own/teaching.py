@@ -4,9 +4,9 @@
 
 The encoder is the base model's, frozen. The layers after the cut start from ImageNet weights where there are any, the heads from random
 ones; 400 steps of 12 training crops. Decoders are measured on validation images by windows of the crops' size, before and after a class
-bias that is fitted on every sixth training image. Sources of features: real images; a flow (``FeatureGenerator(preset="flow")``); class
-Gaussians; with ``--rivals`` the BicycleGAN. Further generators (folders of ``save_pretrained``) are compared on the same seeds. The result
-also holds the flow's ``recognition`` and ``feature_quality``. Figures go to ``studies/results/teaching-DATASET.json``.
+bias that is fitted on every sixth training image. Sources of features: real images; the generator; class
+Gaussians; with ``--bicyclegan`` a BicycleGAN. Further generators (folders of ``save_pretrained``) are compared on the same seeds. The result
+also holds the generator's ``recognition`` and ``feature_quality``. Figures go to ``studies/results/teaching-DATASET.json``.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug import FeatureGenerator, FinetuneConfig, GeneratorConfig, GeneratorTrainer, feature_quality, split, teaching_score
-from feataug.core.latents import draw_latents
+from feataug import FeatureGenerator, FinetuneConfig, feature_quality, split, teaching_score
+from feataug.core.fingerprints import fingerprint
+from feataug.core.identity import describe_masks
 from feataug.core.windows import tiles
 from feataug.data import seeded_loader
 from feataug.io.atomic import write_json
-from feataug.io.results import recognition_summary
 from feataug.models import PSPNet
 from feataug.reporting.tables import teaching_table
 from feataug.training.device import keep_freed_memory
@@ -39,16 +39,21 @@ STEPS = FinetuneConfig(num_steps=400, lr=0.05, lr_scale={"encoder": 0.3}, save_e
 
 
 class GeneratorSource(nn.Module):
-    """A generator's samples as a source of features."""
+    """A generator's samples as a source of features, half of them for masks of another source if there is one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, source: Any = None) -> None:
         super().__init__()
-        self.generator = FeatureGenerator.from_pretrained(folder)
+        self.generator, self.source = FeatureGenerator.from_pretrained(folder), source
 
-    def forward(self, masks: Tensor, real: tuple[Tensor, ...], rng: torch.Generator) -> tuple[Tensor, ...]:
-        """Features of the masks."""
-        made: Any = self.generator(masks, draw_latents(self.generator, masks, rng))
-        return tuple(made)
+    def forward(self, masks: Tensor, real: tuple[Tensor, ...], rng: torch.Generator) -> Any:
+        """Features of the masks, and the masks."""
+        if self.source is not None:
+            masks = torch.cat([masks[::2], self.source.draw(len(masks) // 2, rng).to(masks.device)])
+        return tuple(self.generator(masks, self.generator.draw_z(masks, rng))), masks
+
+    def settings(self) -> dict[str, Any]:
+        """Identify this source."""
+        return {"generator": fingerprint(self.generator), "masks": describe_masks(self.source) if self.source is not None else None}
 
 
 def fresh_pspnet(classes: int, cpu: bool, seed: int) -> nn.Module:
@@ -78,12 +83,6 @@ def fresh_vit(classes: int, size: tuple[int, int], seed: int) -> nn.Module:
 class Teaching(Protocol):
     """All sources of features on one base model."""
 
-    flow_config = GeneratorConfig.flow(num_images=18_000, snapshot_images=1_200, log_images=240)
-
-    def shrink(self) -> None:
-        super().shrink()
-        self.flow_config = replace(self.flow_config, num_images=120)
-
     def cut(self) -> Any:
         """The trained base model, cut. The example is a crop: a pyramid's levels need one of a fitting size."""
         return split(self.load_base(), at=self.at, example=torch.zeros(1, 3, *self.size))
@@ -96,38 +95,24 @@ class Teaching(Protocol):
         """Training crops for a fresh decoder."""
         return seeded_loader(self.train, self.batch, seed=300 + seed)
 
-    def flow_settings(self) -> dict[str, Any]:
-        """Everything that the flow depends on."""
-        return self.base_settings() | {"at": self.at, "flow": self.flow_config.to_dict()}
-
-    def train_flow(self) -> dict[str, Any]:
-        cut = self.cut()
-        torch.manual_seed(0)
-        generator = FeatureGenerator(len(self.classes), cut.spec, "flow")
-        trainer = GeneratorTrainer(generator, cut, self.flow_config, output=self.output / "flow", device=self.args.device, progress="flow")
-        history = trainer.fit(self.training_loader(1), self.val_loader)
-        generator.save_pretrained(self.output / "flow-model")
-        weights = sum(parameter.numel() for parameter in generator.parameters())
-        return recognition_summary(history[-1], self.classes) | {"parameters": weights}
-
     def scores(self) -> dict[str, Any]:
         args = self.args
         config = replace(STEPS, num_steps=10 if args.quick else args.decoder_steps)
-        generators = ([self.output / "generator-model"] if args.rivals else []) + args.generators
-        names = {"generator-model": "bicyclegan"}
+        generators = ([self.output / "bicyclegan-model"] if args.bicyclegan else []) + args.generators
+        others = {folder.name.removesuffix("-model"): GeneratorSource(folder) for folder in generators}
+        others |= {f"generator, {name} masks": GeneratorSource(self.output / "generator-model", self.masks(name)) for name in args.masks}
         return teaching_score(
-            self.load_base(), self.at, FeatureGenerator.from_pretrained(self.output / "flow-model"),
+            self.load_base(), self.at, self.load_generator(),
             self.decoder_loader, self.val_loader, config, fresh=self.fresh(), seeds=args.seeds,
             window=self.size, bias_loader=self.bias_loader(), classes=self.classes, example=torch.zeros(1, 3, *self.size),
-            others={names.get(folder.name, folder.name): GeneratorSource(folder) for folder in generators},
+            others=others,
             output=self.output / ("teaching" if args.decoder_steps == STEPS.num_steps else f"teaching-{args.decoder_steps}"), device=args.device,
         )  # fmt: skip
 
     def quality(self) -> dict[str, Any]:
         """Distances, precision and recall in feature space, and the memory test: training crops against windows of validation images."""
         val = [(part, mask) for images, masks in self.val_loader for part, mask, _ in tiles(images, masks, self.size, 255)]
-        generator = FeatureGenerator.from_pretrained(self.output / "flow-model")
-        return feature_quality(self.cut(), generator, seeded_loader(self.train, self.batch, seed=400), val, device=self.device)
+        return feature_quality(self.cut(), self.load_generator(), seeded_loader(self.train, self.batch, seed=400), val, device=self.device)
 
 
 class TeachingFPN(FPN, Teaching):
@@ -151,7 +136,10 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--model", choices=tuple(MODELS), default="pspnet")
     parser.add_argument("--steps", type=int, help="steps of the base model, if other than in the other studies")
     parser.add_argument("--decoder-steps", type=int, default=STEPS.num_steps, help="steps of each fresh decoder")
-    parser.add_argument("--rivals", action="store_true", help="also measure the BicycleGAN")
+    parser.add_argument("--bicyclegan", action="store_true", help="also measure the BicycleGAN")
+    parser.add_argument(
+        "--masks", nargs="+", default=[], choices=("balanced", "composed"), help="also measure the generator with half of its masks from there"
+    )
     parser.add_argument("--generators", nargs="+", type=Path, default=[], help="folders of further generators, each named after its folder")
     parser.set_defaults(seeds=[0, 1])
     args = parse(parser, "teaching", None)
@@ -167,19 +155,19 @@ def main() -> None:
     keep_freed_memory()
     study = MODELS[args.model](args)
     study.run_base()
-    if args.rivals:
-        study.run_generator()
-    found = {"flow": study.stage("flow", study.train_flow, study.flow_settings())}
-    found["quality"] = study.stage("flow-quality", study.quality, study.flow_settings())
+    found = {"generator": study.run_generator()}
+    if args.bicyclegan:
+        found["bicyclegan"] = study.run_bicyclegan()
+    found["quality"] = study.stage("quality", study.quality, study.generator_settings())
     result = study.scores()
     settings = {
         "data": args.dataset, "half": args.half, "eval_split": args.eval_split, "size": study.size, "batch": study.batch,
         "images": len(study.train), "model": study.name, "at": study.at, "base": study.base_config.to_dict(),
-        "steps": result["settings"]["config"], "seeds": args.seeds, "generator": study.flow_config.to_dict(),
+        "steps": result["settings"]["config"], "seeds": args.seeds, "generator": [config.to_dict() for config in study.generator_configs],
         "seconds": study.seconds, "device": args.device, "torch": torch.__version__,
     }  # fmt: skip
-    if args.rivals:
-        settings["bicyclegan"] = [config.to_dict() for config in study.generator_configs]
+    if args.bicyclegan:
+        settings["bicyclegan"] = [config.to_dict() for config in study.bicyclegan_configs]
     write_json(args.result, {"teaching": result} | found | {"settings": settings})
     print(teaching_table(result))
     print(f"written: {args.result}")

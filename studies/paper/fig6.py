@@ -62,7 +62,7 @@ def run(study: Variants) -> None:
         (real,) = cut.encode(images)
         for name, kind in KINDS.items():
             generator = kind.from_pretrained(study.output / f"table3-{name.replace(' ', '-')}-model").eval()
-            (synthetic[name],) = generator(masks, generator.draw_z(len(masks), torch.Generator().manual_seed(0)))
+            (synthetic[name],) = generator(masks, generator.draw_z(masks, torch.Generator().manual_seed(0)))
             recognised[name] = (cut.decode((synthetic[name],), size).argmax(1) == masks) & (masks != 255)
     columns = {"mask": color_masks(masks, study.val.palette)}
     for channel in most_separating_channels(real, masks)[: study.args.channels].tolist():

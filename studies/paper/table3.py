@@ -41,11 +41,18 @@ class PlainGenerator(FeatureGenerator):
     """A generator whose input is as large as its output."""
 
     def __init__(self, num_classes: int, spec: FeatureSpec, **settings: Any) -> None:
-        super().__init__(num_classes, spec, **settings)
+        super().__init__(num_classes, spec, "bicyclegan", **settings)
         self.mask_encoder = SmallMasks(num_classes, self.mask_encoder.out_channels, self.finest)
 
 
-KINDS = {"encoded masks": FeatureGenerator, "small masks": PlainGenerator}
+class EncodingGenerator(FeatureGenerator):
+    """The generator of Sec. 3.1, which encodes masks from the images' resolution."""
+
+    def __init__(self, num_classes: int, spec: FeatureSpec, **settings: Any) -> None:
+        super().__init__(num_classes, spec, "bicyclegan", **settings)
+
+
+KINDS = {"encoded masks": EncodingGenerator, "small masks": PlainGenerator}
 
 
 def train_generator(study: Variants, name: str) -> tuple[Any, dict[str, Any]]:
@@ -58,7 +65,7 @@ def train_generator(study: Variants, name: str) -> tuple[Any, dict[str, Any]]:
         cut = study.cut()
         torch.manual_seed(0)
         generator = KINDS[name](len(study.classes), cut.spec)
-        config = replace(study.generator_configs[0], num_images=images, eval_images=0)
+        config = replace(study.bicyclegan_configs[0], num_images=images, eval_images=0)
         trainer = GeneratorTrainer(generator, cut, config, output=study.output / key, device=study.args.device, progress=name)
         trainer.fit(study.training_loader(1))
         generator.save_pretrained(folder)
@@ -69,7 +76,7 @@ def train_generator(study: Variants, name: str) -> tuple[Any, dict[str, Any]]:
         }
         return {"recognition": scores, "parameters": sum(p.numel() for p in generator.parameters())}
 
-    figures = study.stage(key, run, study.generator_settings() | {"images": images})
+    figures = study.stage(key, run, study.generator_settings(study.bicyclegan_configs) | {"images": images})
     return KINDS[name].from_pretrained(folder), figures | {"images": images}
 
 

@@ -156,17 +156,7 @@ class Quick(Table4):
     folder, batch = "table4-quick", 8
     places = ("images", "blocks.1", "blocks.3", "blocks.4", "blocks.5", "blocks.6")
     num_images, min_cells, measured_crops = 160, 50, 48
-    # Without critics and the mode-seeking term, the task loss and L1 are left: how well can the decoder recognise features at best?
-    generator_config = GeneratorConfig(
-        num_images=320,
-        lr=1e-3,
-        gan_weight=0.0,
-        diversity_weight=0.0,
-        ema_images=32,
-        stats_images=48,
-        log_images=80,
-        snapshot_images=80,
-    )
+    generator_config = GeneratorConfig(num_images=320, ema_images=32, stats_images=48, log_images=80, snapshot_images=80)
 
     def __init__(self, args: argparse.Namespace) -> None:
         super().__init__(args)

@@ -53,6 +53,21 @@ def test_so_many_steps_are_made_and_one_is_the_velocity_at_the_noise(spec, steps
         assert torch.allclose(feature, e + v, atol=1e-5) == (steps == 1)
 
 
+@pytest.mark.parametrize("width", [6, 4])
+def test_noise_passes_by_the_blocks_of_a_network_that_is_narrower_than_the_features(width):
+    torch.manual_seed(0)
+    net = FeatureGenerator(K, ONE, width=width, depth=1).velocity_net
+    (scale,) = net.scales
+    assert (scale.past is None) == (width == 6)
+    if scale.past is not None:
+        with torch.no_grad():
+            scale.leave.weight.zero_()
+            scale.past.bias.fill_(-1.0)
+            noise = [torch.randn(2, 6, 3, 4)]
+            (velocity,) = net(noise, torch.rand(2), net.condition(torch.zeros(2, 24, 32, dtype=torch.long)))
+        assert torch.equal(velocity, -noise[0])
+
+
 @torch.no_grad()
 def test_a_mask_is_encoded_once_for_all_samples_and_steps(monkeypatch):
     generator = make(steps=4)
@@ -100,17 +115,24 @@ def test_noise_needs_the_masks_size():
     assert str(error.value) == (
         "FeatureGenerator: how much noise a flow takes depends on the masks' size.\n"
         "  given:   draw_z without image_size\n"
-        "  needed:  draw_z(count, rng, image_size=masks.shape[-2:])"
+        "  needed:  draw_z(masks, rng), or draw_z(count, rng, image_size=masks.shape[-2:])"
     )
+    masks, rng = torch.zeros(3, 36, 50, dtype=torch.long), torch.Generator()
+    drawn = generator.draw_z(masks, rng.manual_seed(1), samples=2)
+    assert drawn.shape == (6, 8 * 2 * 3 + 2 * 8)
+    assert torch.equal(drawn, generator.draw_z(6, rng.manual_seed(1), image_size=(36, 50)))
 
 
 def test_widths_follow_the_channels_of_each_stride():
-    # 1.75 times as many as are generated, in multiples of 16, and at least 32.
-    assert _widths([24, 40, 112, 320], None) == [48, 64, 192, 560]
+    # 1.75 times as many as are generated, in multiples of 16, from 32 to 512.
+    assert _widths([24, 40, 112, 256], None) == [48, 64, 192, 448]
     assert _widths([1, 16, 128], None) == [32, 32, 224]
+    assert _widths([24, 40, 112, 320], None) == [48, 64, 192, 512]
+    assert _widths([512, 2048], None) == [512, 512]
     # With a width of one's own: the widest scale has it exactly, the others are in proportion.
     assert _widths([24, 40, 112, 320], 160) == [32, 32, 64, 160]
     assert _widths([6], 8) == [8]
+    assert _widths([64, 2048], 1024) == [32, 1024]
     net = make(PYRAMID, width=None).velocity_net
     assert [scale.enter.out_features for scale in net.scales] == _widths([4, 6 + 3], None)
     assert [len(scale.blocks) for scale in net.scales] == [2, 2]

@@ -42,8 +42,7 @@ def draw_masks(*shape, seed=0):
 
 
 def draw_z(generator, masks, *, samples=1, seed=1):
-    rng = torch.Generator().manual_seed(seed)
-    return generator.draw_z(samples * len(masks), rng, image_size=masks.shape[-2:])
+    return generator.draw_z(masks, torch.Generator().manual_seed(seed), samples=samples)
 
 
 @pytest.fixture(params=PRESETS)

@@ -177,7 +177,8 @@ def test_labels_are_checked_before_they_are_sent_so_that_nothing_waits(tiny_net,
 
 def test_what_is_known_to_be_checked_is_not_checked_again():
     generator = FeatureGenerator(5, SPEC, width=8, depth=1)
-    masks, z = draw_masks(2).to(torch.uint8), generator.draw_z(2, image_size=SIZE)
+    masks = draw_masks(2).to(torch.uint8)
+    z = generator.draw_z(masks)
     with Syncs() as syncs:
         (features,) = generator(masks, z, checked=True)
     assert syncs.names == []

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug.core.checks import check_features, check_loader, check_mask_form, check_masks, check_pair, check_pairs
+from feataug.core.checks import check_features, check_loader, check_mask_form, check_masks, check_pair, check_pairs, describe
 from feataug.core.modes import eval_mode
 from feataug.core.rng import derive_seed, preserved_rng, seeded
 from feataug.cutting.cut import Cut
-from feataug.errors import TrainingError
+from feataug.errors import ShapeError, TrainingError
 from feataug.evaluation.teaching.fresh_decoder import encoder_of
 from feataug.losses import segmentation_loss
 from feataug.mixing.batch import MixedBatch
@@ -25,8 +25,8 @@ from feataug.training.batch_norm import measure, norms_of
 from feataug.training.config import FinetuneConfig
 from feataug.training.finetuner import Finetuner
 
-# A function of masks, the features of their images, and a random generator, that returns features.
-Source = Callable[[Tensor, tuple[Tensor, ...], torch.Generator], tuple[Tensor, ...]]
+# A function of masks, the features of their images, and a random generator, that returns features, or features and their masks.
+Source = Callable[[Tensor, tuple[Tensor, ...], torch.Generator], Any]
 
 
 class SourceToDecoder(nn.Module):
@@ -37,13 +37,15 @@ class SourceToDecoder(nn.Module):
 
     Args:
         cut: The cut whose decoder is trained; see ``fresh_decoder``.
-        source: ``(masks, real, rng) -> features``.
+        source: ``(masks, real, rng) -> features``, or ``-> (features, masks)`` for other masks.
         name: The source's name, for messages.
+        num_classes: Number of classes.
+        ignore_index: The label of void.
     """
 
-    def __init__(self, cut: Cut, source: Source, name: str) -> None:
+    def __init__(self, cut: Cut, source: Source, name: str, num_classes: int, ignore_index: int) -> None:
         super().__init__()
-        self.model = cut.model
+        self.model, self._labels = cut.model, (num_classes, ignore_index)
         self.masks: Tensor | None = None
         # In a tuple, so that a source that is a module does not become a submodule with trainable weights.
         self._source = (source,)
@@ -60,6 +62,12 @@ class SourceToDecoder(nn.Module):
             rng = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
             with preserved_rng(images.device):
                 found = self._source[0](masks, real, rng)
+            if len(found) == 2 and isinstance(found[0], (tuple, list)):
+                # The loss is that of the masks that were decoded.
+                found, own = found
+                self.masks = masks = check_masks(self._who, own, *self._labels).to(masks.device)
+                if tuple(masks.shape[-2:]) != size:
+                    raise ShapeError(f"{self._who}: its masks have another size.", given=describe(masks), needed=f"[n, {size[0]}, {size[1]}]")
             found = check_features(self._who, found, self._cut.spec, size)
             check_pairs(self._who, found, masks)
             # In the memory format of the real features, so that the same kernels run on both.
@@ -72,15 +80,17 @@ class _MaskPassing:
 
     def __init__(self, aux_weight: float, ignore_index: int, about: dict[str, Any]) -> None:
         self.aux_weight, self.ignore_index, self.about = aux_weight, ignore_index, about
+        self.model: Any = None
 
     @contextmanager
     def on(self, cut: Any, masks: Tensor) -> Iterator[MixedBatch]:
+        self.model = cut.model
         cut.model.masks = masks.long()
         yield MixedBatch((), cut.model.masks, torch.zeros(len(masks), dtype=torch.bool, device=masks.device), len(masks))
 
     def loss(self, out: Any, batch: MixedBatch) -> Tensor:
         return segmentation_loss(
-            out, batch.masks, aux_weight=self.aux_weight, ignore_index=self.ignore_index, across_processes=True
+            out, self.model.masks, aux_weight=self.aux_weight, ignore_index=self.ignore_index, across_processes=True
         )
 
     def settings(self) -> dict[str, Any]:
@@ -141,7 +151,7 @@ def teach(
         CheckpointError: see ``Finetuner.fit``.
         ShapeError, DtypeError: the source's features do not fit the cut.
     """
-    trained = SourceToDecoder(cut, source, name)
+    trained = SourceToDecoder(cut, source, name, num_classes, ignore_index)
     config = replace(config, lr_scale={f"model.{prefix}": scale for prefix, scale in config.lr_scale.items()})
     mixer: Any = _MaskPassing(config.aux_weight, ignore_index, {"source": name} | (about or {}))
     same_cut: Any = SimpleNamespace(model=trained, at=cut.at, spec=cut.spec)

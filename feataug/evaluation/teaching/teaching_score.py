@@ -76,8 +76,9 @@ def teaching_score(
 
     A source is a function ``source(masks, real, rng) -> features``. ``masks`` are ``(B, H, W)`` int64 training masks. ``real`` are the
     features of their images, a tuple with one ``(B, channels, h, w)`` tensor for each level. ``rng`` is a CPU ``torch.Generator``, seeded
-    by the seed and the step; a source draws all its noise from it. The result is a tuple like ``real``. A source that is a module is
-    copied, put into eval mode and moved to the device.
+    by the seed and the step; a source draws all its noise from it. The result is a tuple like ``real``, or a pair of such a tuple and the
+    masks that it belongs to, where a source uses masks of its own; they have the size of ``masks``. A source that is a module is copied,
+    put into eval mode and moved to the device.
 
     Args:
         model: The trained model; it is not changed.

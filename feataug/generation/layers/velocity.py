@@ -18,8 +18,8 @@ from feataug.generation.layers.class_shares import class_shares
 TIME_CHANNELS = 32
 # Side of the grid of finer cells in which the classes' shares are counted within a cell.
 FINENESS = 4
-# How many times more channels than it generates a scale has by default.
-WIDER = 1.75
+# How many times more channels than it generates a scale has by default, and how many at most.
+WIDER, WIDEST = 1.75, 512
 
 
 def fine_shares(masks: Tensor, num_classes: int, stride: int, size: tuple[int, int]) -> Tensor:
@@ -69,7 +69,7 @@ class MixBlock(nn.Module):
         Ours, after ConvNeXt (Liu et al. 2022). Nearly all multiply-adds are matrix products over channels, which CPUs and GPUs do fast.
     """
 
-    def __init__(self, width: int, time_width: int, *, expansion: int = 2, kernel: int = 5) -> None:
+    def __init__(self, width: int, time_width: int, *, expansion: int = 1, kernel: int = 5) -> None:
         super().__init__()
         self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
         self.modulation = nn.Linear(time_width, 3 * width)
@@ -106,6 +106,11 @@ class Scale(nn.Module):
         self.leave = nn.Linear(width, sum(self.channels))
         nn.init.normal_(self.leave.weight, std=0.02)
         nn.init.zeros_(self.leave.bias)
+        # A velocity holds all of the noise, which does not fit through fewer channels: then it passes by the blocks, scaled by the time.
+        self.past = nn.Linear(time_width, sum(self.channels)) if width < sum(self.channels) else None
+        if self.past is not None:
+            nn.init.zeros_(self.past.weight)
+            nn.init.zeros_(self.past.bias)
 
     def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
         """Only the blocks, ``(B, h, w, width)``."""
@@ -113,9 +118,11 @@ class Scale(nn.Module):
             hidden = block(hidden, time)
         return hidden
 
-    def velocities(self, hidden: Tensor) -> list[Tensor]:
-        """``(B, channels, h, w)`` for each level."""
+    def velocities(self, hidden: Tensor, noisy: Tensor, time: Tensor) -> list[Tensor]:
+        """``(B, channels, h, w)`` for each level, from the blocks' ``(B, h, w, width)`` and all levels' noisy maps, joined."""
         out = rearrange(self.leave(F.layer_norm(hidden, hidden.shape[-1:])), "b h w c -> b c h w")
+        if self.past is not None:
+            out = out + self.past(time)[:, :, None, None] * noisy
         return list(out.split(self.channels, dim=1))
 
 
@@ -130,7 +137,7 @@ class VelocityNet(nn.Module):
         num_classes: Number of classes; void is one label more.
         spec: What crosses the cut. At least one level is a map.
         width: Channels at the stride that generates the most channels; the other strides have as many in proportion, at least 32. By default
-            1.75 times as many as are generated, in multiples of 16.
+            1.75 times as many as are generated, in multiples of 16, and at most 512.
         depth: Blocks of each scale.
 
     Source:
@@ -185,9 +192,10 @@ class VelocityNet(nn.Module):
         for level, value in zip(self.spec, noisy, strict=True):
             tokens.append(value.flatten(1)) if level.tokens else maps[_grid(level)].append(value)
         time = self.time(torch.cat([time_embedding(times).to(self.dtype), *tokens], dim=1))
+        joined = [torch.cat(same, dim=1) for same in maps.values()]
         hidden: list[Tensor] = []
-        for number, (same, scale) in enumerate(zip(maps.values(), self.scales, strict=True)):
-            entered = scale.enter(rearrange(torch.cat(same, dim=1), "b c h w -> b h w c")) + codes[number]  # type: ignore[operator]
+        for number, scale in enumerate(self.scales):
+            entered = scale.enter(rearrange(joined[number], "b c h w -> b h w c")) + codes[number]  # type: ignore[operator]
             if hidden:
                 entered = entered + self.down[number - 1](_resized(hidden[-1], entered, "area"))
             for block in scale.blocks[: self.first]:  # type: ignore[index]
@@ -198,7 +206,10 @@ class VelocityNet(nn.Module):
                 hidden[number] = hidden[number] + self.up[number](_resized(hidden[number + 1], hidden[number], "nearest"))
             for block in self.scales[number].blocks[self.first :]:  # type: ignore[index]
                 hidden[number] = block(hidden[number], time)
-        out = {grid: iter(scale.velocities(x)) for grid, scale, x in zip(maps, self.scales, hidden, strict=True)}  # type: ignore[operator]
+        out = {
+            grid: iter(scale.velocities(x, noise, time))  # type: ignore[operator]
+            for grid, scale, x, noise in zip(maps, self.scales, hidden, joined, strict=True)
+        }
         rest = self.token_head(torch.cat([hidden[-1].mean((1, 2)), time], dim=1)) if self.token_head is not None else None
         found = []
         for level, value in zip(self.spec, noisy, strict=True):
@@ -220,7 +231,12 @@ def _grid(level: LevelSpec) -> tuple[int, int]:
 def _widths(channels: Sequence[int], width: int | None) -> list[int]:
     """Channels of the scales, in multiples of 16, in proportion to the channels that each generates."""
     factor = WIDER if width is None else width / max(channels)
-    return [max(32, 16 * round(factor * count / 16)) if width is None or count < max(channels) else width for count in channels]
+    widths = [max(32, 16 * round(factor * count / 16)) for count in channels]
+    return (
+        [min(own, WIDEST) for own in widths]
+        if width is None
+        else [width if count == max(channels) else own for own, count in zip(widths, channels, strict=True)]
+    )
 
 
 def _resized(hidden: Tensor, like: Tensor, mode: str) -> Tensor:
