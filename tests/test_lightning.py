@@ -37,7 +37,7 @@ def draw_masks(count, seed=0):
 
 def make_generator():
     torch.manual_seed(1)
-    return FeatureGenerator(5, FeatureSpec((LevelSpec("body", 16, 4),)), mask_widths=(4, 6), width=8, depth=1)
+    return FeatureGenerator(5, FeatureSpec((LevelSpec("body", 16, 4),)), width=8, depth=1)
 
 
 class Pairs(torch.utils.data.TensorDataset):

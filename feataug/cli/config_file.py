@@ -123,7 +123,8 @@ def _settings(where: str, command: str, table: Any) -> dict[str, Any]:
         if key not in known:
             raise _unknown(f"{where}: {key}", key, f"a setting of {kind.__name__}", known)
         try:
-            kind(**{key: value})
+            # By itself: a setting of BicycleGAN is in range whatever the preset is.
+            kind.from_dict({key: value})
         except ConfigError as error:
             raise ConfigError(f"feataug: {where}: {error}") from error
     return table

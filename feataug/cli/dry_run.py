@@ -10,13 +10,14 @@ from typing import Any
 from feataug import __version__
 from feataug.cli.command_parser import CommandParser
 from feataug.cli.config_file import TABLE, option_for, training_class
+from feataug.errors import ConfigError
 
 
 def training_config(args: argparse.Namespace) -> Any:
     """The training settings of a command: its options, and ``[COMMAND.config]`` of a file; ``None`` if it has none.
 
     Raises:
-        ConfigError: a setting is out of range.
+        ConfigError: a setting is out of range, or does not belong to the preset.
     """
     kind = training_class(args.command)
     if kind is None:
@@ -24,7 +25,10 @@ def training_config(args: argparse.Namespace) -> Any:
     if args.command == "fit-generator":
         given: dict[str, Any] = {"num_images": args.images, "seed": args.seed, "snapshot_images": max(args.images // 20, 1)}
         given |= ({} if args.lr is None else {"lr": args.lr}) | args.settings
-        return kind.for_preset(args.preset, **given)
+        try:
+            return kind.for_preset(args.preset, **given)
+        except ConfigError as error:
+            raise ConfigError(f"feataug fit-generator --preset {args.preset}: {error}") from error
     given = {"num_steps": args.steps, "lr": args.lr, "seed": args.seed, "save_every": max(args.steps // 20, 1)}
     return kind(**given | args.settings)
 

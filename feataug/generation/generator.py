@@ -103,10 +103,10 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
             self.mask_encoder = MaskEncoder(num_classes, settings["mask_widths"], self.finest)
             self.unet = self._unet(settings["depth"], settings["width"])
         self._add_statistics(spec)
-        # Saved with the weights, so that another version's presets do not change a generator.
+        # Saved with the weights, so that another version's presets do not change a generator. A subclass may mean something else by a name.
         known = getattr(self, "_hub_mixin_config", None)
-        if isinstance(known, dict):
-            known.update({name: value for name, value in settings.items() if name in known})
+        if isinstance(known, dict) and type(self).__init__ is FeatureGenerator.__init__:
+            known.update(settings)
 
     def _unet(self, depth: int, width: int | None) -> UNet:
         maps = [level for level in self.spec if not level.tokens]
@@ -153,11 +153,12 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         return generator
 
     @classmethod
-    def _from_pretrained(cls, **kwargs: Any) -> Self:
+    def _from_pretrained(cls, *, config: Any = None, **kwargs: Any) -> Self:
+        # The mixin passes config.json only to a method that names ``config``.
         if kwargs.get("preset") == "default":
             # The name in files of before flow matching.
             kwargs["preset"] = "bicyclegan"
-        return super()._from_pretrained(**kwargs)
+        return super()._from_pretrained(config=config, **kwargs)
 
     def card_text(self, name: str) -> str:
         """Text of the model card: what the generator is, how to load and use ``name``, and which cut it was made for."""
@@ -212,10 +213,7 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
 
     def encode_masks(self, masks: Tensor) -> list[Tensor]:
         """A flow's condition: what ``velocity`` needs to know of ``(B, H, W)`` masks."""
-        size = (int(masks.shape[-2]), int(masks.shape[-1]))
-        strides = self.velocity_net.strides
-        sizes = [next(level.size(size) for level in self.spec if level.reduction == stride) for stride in strides]
-        return self.velocity_net.condition(masks, sizes)
+        return self.velocity_net.condition(masks)
 
     def velocity(self, noisy: Sequence[Tensor], times: Tensor, codes: Sequence[Tensor]) -> list[Tensor]:
         """A flow's velocity towards real features, in standardised units; see ``layers.velocity.VelocityNet``."""
@@ -224,7 +222,7 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
 
     def _follow_flow(self, masks: Tensor, z: Tensor, samples: int, size: tuple[int, int]) -> list[Tensor]:
         codes = [code.repeat(samples, 1, 1, 1) for code in self.encode_masks(masks)]
-        noise = flow.noise_maps(z.to(self.fitted.device), self.spec, size)
+        noise = flow.noise_maps(z.to(self.fitted.device, self.velocity_net.dtype), self.spec, size)
         return flow.follow(lambda noisy, times: self.velocity(noisy, times, codes), noise, self.steps)
 
     def _run_unet(self, masks: Tensor, z: Tensor, samples: int, size: tuple[int, int]) -> list[Tensor]:

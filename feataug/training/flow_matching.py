@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from feataug.core.checks import check_features, check_masks
 from feataug.core.distributed import local_slice, rank_and_world
+from feataug.core.modes import eval_mode
 from feataug.core.rng import generator_for
 from feataug.cutting.cut import Cut
 from feataug.errors import FeatAugWarning
@@ -72,12 +73,12 @@ class FlowObjective:
     """
 
     accelerator: Accelerator
+    loss: Any
     optimizers: dict[str, Any]
 
     def __init__(self, generator: FeatureGenerator, cut: Cut, config: GeneratorConfig) -> None:
         self.generator, self.cut, self.config = generator, cut, config
         self.parts = nn.ModuleDict()
-        self.loss: Any = VelocityLoss(generator)
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Move everything to the accelerator's device, and make the optimizer."""
@@ -88,7 +89,7 @@ class FlowObjective:
         adam = torch.optim.AdamW(
             self.generator.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=fused
         )
-        self.loss, adam = accelerator.prepare(self.loss, adam)
+        self.loss, adam = accelerator.prepare(VelocityLoss(self.generator), adam)
         self.optimizers = {"generator": adam}
 
     def step(self, images: Tensor | Sequence[Tensor], masks: Tensor, seen: int) -> dict[str, Tensor]:
@@ -130,16 +131,20 @@ class FlowObjective:
         Args:
             generator: The trained weights or their moving average.
             loader: ``(images, masks)``; the first ``HELD_OUT_IMAGES`` count.
+
+        Returns:
+            The mean over these images; NaN if there are none.
         """
         rng, loss_of = generator_for(self.config.seed, "held out", 0), VelocityLoss(generator)
         total, seen = 0.0, 0
-        for images, masks in loader:
-            masks, real = self._real(images, masks)
-            noise, times = self._draw(len(masks), masks, rng, slice(None))
-            total, seen = total + float(loss_of(masks, real, noise, times)) * len(masks), seen + len(masks)
-            if seen >= HELD_OUT_IMAGES:
-                break
-        return total / seen
+        with eval_mode(self.cut.model):
+            for images, masks in loader:
+                masks, real = self._real(images, masks)
+                noise, times = self._draw(len(masks), masks, rng, slice(None))
+                total, seen = total + float(loss_of(masks, real, noise, times)) * len(masks), seen + len(masks)
+                if seen >= HELD_OUT_IMAGES:
+                    break
+        return total / seen if seen else math.nan
 
     @torch.no_grad()
     def _real(self, images: Tensor | Sequence[Tensor], masks: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -175,5 +180,5 @@ def warn_of_memory(curve: Sequence[float]) -> None:
             f"GeneratorTrainer: the loss on held-out images has risen from {min(curve):.3f} to {curve[-1]:.3f}: the generator begins to "
             "memorise the training images. Train on fewer images (num_images), or with more augmentation.",
             FeatAugWarning,
-            stacklevel=5,
+            stacklevel=4,
         )

@@ -193,7 +193,8 @@ class GeneratorTrainer:
                             check_finite(f"the loss {name!r}", float(all_reduce_sum(value)), seen)
                         self._save(seen, step, optimizers, ema, results, {"sums": sums, "lines": lines})
                     stop.raise_if_requested()
-        warn_of_memory([result["held_out"] for result in results if "held_out" in result])
+        if accelerator.is_main_process:
+            warn_of_memory([result["held_out"] for result in results if "held_out" in result])
         if ema is not None:
             self.generator.load_state_dict(ema.module.state_dict())
         self.generator.eval()
@@ -258,9 +259,10 @@ class GeneratorTrainer:
         if diversity < DIVERSITY_ALARM:
             known = self._last.get("latent")
             latent = f"latent L1 {known:.2f} (0.80 means that nothing of z is found)" if known is not None else ""
+            advice = "Train longer." if self.config.objective == "flow" else "Raise latent_weight or diversity_weight, or train longer."
             warnings.warn(
                 f"GeneratorTrainer: the generator seems to ignore z: diversity ratio {diversity:.3f} (1 is as varied as real "
-                f"features){', ' if latent else ''}{latent}. Raise latent_weight or diversity_weight, or train longer.",
+                f"features){', ' if latent else ''}{latent}. {advice}",
                 FeatAugWarning,
                 stacklevel=4,
             )

@@ -21,6 +21,8 @@ IDENTITY = frozenset(
         "plain_data", "ceiling_data",
     )
 )  # fmt: skip
+# What runs did before these settings were stored: a setting that an older run lacks had this value.
+EARLIER = {"objective": "bicyclegan", "weight_decay": 0.01, "noise_levels": 2}
 _WIDTH = 200
 
 
@@ -63,11 +65,14 @@ def differences(given: Any, stored: Any, name: str = "") -> list[tuple[str, Any,
     """List where two nested settings differ, as ``(dotted name, given value, stored value)``.
 
     Args:
-        given, stored: Plain JSON values. A key of ``IDENTITY`` that is missing or empty on one side is skipped.
+        given, stored: Plain JSON values. A key of ``IDENTITY`` that is missing or empty on one side is skipped, and one of ``EARLIER``
+            that ``stored`` lacks has its value of then.
         name: The dotted name of the values themselves, if they are nested.
     """
     dot = f"{name}." if name else ""
     if isinstance(given, dict) and isinstance(stored, dict):
+        if not name:
+            stored = {key: value for key, value in EARLIER.items() if key in given} | stored
         unknown = set() if name else {key for key in IDENTITY if {} in (given.get(key, {}), stored.get(key, {}))}
         pairs = [(key, given.get(key), stored.get(key)) for key in sorted((given | stored).keys() - unknown)]
         return [found for key, a, b in pairs for found in differences(a, b, f"{dot}{key}")]

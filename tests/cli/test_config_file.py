@@ -10,8 +10,7 @@ import pytest
 
 from feataug.cli.main import COMMANDS, main
 from feataug.cli.parser import parse
-from feataug.errors import ConfigError
-from feataug.training.config import FinetuneConfig, GeneratorConfig
+from feataug.training.config import FinetuneConfig
 
 FIT = ["fit-generator", "--model", "runs/base", "--at", "encoder.layer3.0"]
 MINIMAL = {
@@ -40,6 +39,7 @@ size = [120, 160]
 [fit-generator]
 model = "runs/base"
 at = "encoder.layer3.0"
+preset = "bicyclegan"
 images = 500
 
 [fit-generator.config]
@@ -231,11 +231,7 @@ def test_a_dry_run_goes_round_and_does_nothing(name, tmp_path, monkeypatch, caps
     assert set(section) - {"config"} | unset >= options - ({"device"} if name == "inspect" else set())
 
 
-def test_a_dry_run_holds_every_setting_of_the_training(capsys):
-    fit = tomllib.loads(dry([*FIT, "--preset", "paper", "--images", "400", "--seed", "3"], capsys))["fit-generator"]
-    expected = GeneratorConfig.paper(num_images=400, seed=3, snapshot_images=20)
-    assert GeneratorConfig.from_dict(fit["config"]) == expected
-    assert fit["lr"] == expected.lr
+def test_a_dry_run_of_a_comparison_holds_every_setting(capsys):
     compared = tomllib.loads(dry(["compare", "--model", "a", "--generator", "b", "--steps", "40", "--lr", "1e-7"], capsys))
     config = FinetuneConfig.from_dict(compared["compare"]["config"])
     assert config == FinetuneConfig(num_steps=40, lr=1e-7, save_every=2)
@@ -247,12 +243,6 @@ def test_a_saved_dry_run_is_overridden_by_the_command_line(tmp_path, capsys):
     changed = tomllib.loads(dry(["fit-generator", "--config", str(file), "--images", "60", "--lr", "0.5"], capsys))
     assert changed["fit-generator"]["config"]["num_images"] == changed["fit-generator"]["images"] == 60
     assert changed["fit-generator"]["config"]["lr"] == 0.5
-    # All that a preset decides is in the file: another preset beside it would be half of each.
-    assert main(["fit-generator", "--config", str(file), "--preset", "default"]) == 1
-    assert capsys.readouterr().err == (
-        f"ConfigError: feataug: {file}: its settings are of another preset.\n  given:   --preset default\n"
-        "  needed:  --preset paper, or no [fit-generator.config], which holds what that preset decides\n"
-    )
 
 
 def test_settings_of_a_file_reach_the_training(tmp_path, capsys):
@@ -269,11 +259,3 @@ def test_the_name_of_the_option_for_files_is_not_abbreviated(tmp_path, capsys):
     with pytest.raises(SystemExit):
         parse(["demo", "--conf", str(tmp_path / "run.toml")])
     assert "error: write --config in full" in capsys.readouterr().err
-
-
-def test_a_preset_beside_the_settings_of_another_one_in_an_earlier_file(tmp_path, capsys):
-    (tmp_path / "paper.toml").write_text(dry([*FIT, "--preset", "paper"], capsys))
-    (tmp_path / "more.toml").write_text('[fit-generator]\npreset = "default"\n')
-    files = ["--config", str(tmp_path / "paper.toml"), "--config", str(tmp_path / "more.toml")]
-    with pytest.raises(ConfigError, match="its settings are of another preset"):
-        parse(["fit-generator", *files])

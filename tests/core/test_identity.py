@@ -79,11 +79,16 @@ def test_a_fingerprint_sees_large_integers_and_not_the_memory_format():
 
 
 def test_an_architecture_is_all_but_the_values():
-    def generator(width, classes=5):
-        return feataug.FeatureGenerator(classes, feataug.FeatureSpec((feataug.LevelSpec("x", 6, 4),)), width=width, mask_widths=(8,), depth=0)
+    def generator(width, classes=5, preset="flow", **kwargs):
+        spec = feataug.FeatureSpec((feataug.LevelSpec("x", 6, 4),))
+        return feataug.FeatureGenerator(classes, spec, preset, width=width, depth=1, **kwargs)
 
     assert architecture(generator(8)) == architecture(generator(8))
-    assert len({json.dumps(architecture(g)) for g in (generator(8), generator(16), generator(8, 6))}) == 3
+    other = (
+        generator(8), generator(16), generator(8, 6), generator(8, steps=3), generator(8, preset="bicyclegan"),
+        generator(8, preset="bicyclegan", latent_dim=4), generator(8, preset="bicyclegan", modulation="none"),
+    )  # fmt: skip
+    all_told_apart(architecture(g) for g in other)
 
 
 def files(folder, seed, count=3, names="{}.png"):

@@ -40,7 +40,7 @@ def test_recognition_says_so_too(tmp_path):
     model = nn.Sequential()
     model.body, model.head = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 2, 1)
     cut = feataug.split(model, "body", example=torch.zeros(1, 3, 8, 8))
-    generator = feataug.FeatureGenerator(2, cut.spec, mask_widths=(4,), width=4, depth=0)
+    generator = feataug.FeatureGenerator(2, cut.spec, width=4, depth=1)
     loader = seeded_loader(data(tmp_path), 1, shuffle=False)
     assert error_of(lambda: feataug.recognition(cut, generator, loader)).startswith("recognition: the masks hold one class and void only")
 
@@ -110,7 +110,7 @@ def test_helpers():
 
 def test_a_mixer_takes_whatever_holds_masks(tmp_path):
     folder(tmp_path, (0, 1), (1, 0))
-    generator = feataug.FeatureGenerator(2, SPEC, mask_widths=(4,), width=4, depth=0)
+    generator = feataug.FeatureGenerator(2, SPEC, width=4, depth=1)
     plain = data(tmp_path)
     sources = (plain, MaskFolder(tmp_path / "m", NAMES), torch.zeros(3, 8, 8).long(), [torch.zeros(8, 8).long()], feataug.DatasetMasks(plain))
     for source in sources:
@@ -134,8 +134,8 @@ def learned_from(loader, steps=20, **changes):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 2, 1), nn.Upsample(scale_factor=2))
     cut = feataug.split(model, "1")
-    generator = feataug.FeatureGenerator(2, cut.spec, width=8, mask_widths=(8,), depth=1)
-    config = feataug.GeneratorConfig(num_images=4 * steps, critic_width=4, **changes)
+    generator = feataug.FeatureGenerator(2, cut.spec, width=8, depth=1)
+    config = feataug.GeneratorConfig(num_images=4 * steps, **changes)
     yield lambda: feataug.GeneratorTrainer(generator, cut, config, device="cpu", progress=False).fit(loader)
     settings = feataug.FinetuneConfig(num_steps=steps)
     yield lambda: feataug.Finetuner(model, settings, device="cpu", progress=False).fit(loader, lambda model: {})

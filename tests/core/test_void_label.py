@@ -23,12 +23,12 @@ from tests.support.label_folders import SPEC, always, data, error_of, folder
 # Void that is also a class.
 WHO = {
     "SegmentationMetrics": lambda k, v: feataug.SegmentationMetrics(k, v),
-    "FeatureGenerator": lambda k, v: feataug.FeatureGenerator(k, SPEC, mask_widths=(4,), width=4, depth=0, ignore_index=v),
+    "FeatureGenerator": lambda k, v: feataug.FeatureGenerator(k, SPEC, width=4, depth=1, ignore_index=v),
     "segmentation_loss": lambda k, v: segmentation_loss(torch.zeros(1, k, 2, 2), torch.zeros(1, 2, 2).long(), ignore_index=v),
     "smoothed_cross_entropy": lambda k, v: smoothed_cross_entropy(torch.zeros(1, k, 2, 2), torch.zeros(1, 2, 2).long(), 0.0, v),
     "PixelFilter": lambda k, v: feataug.PixelFilter(None, torch.zeros(k), ignore_index=v),
     "FeatureMixer": lambda k, v: feataug.FeatureMixer(
-        feataug.FeatureGenerator(k, SPEC, mask_widths=(4,), width=4, depth=0, ignore_index=-1), torch.zeros(2, 8, 8).long(), ignore_index=v
+        feataug.FeatureGenerator(k, SPEC, width=4, depth=1, ignore_index=-1), torch.zeros(2, 8, 8).long(), ignore_index=v
     ),
     "ClassBalancedMasks": lambda k, v: feataug.ClassBalancedMasks(torch.zeros(2, 8, 8).long(), k, ignore_index=v),
     "pseudo_masks": lambda k, v: feataug.pseudo_masks(always(0, k), [torch.zeros(1, 3, 2, 2)], ignore_index=v),
@@ -74,7 +74,7 @@ def test_another_void_all_the_way(tmp_path, void):
     model = nn.Sequential()
     model.body, model.head = nn.Conv2d(3, 8, 4, stride=4), nn.Conv2d(8, 2, 1)
     cut = feataug.split(model, "body", example=torch.zeros(1, 3, 16, 16))
-    generator = feataug.FeatureGenerator(2, cut.spec, mask_widths=(4, 4), width=4, depth=0, ignore_index=void)
+    generator = feataug.FeatureGenerator(2, cut.spec, width=4, depth=1, ignore_index=void)
     pixel_filter = feataug.PixelFilter.fit(cut, plain, 2, ignore_index=void)
     balanced = feataug.ClassBalancedMasks(reader, 2, ignore_index=void, min_pixels=1)
     mixer = feataug.FeatureMixer(generator, balanced, 0.5, ignore_index=void, cut=cut, pixel_filter=pixel_filter)

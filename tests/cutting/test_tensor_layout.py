@@ -11,7 +11,6 @@ from feataug.core.specs import FeatureSpec, LevelSpec
 from feataug.cutting.tensor_layout import Layout
 from feataug.data import Scenes, eval_transforms, seeded_loader
 from feataug.errors import ConfigError
-from feataug.generation.generator import _widths
 from tests.support import model_zoo
 
 SPEC = FeatureSpec((LevelSpec("a", 12, 16), LevelSpec("a.prefix", 12, 0, 5), LevelSpec("b", 6, 4), LevelSpec("c", 7, 7)))
@@ -86,15 +85,17 @@ def test_specs_of_tokens():
     assert str(error.value) == "LevelSpec: tokens have no stride.\n  given:   reduction 8, tokens 1\n  needed:  one of them 0"
 
 
-def small(spec, **kwargs):
-    return feataug.FeatureGenerator(10, spec, width=8, mask_widths=(6,), depth=1, **kwargs)
+def small(spec, preset="flow"):
+    return feataug.FeatureGenerator(10, spec, preset, width=8, depth=1)
 
 
+@pytest.mark.parametrize("preset", ["flow", "bicyclegan"])
 @pytest.mark.parametrize("size", [(64, 96), (61, 50)], ids=str)
-def test_all_levels_come_from_one_mask_and_one_z(size, tmp_path):
+def test_all_levels_come_from_one_mask_and_one_z(size, preset, tmp_path):
     torch.manual_seed(0)
-    generator = small(SPEC).eval()
-    masks, z = torch.randint(10, (2, *size)), torch.randn(2, 8)
+    generator = small(SPEC, preset).eval()
+    masks = torch.randint(10, (2, *size))
+    z = generator.draw_z(masks)
     with torch.no_grad():
         features = generator(masks, z)
         assert [tuple(f.shape) for f in features] == [(2, s.channels, *s.size(size)) for s in SPEC]
@@ -118,15 +119,6 @@ def test_all_levels_come_from_one_mask_and_one_z(size, tmp_path):
 def test_only_tokens_are_refused():
     with pytest.raises(ConfigError, match=r"^FeatureGenerator: the spec has no feature map, only tokens\."):
         small(FeatureSpec((LevelSpec("t", 4, 0, 1),)))
-
-
-def test_fine_scales_are_narrow():
-    # Half of the channels, of wide features a quarter.
-    for channels, width in ((64, 128), (512, 256), (768, 256), (1024, 256), (2048, 512)):
-        assert _widths([LevelSpec("x", channels, 8)], 8, 2, None) == [width, 2 * width, 2 * width]
-    pyramid = [LevelSpec("x", c, r) for c, r in ((64, 2), (64, 4), (128, 8), (512, 32))]
-    assert _widths(pyramid, 2, 1, None) == [32, 64, 128, 128, 256, 512]
-    assert _widths(pyramid, 2, 0, 16) == [16, 32, 64, 64, 128]
 
 
 class Segmenter(nn.Module):
@@ -157,7 +149,7 @@ def test_the_whole_way(make, at, tmp_path):
     cut = feataug.split(model, at, example=torch.rand(1, 3, 64, 64))
     assert len(cut.spec) > 1
     generator = small(cut.spec)
-    config = feataug.GeneratorConfig(num_images=8, critic_width=4, stats_images=8, snapshot_images=4)
+    config = feataug.GeneratorConfig(num_images=8, stats_images=8, snapshot_images=4)
     results = feataug.GeneratorTrainer(generator, cut, config, output=tmp_path / "g", device="cpu", progress=False).fit(
         loader, loader
     )

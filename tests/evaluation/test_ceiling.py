@@ -33,7 +33,7 @@ def parts():
     torch.manual_seed(0)
     model = Tiny()
     cut = feataug.split(model, "encoder", example=torch.zeros(1, 3, *SIZE))
-    return model, cut, feataug.FeatureGenerator(CLASSES, cut.spec, mask_widths=(4,), width=4, depth=0, latent_dim=2)
+    return model, cut, feataug.FeatureGenerator(CLASSES, cut.spec, width=4, depth=1)
 
 
 def labelled(seed=0, count=7, batch=3):

@@ -132,7 +132,7 @@ def model():
 def mixing(model):
     spec = split(model, "encoder", example=torch.zeros(1, 3, *SIZE)).spec
     torch.manual_seed(1)
-    generator = FeatureGenerator(CLASSES, spec, mask_widths=(8,), width=8, depth=0, latent_dim=2)
+    generator = FeatureGenerator(CLASSES, spec, width=8, depth=1)
     return {"generator": generator, "masks": DatasetMasks(scenes()), "ratio": 0.4}
 
 

@@ -63,7 +63,7 @@ def trained(data, steps=150, lr=0.5):
 def compare(model, data, val, *, steps=5, lr=0.1, **kwargs):
     spec = feataug.split(model, "encoder", example=torch.zeros(1, 3, *SIZE)).spec
     torch.manual_seed(1)
-    generator = feataug.FeatureGenerator(CLASSES, spec, mask_widths=(4,), width=4, depth=0, latent_dim=2)
+    generator = feataug.FeatureGenerator(CLASSES, spec, width=4, depth=1)
     loader = data if callable(data) else lambda seed: [data[(i + seed) % len(data)] for i in range(len(data))]
     settings = {"seeds": (0, 1, 2), "device": "cpu", "progress": False, "ratio": 0.0, "example": torch.zeros(1, 3, *SIZE)} | kwargs
     masks = [mask for _, batch in pairs(8, 99) for mask in batch]

@@ -112,7 +112,7 @@ def test_a_comparison_is_not_anothers(trained, tmp_path):
     model, generator, data = trained
     first = compare(trained, seeds=(0,), output=tmp_path)
     torch.manual_seed(9)
-    other = feataug.FeatureGenerator(CLASSES, generator.spec, mask_widths=(8,), width=8, depth=0, latent_dim=2)
+    other = feataug.FeatureGenerator(CLASSES, generator.spec, width=8, depth=1)
     scenes = Scenes(16, SIZE, seed=4, transforms=train_transforms(SIZE))
     for given, change in (
         ("data.dataset.seed=4", {"loader": lambda seed: seeded_loader(scenes, 8, seed=seed)}),

@@ -71,9 +71,9 @@ def test_a_generator_that_copies_is_caught(cut):
         assert test["copied"] > 0.99
         assert test["ratio"] < 0.01
         assert test["synthetic"] < 0.01 < test["real"]
-    # All else praises it.
+    # All else praises it; that a third of the training images are drawn never and others twice or more costs a little recall.
     assert found["precision"] == pytest.approx(found["reference"]["precision"], abs=0.1)
-    assert found["recall"] == pytest.approx(found["reference"]["recall"], abs=0.1)
+    assert found["recall"] == pytest.approx(found["reference"]["recall"], abs=0.25)
 
 
 def test_maps_tell_a_copy_that_has_other_masks(cut):
@@ -146,7 +146,7 @@ def test_too_few_cells_for_a_gaussian_have_no_distance():
     wide = split(
         encoder=nn.Conv2d(CHANNELS, 40, 1, STRIDE), decoder=nn.Conv2d(40, CLASSES, 1), example=torch.zeros(1, CHANNELS, 32, 32)
     )
-    generator = FeatureGenerator(CLASSES, wide.spec, width=4, mask_widths=(4,))
+    generator = FeatureGenerator(CLASSES, wide.spec, width=4, depth=1)
     got = feature_quality(wide, generator, batches(0, 4), batches(1, 4), cells=79)
     assert got["frechet"] is None
     assert got["recall"] is not None
@@ -179,7 +179,7 @@ def test_loaders_are_read_no_farther_than_wanted(cut):
 
 def test_several_levels():
     cut = split(Skips(), ["fine", "coarse"])
-    generator = FeatureGenerator(CLASSES, cut.spec, width=4, mask_widths=(4, 4))
+    generator = FeatureGenerator(CLASSES, cut.spec, width=4, depth=1)
     net = cut.model.train()
     net.coarse.eval()
     rng = torch.Generator().manual_seed(0)
@@ -210,7 +210,7 @@ class Skips(nn.Module):
 
 def test_tokens_are_left_out(cut):
     spec = feataug.FeatureSpec((feataug.LevelSpec("body.prefix", CHANNELS, 0, tokens=2), *cut.spec))
-    generator = FeatureGenerator(CLASSES, spec, width=4, mask_widths=(4,), depth=0)
+    generator = FeatureGenerator(CLASSES, spec, width=4, depth=1)
     both = SimpleNamespace(model=cut.model, encode=lambda images: (torch.zeros(len(images), CHANNELS, 1, 2), *cut.encode(images)))
     got = feature_quality(both, generator, batches(0), batches(1))
     assert [level["level"] for level in got["levels"]] == ["encoder"]

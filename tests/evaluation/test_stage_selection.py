@@ -19,6 +19,7 @@ from feataug.evaluation.stage_selection.selection import label
 from feataug.models import PSPNet
 from feataug.reporting.tables import stages_table
 from feataug.training.config import GeneratorConfig
+from feataug.training.generator_trainer import GeneratorTrainer
 from tests.support.stage_runs import AT, VOID, TinyModel, patches, run, slow
 
 
@@ -78,8 +79,10 @@ def test_the_model_stays_as_it_is(model):
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_generators_are_trained_and_measured(model):
-    config = GeneratorConfig(lr=1e-3, critic_width=4)
+@pytest.mark.parametrize(("preset", "config"), [("flow", None), ("bicyclegan", GeneratorConfig.bicyclegan(lr=1e-3, critic_width=4))])
+def test_generators_are_trained_and_measured(model, preset, config, monkeypatch):
+    made, init = [], GeneratorTrainer.__init__
+    monkeypatch.setattr(GeneratorTrainer, "__init__", lambda self, g, *args, **kwargs: made.append(g.preset) or init(self, g, *args, **kwargs))
     result = run(model, at=AT[1:], generator_images=4, config=config, val_loader=patches(1))
     for row in result["stages"]:
         score = row["recognition"]
@@ -87,6 +90,7 @@ def test_generators_are_trained_and_measured(model):
         assert score["ratio"] == pytest.approx(score["synthetic"] / score["real"])
         expected = feataug.evaluate(model.eval(), patches(1), 4)["miou"]
         assert score["real"] == pytest.approx(expected, abs=1e-3)
+    assert made == [preset] * 2
     best, why = recommend(result["stages"])
     assert (result["recommended"], result["why"]) == (best, why)
     again = run(model, at=AT[1:], generator_images=4, config=config, val_loader=patches(1))

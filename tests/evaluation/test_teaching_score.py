@@ -245,7 +245,7 @@ def test_several_levels(tiny_net):
     model = Skips()
     at = ["net.stem", "net.body"]
     spec = feataug.split(copy.deepcopy(model), at).spec
-    generator = feataug.FeatureGenerator(CLASSES, spec, mask_widths=(4,), width=4, depth=0, latent_dim=2)
+    generator = feataug.FeatureGenerator(CLASSES, spec, width=4, depth=1)
     seen = []
 
     def copied(masks, real, rng):

@@ -26,8 +26,7 @@ def draw(spec, count=3, size=SIZE, seed=0):
 
 
 def velocity_of(net, masks, noise):
-    sizes = [next(x.shape[-2:] for x, level in zip(noise, net.spec, strict=True) if level.reduction == s) for s in net.strides]
-    codes = net.condition(masks, sizes)
+    codes = net.condition(masks)
     return lambda noisy, times: net(noisy, times, codes)
 
 

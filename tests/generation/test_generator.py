@@ -1,4 +1,4 @@
-"""The generator's contract: shapes, noise, statistics, files, messages."""
+"""The contract of a generator of any preset: shapes, noise, statistics, files, messages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from feataug.errors import ConfigError, DtypeError, LabelError, ShapeError
 from feataug.generation.generator import FeatureGenerator
 
 K, VOID = 11, 255
+PRESETS = ("flow", "bicyclegan", "paper")
 
 
 def spec_of(*levels):
@@ -22,9 +23,16 @@ ONE = spec_of((6, 8))
 FOUR = spec_of((4, 4), (6, 8), (5, 16), (3, 32))
 
 
-def small(spec=ONE, preset="default", **kwargs):
+def small(spec=ONE, preset="flow", **kwargs):
     torch.manual_seed(0)
-    return FeatureGenerator(K, spec, preset, **{"mask_widths": (6, 9, 12), "width": 8, "depth": 1, **kwargs}).eval()
+    own = {} if preset == "flow" else {"mask_widths": (6, 9, 12)}
+    generator = FeatureGenerator(K, spec, preset, **{"width": 8, "depth": 1, **own, **kwargs}).eval()
+    if preset == "flow":
+        # As after some training: the blocks of a new network are the identity.
+        with torch.no_grad():
+            for parameter in generator.parameters():
+                parameter += 0.05 * torch.randn_like(parameter)
+    return generator
 
 
 def draw_masks(*shape, seed=0):
@@ -33,26 +41,48 @@ def draw_masks(*shape, seed=0):
     return masks.masked_fill(torch.rand(shape, generator=rng) < 0.1, VOID)
 
 
-@pytest.fixture(params=["default", "paper"])
+def draw_z(generator, masks, *, samples=1, seed=1):
+    return generator.draw_z(masks, torch.Generator().manual_seed(seed), samples=samples)
+
+
+@pytest.fixture(params=PRESETS)
 def generator(request):
     generator = small(FOUR, request.param)
     generator.set_statistics([torch.randn(c) for c in FOUR.channels], [torch.rand(c) + 0.5 for c in FOUR.channels])
     return generator
 
 
+@pytest.mark.parametrize("preset", ["flow", "bicyclegan"])
 @pytest.mark.parametrize("size", [(1, 1), (16, 32), (37, 51), (65, 1)], ids=str)
 @pytest.mark.parametrize("reductions", [(1,), (2,), (4,), (8,), (16,), (32,), (14,), (4, 8, 16, 32), (32, 8), (7, 14)], ids=str)
-def test_every_level_has_the_size_of_its_reduction(reductions, size):
+def test_every_level_has_the_size_of_its_reduction(reductions, size, preset):
     spec = spec_of(*[(3 + number, reduction) for number, reduction in enumerate(reductions)])
-    features = small(spec)(draw_masks(2, *size))
+    features = small(spec, preset)(draw_masks(2, *size))
     assert [f.shape for f in features] == [(2, s.channels, -(-size[0] // s.reduction), -(-size[1] // s.reduction)) for s in spec]
     assert all(f.isfinite().all() for f in features)
 
 
+@torch.no_grad()
+def test_a_generator_leaves_out_what_the_encoder_leaves_out():
+    """Rounding down drops the far edge: the other cells are where they were."""
+    masks = draw_masks(1, 60, 84)
+    specs = [FeatureSpec((LevelSpec("x", 4, 8, offset=offset),)) for offset in (None, 0)]
+    for preset, settings in (("bicyclegan", {}), ("flow", {"steps": 1})):
+        up, down = (small(spec, preset, **settings) for spec in specs)
+        z = dropped = draw_z(up, masks)
+        if preset == "flow":
+            dropped = z.view(1, 4, 8, 11)[..., :7, :10].flatten(1)
+        whole, part = up(masks, z)[0][..., :7, :10], down(masks, dropped)[0]
+        # A flow's convolution sees two cells beyond the edge.
+        inner = slice(0, -2) if preset == "flow" else slice(None)
+        torch.testing.assert_close(whole[..., inner, inner], part[..., inner, inner])
+
+
 def test_the_same_noise_gives_the_same_features_and_other_noise_others(generator):
     masks = draw_masks(2, 33, 47)
-    z, other = generator.draw_z(2, torch.Generator().manual_seed(1)), generator.draw_z(2, torch.Generator().manual_seed(2))
-    assert torch.equal(z, generator.draw_z(2, torch.Generator().manual_seed(1)))
+    z, other = draw_z(generator, masks), draw_z(generator, masks, seed=2)
+    assert torch.equal(z, draw_z(generator, masks))
+    assert z.shape == (2, generator.latent_size((33, 47)))
     for a, b, c, d in zip(generator(masks, z), generator(masks, z), generator(masks, other), generator(masks), strict=True):
         assert torch.equal(a, b)
         assert not torch.allclose(a, c)
@@ -63,13 +93,15 @@ def test_the_same_noise_gives_the_same_features_and_other_noise_others(generator
 
 
 def test_other_masks_give_other_features(generator):
-    z = generator.draw_z(1)
-    for a, b in zip(generator(draw_masks(1, 32, 32), z), generator(draw_masks(1, 32, 32, seed=1), z), strict=True):
+    masks = draw_masks(1, 32, 32)
+    z = draw_z(generator, masks)
+    for a, b in zip(generator(masks, z), generator(draw_masks(1, 32, 32, seed=1), z), strict=True):
         assert not torch.allclose(a, b)
 
 
 def test_samples_equal_separate_calls(generator):
-    masks, z = draw_masks(2, 32, 40), generator.draw_z(6)
+    masks = draw_masks(2, 32, 40)
+    z = draw_z(generator, masks, samples=3)
     together = generator(masks, z, samples=3)
     for number in range(3):
         apart = generator(masks, z[2 * number : 2 * number + 2])
@@ -78,15 +110,16 @@ def test_samples_equal_separate_calls(generator):
 
 
 def test_void_is_a_class_of_its_own(generator):
-    z = generator.draw_z(1)
-    void = generator(torch.full((1, 32, 32), VOID), z)
-    road = generator(torch.zeros(1, 32, 32, dtype=torch.long), z)
+    masks = torch.full((1, 32, 32), VOID)
+    z = draw_z(generator, masks)
+    void, road = generator(masks, z), generator(torch.zeros_like(masks), z)
     assert all(f.isfinite().all() for f in void)
     assert not any(torch.allclose(a, b) for a, b in zip(void, road, strict=True))
 
 
 def test_any_integer_dtype_will_do_and_nothing_is_written_to(generator):
-    masks, z = draw_masks(2, 32, 32), generator.draw_z(2)
+    masks = draw_masks(2, 32, 32)
+    z = draw_z(generator, masks)
     kept, kept_z, state = masks.clone(), z.clone(), copy.deepcopy(generator.state_dict())
     a, b = generator(masks, z), generator(masks.to(torch.uint8), z)
     assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
@@ -100,7 +133,8 @@ def test_any_integer_dtype_will_do_and_nothing_is_written_to(generator):
 
 
 def test_statistics_move_the_result_to_the_encoders_units(generator):
-    masks, z = draw_masks(2, 32, 32), generator.draw_z(2)
+    masks = draw_masks(2, 32, 32)
+    z = draw_z(generator, masks)
     own, standard = generator(masks, z), generator(masks, z, standardized=True)
     for number, (a, b) in enumerate(zip(own, standard, strict=True)):
         mean, std = getattr(generator, f"mean_{number}"), getattr(generator, f"std_{number}")
@@ -125,41 +159,43 @@ def test_standardized_real_features_have_mean_0_and_variance_1(rng):
     torch.testing.assert_close(generator.destandardize([standard])[0], real)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"latent_dim": 3, "ignore_index": 254}])
-def test_save_and_load_give_the_same_generator(generator, tmp_path, kwargs):
-    if kwargs:
-        generator = small(FOUR, "paper", **kwargs)
+@pytest.mark.parametrize(
+    ("preset", "kwargs"),
+    [("flow", {}), ("flow", {"steps": 3, "ignore_index": 254}), ("bicyclegan", {}), ("paper", {"latent_dim": 3, "ignore_index": 254})],
+)
+def test_save_and_load_give_the_same_generator(tmp_path, preset, kwargs):
+    generator = small(FOUR, preset, **kwargs)
+    generator.set_statistics([torch.randn(c) for c in FOUR.channels], [torch.rand(c) + 0.5 for c in FOUR.channels])
     generator.save_pretrained(tmp_path)
     loaded = FeatureGenerator.from_pretrained(tmp_path)
-    assert loaded.spec == generator.spec
-    assert (loaded.latent_dim, loaded.ignore_index) == (generator.latent_dim, generator.ignore_index)
+    own = "steps" if preset == "flow" else "latent_dim"
+    for name in ("spec", "preset", "ignore_index", own):
+        assert getattr(loaded, name) == getattr(generator, name)
+    assert kwargs == {name: getattr(loaded, name) for name in kwargs}
     state, theirs = generator.state_dict(), loaded.state_dict()
     assert list(state) == list(theirs)
     assert {"mean_0", "std_3", "fitted"} <= set(state)
     assert all(torch.equal(value, theirs[key]) for key, value in state.items())
-    masks, z = draw_masks(1, 32, 32).masked_fill(draw_masks(1, 32, 32) == VOID, generator.ignore_index), generator.draw_z(1)
+    masks = draw_masks(1, 32, 32)
+    masks = masks.masked_fill(masks == VOID, generator.ignore_index)
+    z = draw_z(generator, masks)
     assert all(torch.equal(a, b) for a, b in zip(generator(masks, z), loaded.eval()(masks, z), strict=True))
 
 
 def test_gradients_reach_every_parameter_and_the_noise(generator):
-    z = generator.draw_z(2).requires_grad_()
-    sum(f.square().mean() for f in generator(draw_masks(2, 64, 64), z)).backward()
+    masks = draw_masks(2, 64, 64)
+    z = draw_z(generator, masks).requires_grad_()
+    sum(f.square().mean() for f in generator(masks, z)).backward()
     assert z.grad.abs().sum() > 0
     assert [name for name, p in generator.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
-def test_the_papers_mask_encoder():
-    encoder = FeatureGenerator(K, ONE, "paper", width=8, depth=0).mask_encoder
-    assert [sum(branch.weight.shape[0] for branch in stage.branches) for stage in encoder.stages] == [96, 192, 384]
-    assert [[branch.dilation for branch in stage.branches] for stage in encoder.stages] == [[1, 2, 4]] + 2 * [
-        [(1, 1), (2, 2), (4, 4)]
-    ]
-    assert encoder(draw_masks(1, 24, 40)).shape == (1, 384, 3, 5)
-
-
-def test_one_class_and_float64():
-    generator = FeatureGenerator(1, ONE, mask_widths=(4,), width=8, depth=0).double()
-    assert generator(torch.zeros(1, 16, 16, dtype=torch.long))[0].dtype == torch.float64
+@pytest.mark.parametrize("preset", PRESETS)
+def test_one_class_and_float64(preset):
+    own = {} if preset == "flow" else {"mask_widths": (4,)}
+    spec = FeatureSpec((LevelSpec("v", 6, 8), LevelSpec("v.prefix", 6, 0, tokens=2)))
+    generator = FeatureGenerator(1, spec, preset, width=8, depth=1, **own).double()
+    assert [f.dtype for f in generator(torch.zeros(1, 16, 16, dtype=torch.long))] == [torch.float64] * 2
 
 
 ERRORS = {
@@ -187,20 +223,10 @@ ERRORS = {
         "  needed:  (B, H, W), none of them zero\n"
         "For a single mask pass mask[None]; for (B, 1, H, W) pass masks[:, 0].",
     ),
-    "z": (
-        lambda g: g(torch.zeros(2, 8, 8, dtype=torch.long), torch.zeros(2, 3)),
-        ShapeError,
-        "FeatureGenerator: z has the wrong shape.\n  given:   [2, 3] float32 on cpu\n  needed:  [2, 8]",
-    ),
     "preset": (
         lambda g: FeatureGenerator(K, ONE, "papre"),
         ConfigError,
-        "FeatureGenerator: no such preset.\n  given:   'papre'\n  needed:  'paper' or 'default'",
-    ),
-    "modulation": (
-        lambda g: FeatureGenerator(K, ONE, modulation="spade"),
-        ConfigError,
-        "FeatureGenerator: no such modulation.\n  given:   'spade'\n  needed:  'none' or 'latent' or 'class'",
+        "FeatureGenerator: no such preset.\n  given:   'papre'\n  needed:  'flow' or 'paper' or 'bicyclegan'",
     ),
     "classes": (
         lambda g: FeatureGenerator(0, ONE),
@@ -219,37 +245,33 @@ ERRORS = {
 }
 
 
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", ERRORS)
-def test_messages(name):
+def test_messages(name, preset):
     attempt, kind, text = ERRORS[name]
     with pytest.raises(kind) as error:
-        attempt(small())
+        attempt(small(preset=preset))
     assert str(error.value) == text
 
 
-def test_class_modulation_starts_as_none_and_then_acts_where_the_class_is():
-    plain, classed = small(modulation="latent"), small(modulation="class")
-    tables = [value for name, value in classed.named_parameters() if name.endswith(".table")]
-    assert tables
-    assert all(value.shape[0] == K + 1 for value in tables)  # void has a row of its own
-    classed.load_state_dict(plain.state_dict(), strict=False)
-    masks = torch.zeros(1, 64, 128, dtype=torch.long)
-    masks[:, :, 64:] = 3
-    z = classed.draw_z(1, torch.Generator().manual_seed(0))
-    (before,) = classed(masks, z)
-    torch.testing.assert_close(before, plain(masks, z)[0])
-    with torch.no_grad():
-        last = classed.unet.norms[0].table
-        last[3] += 1.0
-    (after,) = classed(masks, z)
-    moved = (after - before).abs().sum(1)[0]  # 8 x 16 cells; the head sees one further
-    assert moved[:, 8:].min() > 0
-    assert moved[:, :7].max() == 0
+@pytest.mark.parametrize(("preset", "count"), [("flow", 6 * 2 * 3), ("bicyclegan", 8), ("paper", 8)])
+def test_noise_of_another_size_or_kind_is_refused(preset, count):
+    generator, masks = small(preset=preset), torch.zeros(2, 16, 24, dtype=torch.long)
+    assert generator.latent_size((16, 24)) == count
+    with pytest.raises(ShapeError) as error:
+        generator(masks, torch.zeros(2, 3))
+    assert str(error.value) == f"FeatureGenerator: z has the wrong shape.\n  given:   [2, 3] float32 on cpu\n  needed:  [2, {count}]"
+    with pytest.raises(DtypeError) as error:
+        generator(masks, torch.zeros(2, count, dtype=torch.long))
+    assert str(error.value) == (
+        "FeatureGenerator: z must be a floating point tensor.\n"
+        f"  given:   [2, {count}] int64 on cpu\n  needed:  [2, {count}] float"
+    )
 
 
 def test_the_spec_may_be_a_dictionary_and_nothing_else():
     spec = FeatureSpec((LevelSpec("a", 6, 4),))
-    small = {"mask_widths": (8,), "width": 8, "depth": 0}
+    small = {"width": 8, "depth": 1}
     assert FeatureGenerator(3, spec.to_dict(), **small).spec == spec
     with pytest.raises(ConfigError) as error:
         FeatureGenerator(3, "a", **small)

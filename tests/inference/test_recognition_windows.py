@@ -35,10 +35,10 @@ def test_every_pixel_counts_once(size):
     assert len(list(tiles(images, masks, None, -1))) == 1
 
 
-def made(tiny_net, classes=CLASSES):
+def made(tiny_net, preset="flow"):
     torch.manual_seed(0)
-    cut = split(tiny_net(classes), "body")
-    return cut, FeatureGenerator(classes, cut.spec, mask_widths=(4,), width=4, depth=0)
+    cut = split(tiny_net(CLASSES), "body")
+    return cut, FeatureGenerator(CLASSES, cut.spec, preset, width=4, depth=1)
 
 
 def slowly(cut, generator, loader, window, seed=0, void=255):
@@ -57,7 +57,7 @@ def slowly(cut, generator, loader, window, seed=0, void=255):
                 labels = masks[:, place[0], place[1]]
                 once = labels.masked_fill(done[:, place[0], place[1]], void)
                 done[:, place[0], place[1]] = True
-                both = generator(labels, generator.draw_z(2 * len(labels), rng), samples=2)
+                both = generator(labels, generator.draw_z(labels, rng, samples=2), samples=2)
                 first, second = [x[: len(labels)] for x in both], [x[len(labels) :] for x in both]
                 features = cut.encode(images[:, :, place[0], place[1]])
                 real.update(cut.decode(features, window), once)
@@ -68,9 +68,10 @@ def slowly(cut, generator, loader, window, seed=0, void=255):
     return {"real": real.compute(), "synthetic": synthetic.compute(), "diversity": within / across}
 
 
+@pytest.mark.parametrize("preset", ["flow", "bicyclegan"])
 @torch.no_grad()
-def test_recognition_by_windows_is_that_of_a_slow_loop(tiny_net):
-    cut, generator = made(tiny_net)
+def test_recognition_by_windows_is_that_of_a_slow_loop(tiny_net, preset):
+    cut, generator = made(tiny_net, preset)
     loader = pairs(2, (20, 28))
     loader[0][1][0, :7] = 255
     expected = slowly(cut, generator, loader, (16, 16), seed=3)
@@ -114,9 +115,10 @@ def test_a_window_that_is_no_size(tiny_net):
 def test_the_trainer_of_generators_measures_by_windows(tiny_net):
     cut, generator = made(tiny_net)
     note_size(cut.model, (16, 16))
-    config = GeneratorConfig(num_images=4, stats_images=4, critic_width=4)
+    config = GeneratorConfig(num_images=4, stats_images=4)
     val = pairs(1, (20, 28), seed=1)
     results = GeneratorTrainer(generator, cut, config, device="cpu", progress=False).fit(pairs(2, (16, 16)), val)
+    assert results[-1].pop("held_out") > 0
     assert results[-1] == {"progress": 4} | recognition(cut, generator, val, window=(16, 16))
     assert results[-1]["real"] != recognition(cut, generator, val, window=None)["real"]
 
@@ -126,7 +128,7 @@ def test_stages_are_recognised_by_windows(tiny_net):
     model = tiny_net(CLASSES).eval()
     note_size(model, (16, 16))
     val = pairs(1, (20, 28), seed=1)
-    config = GeneratorConfig(critic_width=4)
+    config = GeneratorConfig()
     options = {"at": ["body"], "generator_images": 4, "min_cells": 1, "config": config, "device": "cpu", "progress": False}
     found = stages(model, pairs(2, (16, 16)), CLASSES, val_loader=val, **options)
     metrics = SegmentationMetrics(CLASSES)

@@ -8,13 +8,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from feataug import DatasetMasks, FeatureGenerator, FeatureMixer, FeatureSpec, LevelSpec, split
+from feataug.core.crop_sizes import note_size, noted_size
 from feataug.errors import CheckpointError, ConfigError, FeatAugWarning, ShapeError
+from feataug.generation import presets
+from tests.support.small_generators import PRESETS, small_generator
+
+SPEC = FeatureSpec((LevelSpec("a", 6, 4),))
 
 
-@pytest.fixture
-def saved(tmp_path):
+@pytest.fixture(params=PRESETS)
+def saved(tmp_path, request):
     torch.manual_seed(0)
-    generator = FeatureGenerator(4, FeatureSpec((LevelSpec("a", 6, 4),)), mask_widths=(4,), width=4, depth=0)
+    generator = small_generator(4, SPEC, request.param)
     generator.save_pretrained(tmp_path / "saved")
     return generator, tmp_path / "saved"
 
@@ -23,8 +28,52 @@ def test_there_and_back_without_a_word(saved, capsys):
     generator, folder = saved
     found = FeatureGenerator.from_pretrained(folder)
     assert capsys.readouterr().out == ""
-    assert all(torch.equal(value, found.state_dict()[name]) for name, value in generator.state_dict().items())
+    assert found.preset == generator.preset
+    assert equal(generator, found)
     assert not found.training
+    masks = torch.randint(4, (2, 8, 12))
+    z = generator.draw_z(2, image_size=(8, 12))
+    with torch.no_grad():
+        assert torch.equal(found(masks, z)[0], generator.eval()(masks, z)[0])
+
+
+def equal(one, other):
+    """Whether two models have the same weights."""
+    return one.state_dict().keys() == other.state_dict().keys() and all(
+        torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items()
+    )
+
+
+# What a file says of settings that the user left to the preset.
+RESOLVED = {
+    "flow": {"depth": 4, "steps": 2, "latent_dim": None, "mask_widths": None, "modulation": None},
+    "bicyclegan": {"depth": 2, "steps": None, "latent_dim": 8, "mask_widths": [48, 96, 192], "modulation": "latent"},
+    "paper": {"depth": 3, "steps": None, "latent_dim": 8, "mask_widths": [96, 192, 384], "modulation": "none"},
+}
+
+
+@pytest.mark.parametrize("preset", RESOLVED)
+def test_settings_are_saved_as_numbers_so_that_other_presets_do_not_change_a_generator(tmp_path, monkeypatch, preset):
+    torch.manual_seed(0)
+    generator = FeatureGenerator(4, SPEC, preset, width=8)
+    generator.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert {name: config[name] for name in RESOLVED[preset]} == RESOLVED[preset]
+    assert (config["preset"], config["width"], config["num_classes"]) == (preset, 8, 4)
+    # As a later version might have them.
+    others = {"depth": 1, "steps": 7, "latent_dim": 3, "mask_widths": (5,), "modulation": "class"}
+    changed = {name: others.get(name, value) for name, value in presets.PRESETS[preset].items()}
+    monkeypatch.setitem(presets.PRESETS, preset, changed)
+    with pytest.raises(RuntimeError):
+        FeatureGenerator(4, SPEC, preset, width=8).load_state_dict(generator.state_dict())
+    found = FeatureGenerator.from_pretrained(tmp_path)
+    assert equal(generator, found)
+    assert getattr(found, "steps", None) == getattr(generator, "steps", None)
+
+
+def test_a_setting_that_was_given_is_saved(tmp_path):
+    FeatureGenerator(4, SPEC, depth=1, steps=5, width=8).save_pretrained(tmp_path)
+    assert FeatureGenerator.from_pretrained(tmp_path).steps == 5
 
 
 def damaged(folder, change):
@@ -125,6 +174,46 @@ def test_the_mixer_refuses_a_generator_for_another_cut(saved, tiny_net):
     assert str(error.value) == expected
 
 
+class OtherArguments(FeatureGenerator):
+    """One of ones own whose arguments have names of FeatureGenerator's, and other meanings."""
+
+    def __init__(self, labels, spec, width=2, depth=None, gain=1.0):
+        super().__init__(len(labels), FeatureSpec.from_dict(spec) if isinstance(spec, dict) else spec, width=8 * width, depth=1, steps=3)
+        self.labels, self.gain = labels, gain
+
+
+class SameArguments(FeatureGenerator):
+    """One of ones own without a constructor."""
+
+
+@pytest.mark.parametrize("arguments", [{}, {"width": 1, "gain": 0.5}])
+def test_a_class_of_ones_own_with_other_arguments(tmp_path, arguments):
+    generator = OtherArguments(["sky", "road"], SPEC, **arguments)
+    generator.save_pretrained(tmp_path, card={"images": 3})
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert {"width": config["width"], "gain": config["gain"]} == {"width": 2, "gain": 1.0} | arguments
+    again = OtherArguments.from_pretrained(tmp_path, spec=SPEC, num_classes=2)
+    assert equal(generator, again)
+    assert (again.labels, again.gain, again.steps, again.card["images"]) == (["sky", "road"], generator.gain, 3, 3)
+
+
+def test_a_class_of_ones_own_without_a_constructor(tmp_path):
+    generator = SameArguments(3, SPEC, width=8)
+    generator.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 2
+    assert equal(generator, SameArguments.from_pretrained(tmp_path))
+
+
+@pytest.mark.parametrize("preset", [{}, {"preset": "bicyclegan"}], ids=str)
+def test_the_size_of_the_training_images_and_the_card_come_back(tmp_path, preset):
+    generator = FeatureGenerator(3, SPEC, **preset, width=8, depth=1)
+    note_size(generator, (48, 64))
+    generator.save_pretrained(tmp_path, card={"images": 120})
+    found = FeatureGenerator.from_pretrained(tmp_path)
+    assert noted_size(found) == (48, 64)
+    assert found.card["images"] == 120
+
+
 class AnyKeyword(FeatureGenerator):
     """As one's own generators are written: what it does not know it passes on."""
 
@@ -132,9 +221,10 @@ class AnyKeyword(FeatureGenerator):
         super().__init__(num_classes, spec, **settings)
 
 
-def test_a_class_of_ones_own_that_takes_any_keyword(tmp_path):
-    generator = AnyKeyword(3, FeatureSpec((LevelSpec("body", 8, 4),)), width=8, depth=1)
+@pytest.mark.parametrize("preset", [{}, {"preset": "bicyclegan"}], ids=str)
+def test_a_class_of_ones_own_that_takes_any_keyword(tmp_path, preset):
+    generator = AnyKeyword(3, FeatureSpec((LevelSpec("body", 8, 4),)), width=8, depth=1, **preset)
     generator.save_pretrained(tmp_path, card={"images": 120})
     again = AnyKeyword.from_pretrained(tmp_path)
     assert again.card["images"] == 120
-    assert all(torch.equal(a, b) for a, b in zip(generator.state_dict().values(), again.state_dict().values(), strict=True))
+    assert equal(generator, again)

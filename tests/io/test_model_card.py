@@ -9,7 +9,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from feataug import FeatureGenerator, FeatureSpec, GeneratorConfig, GeneratorTrainer, LevelSpec, __version__, split
+from feataug import FeatureGenerator, FeatureSpec, GeneratorTrainer, LevelSpec, __version__, split
 from feataug.data import Cityscapes, MaskedImages, Scenes, eval_transforms, seeded_loader
 from feataug.errors import ConfigError
 from feataug.io.card_facts import data_facts, known_facts
@@ -17,6 +17,7 @@ from feataug.io.model_card import MARK, local_name, plain
 from feataug.models import PSPNet
 from feataug.training.config import FinetuneConfig
 from feataug.training.finetuner import Finetuner
+from tests.support.small_generators import PRESETS, small_config, small_generator
 
 CARD = {
     "data": "Streets of ours",
@@ -37,9 +38,9 @@ CARD = {
 }
 
 
-def make_generator(name="layer", classes=4):
+def make_generator(name="layer", classes=4, preset="flow"):
     torch.manual_seed(0)
-    return FeatureGenerator(classes, FeatureSpec((LevelSpec(name, 16, 4),)), mask_widths=(4,), width=4, depth=0)
+    return small_generator(classes, FeatureSpec((LevelSpec(name, 16, 4),)), preset)
 
 
 def code(card: str) -> list[str]:
@@ -84,10 +85,19 @@ def test_a_card_says_what_is_not_known(tmp_path):
     assert "Classes:" not in card.text
 
 
-def test_the_code_of_a_card_runs(tmp_path, monkeypatch, tiny_net):
+@pytest.mark.parametrize(
+    ("preset", "noise"), [("flow", "as many numbers for each sample, as its features have"), ("bicyclegan", "2 numbers for each sample")]
+)
+def test_a_card_says_how_much_noise_a_sample_takes(tmp_path, preset, noise):
+    make_generator(preset=preset).save_pretrained(tmp_path)
+    assert f"\nNoise: {noise}.\n" in ModelCard.load(tmp_path / "README.md").text
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_code_of_a_card_runs(tmp_path, monkeypatch, tiny_net, preset):
     monkeypatch.chdir(tmp_path)
     model = tiny_net(num_classes=4)
-    make_generator("body").save_pretrained(tmp_path / "saved", card=CARD)
+    make_generator("body", preset=preset).save_pretrained(tmp_path / "saved", card=CARD)
     load, mix = code((tmp_path / "saved" / "README.md").read_text())
     assert str(tmp_path) not in load + mix
     user = {"model": model, "train_set": torch.zeros(3, 32, 32, dtype=torch.long)}
@@ -96,6 +106,9 @@ def test_the_code_of_a_card_runs(tmp_path, monkeypatch, tiny_net):
     exec(mix, user)
     assert user["mixer"].generator.num_classes == 4
 
+
+def test_the_code_of_a_models_card_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     small = {"channels": (8, 8, 16, 16), "stem_width": 8}
     network = PSPNet("resnet10t", 4, output_stride=8, width=8, encoder_kwargs=small)
     scores = {"pixel_acc": 90.0, "class_acc": 80.0, "miou": 70.0, "fw_iou": 85.0, "per_class": {}}
@@ -104,6 +117,7 @@ def test_the_code_of_a_card_runs(tmp_path, monkeypatch, tiny_net):
     assert "PixelAcc 90.00, ClassAcc 80.00, mIoU 70.00, fwIoU 85.00 (percent).\n" in text
     assert "# PSPNet on resnet10t, 4 classes\n" in text
     (load,) = code(text)
+    user = {}
     exec(load, user)
     assert user["classes"].shape == (1, 96, 128)
 
@@ -212,17 +226,22 @@ def test_a_quality_that_is_damaged_says_what_is_left_of_it():
     assert known_facts({"quality": card | {"copies": True}})["quality"]["copies"] is True
 
 
-def test_what_training_found_out_is_on_the_card_and_what_was_known_before_is_not(tiny_net):
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
+def test_what_training_found_out_is_on_the_card_and_what_was_known_before_is_not(tiny_net, preset):
     cut = split(tiny_net(), "body")
-    generator = FeatureGenerator(5, cut.spec, mask_widths=(4,), width=4, depth=0)
+    generator = small_generator(5, cut.spec, preset)
     generator.card = known_facts({"data": "other data"})
     loader = [(torch.randn(2, 3, 16, 16), torch.randint(5, (2, 16, 16))) for _ in range(2)]
-    config = GeneratorConfig(num_images=4, stats_images=2, critic_width=4)
+    config = small_config(preset, num_images=4, stats_images=2)
     results = GeneratorTrainer(generator, cut, config, device="cpu", progress=False).fit(loader, loader)
     assert generator.card["images"] == 4
     assert generator.card["recognition"]["synthetic"] == results[-1]["synthetic"]["miou"]
     assert "data" not in generator.card
 
+
+def test_what_was_known_of_a_model_before_it_was_trained_further_is_not_on_its_card():
+    loader = [(torch.randn(2, 3, 16, 16), torch.randint(5, (2, 16, 16))) for _ in range(2)]
     small = {"channels": (8, 8, 16, 16), "stem_width": 8}
     model = PSPNet("resnet10t", 5, output_stride=8, width=8, encoder_kwargs=small)
     model.card = {"data": "other data"}

@@ -12,6 +12,7 @@ from feataug.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from feataug.errors import DataError, FeatAugWarning
 from feataug.io.results import write_command
 from feataug.io.samples import SAMPLES, keep_samples, read_samples
+from tests.support.small_generators import PRESETS, small_generator
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9), (1, 2, 3))
 
@@ -23,10 +24,11 @@ def batches(count=6, size=(32, 48), seed=0):
     return [(torch.randn(count, 3, *size, generator=rng), masks)]
 
 
-def test_what_is_kept_is_what_the_models_say(tmp_path, tiny_net):
+@pytest.mark.parametrize("preset", PRESETS)
+def test_what_is_kept_is_what_the_models_say(tmp_path, tiny_net, preset):
     net = tiny_net()
     cut = feataug.split(net, at="body")
-    generator = feataug.FeatureGenerator(5, cut.spec, width=8, mask_widths=(6, 6, 6), depth=1)
+    generator = small_generator(5, cut.spec, preset)
     generator.set_statistics([torch.zeros(16)], [torch.ones(16)])
     loader = batches()
     kept = keep_samples(
@@ -37,7 +39,8 @@ def test_what_is_kept_is_what_the_models_say(tmp_path, tiny_net):
     with torch.no_grad():
         net.eval()
         expected = net(images).argmax(1)
-        made = generator.eval()(masks, generator.draw_z(6, torch.Generator().manual_seed(0)), samples=2)[0]
+        z = generator.draw_z(6, torch.Generator().manual_seed(0), image_size=masks.shape[-2:])
+        made = generator.eval()(masks, z, samples=2)[0]
         synthetic = cut.decode((made[:3],), masks.shape[-2:]).argmax(1)
     assert torch.equal(read.predictions["mine"].long(), expected)
     assert torch.equal(read.predictions["real features"].long(), expected)

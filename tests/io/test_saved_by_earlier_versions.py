@@ -1,6 +1,7 @@
 """Generators and checkpoints that an earlier version saved still load; saved/README.md says how they were made."""
 
 import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,24 @@ def test_the_generator_loads_and_gives_the_stored_output():
     with torch.no_grad():
         (output,) = generator(mask[None], z)
     torch.testing.assert_close(output, expected()["output"], rtol=1e-4, atol=1e-5)
+
+
+def test_a_generator_whose_settings_were_left_to_the_preset_loads_and_is_saved_under_its_new_name(tmp_path):
+    """Earlier versions saved the preset's name and nothing of what it stands for."""
+    cut, _ = make.setup()
+    for preset, earlier in (("bicyclegan", "default"), ("paper", "paper")):
+        torch.manual_seed(0)
+        generator = FeatureGenerator(make.CLASSES, cut.spec, preset)
+        generator.save_pretrained(tmp_path)
+        file = tmp_path / "config.json"
+        config = json.loads(file.read_text())
+        del config["steps"]
+        file.write_text(json.dumps(config | {"preset": earlier, "depth": None, "mask_widths": None, "modulation": None}))
+        found = FeatureGenerator.from_pretrained(tmp_path, cut=cut)
+        assert found.preset == preset
+        assert all(torch.equal(value, found.state_dict()[name]) for name, value in generator.state_dict().items())
+        found.save_pretrained(tmp_path)
+        assert json.loads(file.read_text()) == config | {"steps": None}
 
 
 @pytest.mark.parametrize("trainer", [make.generator_trainer, make.finetuner])

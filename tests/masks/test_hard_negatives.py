@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from feataug.core.latents import draw_latents
 from feataug.cutting.cut import split
 from feataug.errors import ConfigError, FeatAugWarning, ShapeError
 from feataug.generation.generator import FeatureGenerator
@@ -129,7 +130,7 @@ def test_nan_is_never_hard():
 
 
 def make_mixer(source, **kwargs):
-    generator = FeatureGenerator(5, kwargs.pop("spec"), mask_widths=(4, 6), width=8, depth=1)
+    generator = FeatureGenerator(5, kwargs.pop("spec"), width=8, depth=1)
     return FeatureMixer(generator, source, **kwargs)
 
 
@@ -161,7 +162,7 @@ def test_a_mixer_that_knows_the_cut_mines_by_the_decoder(cut, scenes):
     assert sampler.pool_losses.mean() > sampler.candidate_losses.mean()
     again = sampler.score(sampler.pool)
     cut.model.eval()
-    z = torch.randn(6, 8, generator=seeded())
+    z = draw_latents(mixer.generator, sampler.pool, seeded())
     with torch.no_grad():
         logits = cut.decode(mixer.generator(sampler.pool, z), (16, 16))
     torch.testing.assert_close(again, per_sample_loss(logits, sampler.pool))
@@ -253,7 +254,7 @@ def test_a_mixer_tells_the_losses_of_what_was_drawn(tiny_net):
     net = tiny_net()
     cut = split(net, at="body")
     sampler = HardNegativeSampler(torch.randint(5, (12, 32, 40)), keep=4, learn=True)
-    generator = FeatureGenerator(5, cut.spec, mask_widths=(4,), width=4, depth=0)
+    generator = FeatureGenerator(5, cut.spec, width=4, depth=1)
     mixer = FeatureMixer(generator, sampler, 0.5, label_smoothing=0.0, cut=cut)
     assert sampler.score is None  # there is nothing to ask
     masks = torch.randint(5, (3, 32, 40))

@@ -42,7 +42,7 @@ def make(masks, learn=False, ratio=0.5, **kwargs):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 5, 1))
     cut = feataug.split(model, "0")
-    generator = feataug.FeatureGenerator(5, cut.spec, mask_widths=(6,), width=8, depth=0)
+    generator = feataug.FeatureGenerator(5, cut.spec, width=8, depth=1)
     return FeatureMixer(generator, masks, ratio, seed=3, **kwargs), cut
 
 

@@ -85,7 +85,7 @@ def test_the_loss_weights_every_pixel_by_its_label():
 
 def make_mixer(weights):
     spec = FeatureSpec((LevelSpec("body", 8, 4),))
-    generator = FeatureGenerator(CLASSES, spec, mask_widths=(4,), width=4, depth=0, latent_dim=2)
+    generator = FeatureGenerator(CLASSES, spec, width=4, depth=1)
     source = DatasetMasks(torch.zeros(4, 32, 32, dtype=torch.long))
     return FeatureMixer(generator, source, 0.5, label_smoothing=0.1, class_weights=weights)
 

@@ -24,7 +24,7 @@ SIZE = (32, 40)
 
 def make_generator(spec=SPEC):
     torch.manual_seed(1)
-    return FeatureGenerator(5, spec, mask_widths=(4, 6), width=8, depth=1)
+    return FeatureGenerator(5, spec, width=8, depth=1)
 
 
 def draw_masks(count, size=SIZE, seed=0):

@@ -16,7 +16,7 @@ SIZE = (32, 40)
 
 
 def make_generator():
-    return FeatureGenerator(5, FeatureSpec((LevelSpec("body", 16, 4),)), mask_widths=(4, 6), width=8, depth=1)
+    return FeatureGenerator(5, FeatureSpec((LevelSpec("body", 16, 4),)), width=8, depth=1)
 
 
 def draw_masks(count, size=SIZE):

@@ -30,7 +30,7 @@ def test_what_is_recommended(tiny_net):
     assert found["pixel_filter"].factor == 2.0
     assert found["pixel_filter"].cut.model is not net
     torch.testing.assert_close(found["class_weights"], deficit_weights(net, loader, CLASSES, 0.5))
-    generator = FeatureGenerator(CLASSES, cut.spec, mask_widths=(4,), width=4, depth=0)
+    generator = FeatureGenerator(CLASSES, cut.spec, width=4, depth=1)
     mixer = FeatureMixer(generator, cut=cut, **found)
     images, targets = next(iter(loader))
     with mixer.on(cut, targets) as batch:

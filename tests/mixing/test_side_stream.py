@@ -146,7 +146,7 @@ def test_labels_are_checked_before_they_are_sent_so_that_nothing_waits(tiny_net,
 
     monkeypatch.setattr(SideStream, "work", counted)
     torch.manual_seed(1)
-    generator = FeatureGenerator(5, SPEC, mask_widths=(4, 6), width=8, depth=1)
+    generator = FeatureGenerator(5, SPEC, width=8, depth=1)
     source = Sized()
     mixer = FeatureMixer(generator, source, 0.5, overlap=True, seed=2)
     cut = split(tiny_net(), "body")
@@ -176,8 +176,9 @@ def test_labels_are_checked_before_they_are_sent_so_that_nothing_waits(tiny_net,
 
 
 def test_what_is_known_to_be_checked_is_not_checked_again():
-    generator = FeatureGenerator(5, SPEC, mask_widths=(4, 6), width=8, depth=1)
-    masks, z = draw_masks(2).to(torch.uint8), torch.randn(2, generator.latent_dim)
+    generator = FeatureGenerator(5, SPEC, width=8, depth=1)
+    masks = draw_masks(2).to(torch.uint8)
+    z = generator.draw_z(masks)
     with Syncs() as syncs:
         (features,) = generator(masks, z, checked=True)
     assert syncs.names == []

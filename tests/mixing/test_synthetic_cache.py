@@ -16,6 +16,13 @@ from feataug.mixing.pixel_filter import PixelFilter
 from feataug.mixing.synthetic_cache import SyntheticCache
 from tests.support.mixers import SIZE, SPEC, Counting, Sized, batch, draw_masks, make_mixer
 
+presets = pytest.mark.parametrize("preset", ["flow", "bicyclegan"])
+
+
+def two_numbers(masks, rng):
+    """Noise of a generator that takes two numbers for each mask."""
+    return torch.randn(len(masks), 2, generator=rng)
+
 
 class Numbered:
     """Masks of one pixel that count from 0: none is drawn twice."""
@@ -35,7 +42,7 @@ def test_the_bank_is_a_list_whose_oldest_make_room(size, fresh, steps, seed):
     kept: list[int] = []
     for n in (min(n, size) for n in steps):
         before = source.next
-        masks, z, places = bank.draw(n, source.draw, 2, rng)
+        masks, z, places = bank.draw(n, source.draw, two_numbers, rng)
         drawn, new = masks.flatten().tolist(), source.next - before
         assert len(drawn) == len(set(drawn)) == len(set(places.tolist())) == n
         full = len(kept) == size
@@ -49,8 +56,9 @@ def test_the_bank_is_a_list_whose_oldest_make_room(size, fresh, steps, seed):
             assert bank.masks[places].flatten().tolist() == drawn
 
 
-def test_features_are_those_of_the_masks_and_the_noise():
-    mixer = make_mixer(pixel_filter=lambda features, masks: masks.masked_fill(masks == 2, 255))
+@presets
+def test_features_are_those_of_the_masks_and_the_noise(preset):
+    mixer = make_mixer(preset=preset, pixel_filter=lambda features, masks: masks.masked_fill(masks == 2, 255))
     real, masks = batch()
     for _ in range(12):
         mixed, bank = mixer(real, masks), mixer.bank
@@ -96,8 +104,9 @@ def test_a_sample_whose_features_are_not_there_is_made_when_it_is_drawn():
     assert sum(mixer.generator.made) == 6
 
 
-def test_a_plan_is_replayed_from_its_masks_and_noise():
-    mixer = make_mixer()
+@presets
+def test_a_plan_is_replayed_from_its_masks_and_noise(preset):
+    mixer = make_mixer(preset=preset)
     real, masks = batch()
     plan = mixer.plan(7)
     first = mixer(real, masks, plan)
@@ -108,14 +117,15 @@ def test_a_plan_is_replayed_from_its_masks_and_noise():
     assert torch.equal(first.masks, again.masks)
 
 
-def test_the_state_goes_on_bit_for_bit():
+@presets
+def test_the_state_goes_on_bit_for_bit(preset):
     real, masks = batch()
-    first, second, third = make_mixer(), make_mixer(), make_mixer()
+    first, second, third = (make_mixer(preset=preset) for _ in range(3))
     for _ in range(5):
         first(real, masks)
     second.load_plan_state(first.plan_state())
     # Planted: without the bank others are drawn.
-    third.load_plan_state(first.plan_state() | {"bank": make_mixer().plan_state()["bank"]})
+    third.load_plan_state(first.plan_state() | {"bank": make_mixer(preset=preset).plan_state()["bank"]})
     ends = [[mixer(real, masks).features[0] for _ in range(5)] for mixer in (first, second, third)]
     assert all(torch.equal(a, b) for a, b in zip(ends[0], ends[1], strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(ends[0], ends[2], strict=True))
@@ -129,7 +139,7 @@ def test_masks_of_another_size_begin_anew():
         return torch.zeros(n, *size, dtype=torch.long)
 
     for size in sizes:
-        masks, z, places = bank.draw(2, draw, 3, rng)
+        masks, z, places = bank.draw(2, draw, two_numbers, rng)
         assert masks.shape == (2, *size)
         assert (len(z), len(places)) == (2, 2)
     assert bank.count == 5, "2 and 2 until it is full, then a half"
@@ -177,7 +187,7 @@ def test_the_filter_is_asked_once_for_each_sample(tiny_net):
 def test_masks_of_another_size_fill_the_bank_again(tiny_net, fresh):
     torch.manual_seed(1)
     source = Sized()
-    generator = Counting(FeatureGenerator(5, SPEC, mask_widths=(4, 6), width=8, depth=1))
+    generator = Counting(FeatureGenerator(5, SPEC, width=8, depth=1))
     mixer = FeatureMixer(generator, source, 0.5, bank=6, fresh=fresh, seed=2)
     cut = split(tiny_net(), "body")
     for size in (SIZE, (48, 40), SIZE):

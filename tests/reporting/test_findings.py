@@ -95,6 +95,33 @@ def test_a_generators_features(changes, name, seen, tmp_path):
         assert seen in " ".join(Page(write_page(folder).read_text()).texts["warnings"].split())
 
 
+def flow(folder, held_out=(0.8, 0.7), quality=None, **scores):
+    lines = [{"flow": 0.6}] * 6 + [{"held_out": value, "ratio": 0.8, "diversity": 0.9} for value in held_out]
+    quality = {} if quality is None else {"quality": qualities(**quality)}
+    return write(folder, {"recognition": score(**scores), "config": {"objective": "flow", "num_images": 80}} | quality, {"run": lines})
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "seen"),
+    [
+        ({"held_out": (0.8, 0.5, 0.52)}, "memory", "loss on held-out images 0.520, 0.500 at its lowest"),
+        ({"diversity": 0.05}, "z", "What to do: Train longer."),
+        ({"ratio": 0.4}, "recognition", "Train the generator longer (--images), or cut the model later."),
+        ({"ratio": 1.2}, "easy", "Such features teach little. If the mIoU on real ones is low"),
+        ({"quality": {"recall": 0.06}}, "narrow", "a decoder learns little from such samples. Train longer."),
+        ({"held_out": (0.8, 0.5, 0.509)}, None, "No value crosses a threshold."),
+        ({"held_out": (0.5,)}, None, "No value crosses a threshold."),
+    ],
+)
+def test_a_flows(given, name, seen, tmp_path):
+    folder = flow(tmp_path / "run", **given)
+    assert names(folder) == ([name] if name else [])
+    text = " ".join(Page(write_page(folder).read_text()).texts["warnings"].split())
+    assert seen in text
+    # No advice about settings that a flow does not have.
+    assert "_weight" not in text
+
+
 def test_z_without_a_measured_ratio(tmp_path):
     assert names(write(tmp_path / "a", None, {"run": [GENERATOR | {"latent": 0.8}] * 4})) == ["z"]
     assert names(write(tmp_path / "b", None, {"run": [GENERATOR | {"latent": 0.7}] * 4})) == []

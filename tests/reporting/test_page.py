@@ -12,6 +12,7 @@ from feataug.errors import DataError
 from feataug.io.samples import SAMPLES, keep_samples, read_samples
 from feataug.reporting.page import LARGEST, write_page
 from feataug.reporting.page.findings import findings
+from feataug.reporting.page.loss_curves import LOSSES, charts
 from feataug.reporting.page.run_reader import read_run
 from feataug.training.config import FinetuneConfig
 from feataug.training.finetuner import Finetuner
@@ -46,7 +47,7 @@ def test_a_demo_has_every_part_and_its_own_numbers(demo, tmp_path, capsys):
     assert recognised["diversity ratio"] == f"{result['recognition']['diversity']:.3f}"
     for text in ("PSPNet on resnet10t", "encoder.layer3.0", "torch", "feataug demo", "Begun"):
         assert text in page.texts["run"]
-    for name in (*GENERATOR, "recognition score", "loss, trained further"):
+    for name in ("flow", "held_out", "recognition score", "loss, trained further"):
         assert name in page.texts["losses"]
     assert "missing" not in target.read_text().split("</style>")[1]
 
@@ -69,6 +70,16 @@ def test_a_demo_shows_features_and_predictions(demo):
     samples = read_samples(demo / SAMPLES)
     right = (samples.predictions["feataug"][0] == samples.masks[0])[samples.masks[0] >= 0].float().mean()
     assert f"{100 * float(right):.1f} % of pixels right" in page.texts["predictions"]
+
+
+def test_every_loss_of_either_objective_has_its_curve(tmp_path):
+    folders = {name: write(tmp_path / name, None, {"run": [lines] * 3}) for name, lines in (("gan", GENERATOR), ("flow", {"flow": 0.6}))}
+    titles = {name: [chart.title for chart in charts(read_run(folder))] for name, folder in folders.items()}
+    assert titles == {"gan": [name for name in LOSSES if name in GENERATOR], "flow": ["flow"]}
+    measured_twice = [{"ratio": 0.5 + i, "diversity": 0.5, "held_out": 0.7 - i / 10} for i in range(2)]
+    run = read_run(write(tmp_path / "measured", None, {"run": [{"flow": 0.6}, *measured_twice]}))
+    (held_out,) = [chart for chart in charts(run) if chart.title == "held_out"]
+    assert list(held_out.series.values()) == [[(20.0, 0.7), (30.0, 0.6)]]
 
 
 @pytest.mark.parametrize("which", ["demo", "compare", "generator"])

@@ -35,7 +35,7 @@ def trained():
     config = feataug.FinetuneConfig(num_steps=60, lr=0.1)
     feataug.Finetuner(model, config, device="cpu", progress=False).fit(seeded_loader(data, 8))
     spec = feataug.split(model, "encoder", example=torch.zeros(1, 3, *SIZE)).spec
-    generator = feataug.FeatureGenerator(CLASSES, spec, mask_widths=(8,), width=8, depth=0, latent_dim=2)
+    generator = feataug.FeatureGenerator(CLASSES, spec, "bicyclegan", mask_widths=(8,), width=8, depth=0, latent_dim=2)
     return model, generator, data
 
 

@@ -58,8 +58,12 @@ def bank(folder: Path) -> Any:
 
 
 RUNS: dict[str, Callable[[Path], Any]] = {
-    "generator": training("generator"), "finetune": training("finetune"), "comparison": comparison, "bank": bank,
-}  # fmt: skip
+    "generator": training("generator"),
+    "bicyclegan": training("bicyclegan"),
+    "finetune": training("finetune"),
+    "comparison": comparison,
+    "bank": bank,
+}
 
 
 def same(first: Any, second: Any) -> bool:

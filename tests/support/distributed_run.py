@@ -1,6 +1,6 @@
 """Generator training and finetuning, small, as one process or as one of several: what test_processes.py compares.
 
-RANK=.. WORLD_SIZE=.. python distributed_run.py FOLDER BATCH IMAGES STEPS MODE [MODE ...]
+RANK=.. WORLD_SIZE=.. python -m tests.support.distributed_run FOLDER BATCH IMAGES STEPS MODE [MODE ...]
 """
 
 from __future__ import annotations
@@ -9,17 +9,25 @@ import json
 import os
 import signal
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import nn
 
 import feataug
-import feataug.losses
 from feataug.core.distributed import rank_and_world
 from feataug.data import Scenes, eval_transforms, seeded_loader, train_transforms
+from tests.support.small_generators import small_config, small_generator
 
 SIZE, CLASSES = (32, 48), Scenes.num_classes
+# Planted faults: every process counts its own pixels alone; every process draws the noise of the first.
+FAULTS = {
+    "deaf": ("feataug.losses.all_reduce_sum", lambda value: value),
+    "same noise": ("feataug.training.flow_matching.local_slice", lambda: slice(0, None, rank_and_world()[1])),
+}
+TERMS = {"flow": {}, "bicyclegan": {"task_weight": 1.0, "task_balance": 0.5, "diversity_weight": 0.1}}
 
 
 class Model(nn.Module):
@@ -47,7 +55,7 @@ class Voided(Scenes):
 
 def source(mode, data):
     plain = feataug.DatasetMasks(data)
-    if mode in ("plain", "deaf", "bank"):
+    if mode not in ("mined", "learned"):
         return plain
     return feataug.HardNegativeSampler(plain, 10, 5, 2, learn=mode == "learned")
 
@@ -71,11 +79,10 @@ def run(folder, batch, images, steps, mode):
     loader = seeded_loader(Voided(26, SIZE, transforms=train_transforms(SIZE)), batch, seed=1)
     val = seeded_loader(Voided(7, SIZE, transforms=eval_transforms()), 3, shuffle=False)
     cut = feataug.split(Model(), at="encoder")
-    generator = feataug.FeatureGenerator(CLASSES, cut.spec, mask_widths=(8,), width=8, depth=1, latent_dim=3)
-    config = feataug.GeneratorConfig(
-        num_images=images, critic_width=8, critic_scales=1, stats_images=24, log_images=12, ema_images=24, task_weight=1.0,
-        task_balance=0.5, diversity_weight=0.1, snapshot_images=12,
-    )  # fmt: skip
+    preset = "bicyclegan" if mode == "bicyclegan" else "flow"
+    generator = small_generator(CLASSES, cut.spec, preset)
+    lengths = {"num_images": images, "stats_images": 24, "log_images": 12, "ema_images": 24, "snapshot_images": 12}
+    config = small_config(preset, **lengths, **TERMS[preset])
     trainer = feataug.GeneratorTrainer(generator, cut, config, output=folder / "generator", device="cpu", progress=False)
     if "STOP_AT" in os.environ and rank_and_world()[0] == 1:
         stop_before_step(trainer.objective, int(os.environ["STOP_AT"]))
@@ -98,7 +105,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     target, *numbers = sys.argv[1:5]
     for mode in sys.argv[5:]:
-        if mode == "deaf":
-            # A planted fault: every process counts its own pixels.
-            feataug.losses.all_reduce_sum = lambda value: value
-        run(Path(target) / mode, *map(int, numbers), mode)
+        with patch(*FAULTS[mode]) if mode in FAULTS else nullcontext():
+            run(Path(target) / mode, *map(int, numbers), mode)

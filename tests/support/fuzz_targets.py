@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 import feataug
@@ -9,7 +11,7 @@ from feataug.losses import segmentation_loss
 from tests.support.fuzz_checks import (
     CUT,
     FEATURES,
-    GENERATOR,
+    GENERATORS,
     MASK,
     Net,
     Target,
@@ -46,19 +48,37 @@ from tests.support.fuzz_checks import (
 )
 from tests.support.spoiling import CHANNELS, CLASSES, SIZE, features, floats, masks
 
-TARGETS: dict[str, Target] = {
-    "FeatureGenerator.forward": Target(
-        lambda masks, z, samples: GENERATOR(masks, z, samples=samples),
-        lambda rng: {"masks": masks(rng), "z": floats(rng, 3, 3), "samples": 1},
-        check_generated,
-        {"masks": MASK, "z": ("z ",), "samples": ("samples", "z ")},
-    ),
-    "FeatureGenerator": Target(
-        lambda **arguments: feataug.FeatureGenerator(spec=CUT.spec, mask_widths=arguments.pop("mask_widths"), **arguments),
-        lambda rng: {"num_classes": 5, "latent_dim": 3, "mask_widths": (4,), "width": 4, "depth": 0, "ignore_index": 255},
+# Settings of each kind of generator.
+NETWORKS = {"flow": {"steps": 2, "depth": 1}, "bicyclegan": {"latent_dim": 3, "mask_widths": (4,), "depth": 0}}
+
+
+def forward_of(preset: str) -> Target:
+    """Features from masks and noise."""
+    numbers = GENERATORS[preset].latent_size(SIZE)
+    return Target(
+        lambda masks, z, samples: GENERATORS[preset](masks, z, samples=samples),
+        lambda rng: {"masks": masks(rng), "z": floats(rng, 3, numbers), "samples": 1},
+        partial(check_generated, preset=preset),
+        {"masks": (*MASK, "z "), "z": ("z ",), "samples": ("samples", "z ")},
+    )
+
+
+def constructor_of(preset: str) -> Target:
+    """A new generator."""
+    good = {"num_classes": 5, "width": 4, "ignore_index": 255} | NETWORKS[preset]
+    return Target(
+        lambda **arguments: feataug.FeatureGenerator(spec=CUT.spec, preset=preset, **arguments),
+        lambda rng: dict(good),
         lambda found, num_classes, **_: ours(found(torch.zeros(1, 8, 8, dtype=torch.long))[0].shape[1], CHANNELS),
-        {name: (name,) for name in ("num_classes", "latent_dim", "mask_widths", "width", "depth", "ignore_index")},
-    ),
+        {name: (name,) for name in good},
+    )
+
+
+TARGETS: dict[str, Target] = {
+    "FeatureGenerator.forward": forward_of("flow"),
+    "FeatureGenerator.forward, BicycleGAN": forward_of("bicyclegan"),
+    "FeatureGenerator": constructor_of("flow"),
+    "FeatureGenerator, BicycleGAN": constructor_of("bicyclegan"),
     "FeatureGenerator.standardize": Target(
         standard,
         lambda rng: {"features": features(rng)},
@@ -134,7 +154,7 @@ TARGETS: dict[str, Target] = {
     ),
     "GeneratorConfig": Target(
         lambda data: feataug.GeneratorConfig.from_dict(data),
-        lambda rng: {"data": feataug.GeneratorConfig().to_dict()},
+        lambda rng: {"data": feataug.GeneratorConfig.for_preset(rng.choice(list(NETWORKS))).to_dict()},
         check_config,
         {"data": (*feataug.GeneratorConfig().to_dict(), "settings")},
     ),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import feataug
 from feataug.data import seeded_loader
-from tests.support.fuzz_checks import CUT, FEATURES, GENERATOR, MASK, NET, POOL, Target, ours, slow_loss
+from tests.support.fuzz_checks import CUT, FEATURES, GENERATOR, GENERATORS, MASK, NET, POOL, Target, ours, slow_loss
 from tests.support.spoiling import CLASSES, SIZE, features, floats, masks
 
 BATCH = ("loader", "batch", "images", "mask", "feature")
@@ -29,9 +29,16 @@ def short(config: Any, **lengths: int) -> Any:
     return lengths | config if isinstance(config, dict) else config
 
 
-def fresh() -> tuple[nn.Module, feataug.Cut, feataug.FeatureGenerator]:
+def fresh(preset: str = "flow") -> tuple[nn.Module, feataug.Cut, feataug.FeatureGenerator]:
     model = copy.deepcopy(NET)
-    return model, feataug.split(model, "encoder", example=torch.zeros(1, 3, *SIZE)), copy.deepcopy(GENERATOR)
+    return model, feataug.split(model, "encoder", example=torch.zeros(1, 3, *SIZE)), copy.deepcopy(GENERATORS[preset])
+
+
+LENGTHS = {"num_images": 2, "lr": 1e-3, "ema_images": 10, "stats_images": 2}
+CONFIGS = (
+    LENGTHS | {"objective": "flow", "noise_levels": 1, "weight_decay": 0.1},
+    LENGTHS | {"objective": "bicyclegan", "latent_weight": 0.5, "task_weight": 1.0, "critic_width": 4, "critic_scales": 1},
+)
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------------------------
@@ -112,8 +119,8 @@ def check_banked(found: Any, loader: Any, num_images: int, **_: Any) -> None:
 
 
 def generated(loader: Any, val_loader: Any, config: Any) -> Any:
-    _, cut, generator = fresh()
     settings = feataug.GeneratorConfig.from_dict(short(config, num_images=2, stats_images=2))
+    _, cut, generator = fresh(settings.objective)
     return feataug.GeneratorTrainer(generator, cut, settings, device="cpu", progress=False).fit(loader, val_loader)
 
 
@@ -153,7 +160,7 @@ def check_compared(found: Any, seeds: Any, **_: Any) -> None:
 
 def staged(loader: Any, num_classes: Any, at: Any, bins: Any, min_cells: Any, num_images: Any, generator_images: Any) -> Any:
     arguments = {"num_images": num_images, "generator_images": generator_images, "example": torch.zeros(1, 3, *SIZE)}
-    config = feataug.GeneratorConfig(critic_width=4, critic_scales=1)
+    config = feataug.GeneratorConfig(noise_levels=1)
     return feataug.stages(
         NET, loader, num_classes, at=at, bins=bins, min_cells=min_cells, config=config, device="cpu", progress=False, **arguments
     )
@@ -209,8 +216,7 @@ TRAINING: dict[str, Target] = {
         lambda rng: {
             "loader": rng.choice([pairs(rng, 1), [(features(rng, 2), masks(rng, 2))]]),
             "val_loader": rng.choice([None, pairs(rng, 1)]),
-            "config": {"num_images": 2, "lr": 1e-3, "latent_weight": 0.5, "task_weight": 1.0, "critic_width": 4, "ema_images": 10,
-                       "critic_scales": 1, "stats_images": 2},
+            "config": dict(rng.choice(CONFIGS)),
         },
         check_generated,
         {"loader": (*BATCH, "loss", *FEATURES), "val_loader": BATCH, "config": (*SETTINGS, "loss")},

@@ -5,13 +5,14 @@ import json
 import torch
 from torch import nn
 
-from feataug import FeatureGenerator, split
+from feataug import split
 from feataug.data import Scenes, seeded_loader, train_transforms
-from feataug.training.config import GeneratorConfig
 from feataug.training.generator_trainer import GeneratorTrainer
+from tests.support.small_generators import small_config, small_generator
 
 SIZE = (32, 48)
 CLASSES = Scenes.num_classes
+# BicycleGAN without any of its terms.
 OFF = {f"{name}_weight": 0.0 for name in ("gan", "l1", "latent", "kl", "task", "diversity")}
 
 
@@ -36,17 +37,17 @@ def loader(batch_size=4):
     return seeded_loader(scenes(), batch_size, seed=1)
 
 
-def settings(**changes):
-    return GeneratorConfig(**({
-        "num_images": 16, "critic_width": 8, "critic_scales": 1, "stats_images": 4, "log_images": 4, "ema_images": 8,
-    } | changes))  # fmt: skip
+def settings(preset="flow", **changes):
+    return small_config(preset, **{"num_images": 16, "stats_images": 4, "log_images": 4, "ema_images": 8} | changes)
 
 
 def make(config=None, **kwargs):
+    """A trainer for a flow, or for the objective of ``config``."""
+    config = config or settings()
     torch.manual_seed(0)
     cut = split(TinyModel(), at="encoder")
-    generator = FeatureGenerator(CLASSES, cut.spec, mask_widths=(8,), width=8, depth=1, latent_dim=3)
-    return GeneratorTrainer(generator, cut, config or settings(), device="cpu", progress=False, **kwargs)
+    generator = small_generator(CLASSES, cut.spec, config.objective)
+    return GeneratorTrainer(generator, cut, config, device="cpu", progress=False, **kwargs)
 
 
 def copied(module):

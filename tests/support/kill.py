@@ -1,8 +1,8 @@
 """Kill trainings at random moments, run them again, compare: ``python -m tests.support.kill --kills 50``.
 
 Each trial starts a training in a process of its own, sends SIGKILL after a random time, perhaps more than once, runs the same training to its end,
-and wants the weights of the undisturbed run, bit for bit, and a folder without anything unreadable. Half of the trials train a generator,
-half finetune with synthetic features and learned hard negatives.
+and wants the weights of the undisturbed run, bit for bit, and a folder without anything unreadable. By turns they train a
+generator by flow matching, train one by BicycleGAN, and finetune with synthetic features and learned hard negatives.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from feataug.data import Scenes, seeded_loader, train_transforms
 from feataug.training.checkpoint import checkpoints, load_checkpoint
 
 SIZE, CLASSES = (32, 48), Scenes.num_classes
+KINDS = ("generator", "bicyclegan", "finetune")
 
 
 def make(kind: str, folder: Path | None) -> tuple[Finetuner | GeneratorTrainer, nn.Module]:
@@ -44,9 +45,14 @@ def make(kind: str, folder: Path | None) -> tuple[Finetuner | GeneratorTrainer, 
     stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 24, 3, 2, 1))
     model = nn.Sequential(stem, nn.BatchNorm2d(24), nn.Conv2d(24, CLASSES, 1))
     cut = split(model, "0")
-    generator = FeatureGenerator(CLASSES, cut.spec, mask_widths=(12,), width=16, depth=1, latent_dim=2)
+    lengths = {"num_images": 72, "stats_images": 12, "snapshot_images": 6, "log_images": 6}
+    if kind == "bicyclegan":
+        generator = FeatureGenerator(CLASSES, cut.spec, "bicyclegan", mask_widths=(12,), width=16, depth=1, latent_dim=2)
+        config = GeneratorConfig.bicyclegan(critic_width=8, **lengths)
+        return GeneratorTrainer(generator, cut, config, output=folder, device="cpu", progress=False), generator
+    generator = FeatureGenerator(CLASSES, cut.spec, width=16, depth=1)
     if kind == "generator":
-        config = GeneratorConfig(num_images=72, stats_images=12, critic_width=8, snapshot_images=6, log_images=6)
+        config = GeneratorConfig(**lengths)
         return GeneratorTrainer(generator, cut, config, output=folder, device="cpu", progress=False), generator
     masks = HardNegativeSampler(data(), keep=6, learn=True)
     config = FinetuneConfig(num_steps=36, lr=0.05, save_every=2)
@@ -112,13 +118,13 @@ def main(argv: list[str] | None = None) -> int:
     rng, failures = random.Random(args.seed), 0
     with tempfile.TemporaryDirectory() as place:
         known = {}
-        for kind in ("generator", "finetune"):
+        for kind in KINDS:
             began = time.monotonic()
             folder = Path(place) / f"undisturbed-{kind}"
             assert in_a_process(kind, folder), "the undisturbed run failed"
             known[kind] = (time.monotonic() - began, folder.with_suffix(".weights").read_text())
         for number in range(args.kills):
-            kind = ("generator", "finetune")[number % 2]
+            kind = KINDS[number % len(KINDS)]
             folder = Path(place) / f"trial-{number}"
             wrong = trial(kind, folder, *known[kind], rng)
             failures += bool(wrong)

@@ -1,4 +1,4 @@
-"""Mixers of tiny generators, and the masks that they draw."""
+"""Mixers of tiny generators of both kinds, and the masks that they draw."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from feataug.core.specs import FeatureSpec, LevelSpec
-from feataug.generation.generator import FeatureGenerator
 from feataug.masks import DatasetMasks
 from feataug.mixing.mixer import FeatureMixer
+from tests.support.small_generators import small_generator
 
 SPEC = FeatureSpec((LevelSpec("body", 16, 4),))
 SIZE = (32, 40)
@@ -19,8 +19,13 @@ class Counting(nn.Module):
 
     def __init__(self, inner):
         super().__init__()
-        self.inner, self.spec, self.latent_dim, self.num_classes = inner, inner.spec, inner.latent_dim, inner.num_classes
+        self.inner, self.spec, self.num_classes = inner, inner.spec, inner.num_classes
+        if hasattr(inner, "latent_dim"):
+            self.latent_dim = inner.latent_dim
         self.made = []
+
+    def latent_size(self, image_size):
+        return self.inner.latent_size(image_size)
 
     def forward(self, masks, z):
         self.made.append(len(masks))
@@ -42,9 +47,9 @@ def draw_masks(count, size=SIZE, seed=0):
     return torch.randint(5, (count, *size), generator=torch.Generator().manual_seed(seed))
 
 
-def make_mixer(bank=6, fresh=0.3, **kwargs):
+def make_mixer(bank=6, fresh=0.3, preset="bicyclegan", **kwargs):
     torch.manual_seed(1)
-    generator = Counting(FeatureGenerator(5, SPEC, mask_widths=(4, 6), width=8, depth=1))
+    generator = Counting(small_generator(5, SPEC, preset))
     return FeatureMixer(generator, DatasetMasks(draw_masks(20)), 0.3, bank=bank, fresh=fresh, seed=2, **kwargs)
 
 

@@ -38,7 +38,7 @@ class Planted(FeatureGenerator):
     """A generator whose features are those of a function of masks and noise."""
 
     def __init__(self, spec, make):
-        super().__init__(CLASSES, spec, width=4, mask_widths=(4,), depth=0)
+        super().__init__(CLASSES, spec, "bicyclegan", width=4, mask_widths=(4,), depth=0)
         self.make = make
 
     def forward(self, masks, z=None, **kwargs):

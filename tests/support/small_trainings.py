@@ -1,11 +1,12 @@
-"""Two small trainings that can be interrupted before any batch."""
+"""Three small trainings that can be interrupted before any batch."""
 
 
 import torch
 from torch import nn
 
-from feataug import FeatureGenerator, FinetuneConfig, Finetuner, GeneratorConfig, GeneratorTrainer, split
+from feataug import FinetuneConfig, Finetuner, GeneratorTrainer, split
 from feataug.data import Scenes, seeded_loader, train_transforms
+from tests.support.small_generators import small_config, small_generator
 
 SIZE, CLASSES = (32, 48), Scenes.num_classes
 
@@ -17,12 +18,20 @@ def finetuner(folder):
     return Finetuner(model, config, output=folder, device="cpu", progress=False), model
 
 
-def generator_trainer(folder):
+def flow_trainer(folder):
+    return generator_trainer(folder, "flow")
+
+
+def bicyclegan_trainer(folder):
+    return generator_trainer(folder, "bicyclegan")
+
+
+def generator_trainer(folder, preset):
     torch.manual_seed(0)
     stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1))
     cut = split(nn.Sequential(stem, nn.Conv2d(12, CLASSES, 1)), "0")
-    generator = FeatureGenerator(CLASSES, cut.spec, mask_widths=(6,), width=8, depth=0, latent_dim=2)
-    config = GeneratorConfig(num_images=18, stats_images=6, critic_width=4, snapshot_images=6)
+    generator = small_generator(CLASSES, cut.spec, preset)
+    config = small_config(preset, num_images=18, stats_images=6, snapshot_images=6)
     return GeneratorTrainer(generator, cut, config, output=folder, device="cpu", progress=False), generator
 
 
@@ -50,6 +59,9 @@ def run(make, folder, loader=None):
     trainer, module = make(folder)
     trainer.fit(loader or Loader())
     return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+TRAININGS = (finetuner, flow_trainer, bicyclegan_trainer)
 
 
 def equal(first, second):

@@ -65,7 +65,7 @@ class Prototypes(feataug.FeatureGenerator):
     """The planted fault: a generator that gives each class one feature."""
 
     def __init__(self, cut):
-        super().__init__(CLASSES, cut.spec, mask_widths=(4,), width=4, depth=0, latent_dim=2)
+        super().__init__(CLASSES, cut.spec, width=4, depth=1)
         self.means = ClassGaussians.fit(cut, planted("loud", 1), CLASSES, spread=0.0)
         means, stds = zip(*((x.mean((0, 2, 3)), x.std((0, 2, 3))) for x in cut.encode(planted("loud", 1)[0][0])), strict=True)
         self.set_statistics(means, stds)

@@ -18,7 +18,7 @@ def make(kind, config):
     stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2, 1))
     model = nn.Sequential(stem, nn.Conv2d(12, CLASSES, 1)).eval().requires_grad_(False)
     cut = split(model, "0")
-    generator = FeatureGenerator(CLASSES, cut.spec, mask_widths=(6, 12), width=12, depth=1, latent_dim=3).train()
+    generator = FeatureGenerator(CLASSES, cut.spec, "bicyclegan", mask_widths=(6, 12), width=12, depth=1, latent_dim=3).train()
     generator.set_statistics([torch.full((12,), 0.1)], [torch.full((12,), 0.5)])
     objective = kind(generator, cut, config)
     objective.prepare(make_accelerator("cpu", "no") if kind is Objective else torch.device("cpu"))
@@ -36,7 +36,7 @@ def batch(seed=0, count=5):
     "changes", [{}, {"critic_masks": "aspp"}, {"task_weight": 0.0, "diversity_weight": 0.0, "l1_weight": 10.0}], ids=str
 )
 def test_every_loss_and_every_gradient_is_that_of_the_plain_objective(changes):
-    config = GeneratorConfig(seed=3, critic_width=8, **changes)
+    config = GeneratorConfig.bicyclegan(seed=3, critic_width=8, **changes)
     ours, plain = make(Objective, config), make(PlainObjective, config)
     # The other side is really the plain one.
     kinds = {type(m) for m in (*plain.generator.modules(), *plain.parts.modules())}
@@ -59,4 +59,4 @@ def test_every_loss_and_every_gradient_is_that_of_the_plain_objective(changes):
 
 def test_a_single_sample_cannot_be_halved():
     with pytest.raises(TrainingError, match=r"^GeneratorTrainer: batches are too small\.\n  given:   1 sample\n"):
-        make(Objective, GeneratorConfig()).step(*batch(count=1), 0)
+        make(Objective, GeneratorConfig.bicyclegan()).step(*batch(count=1), 0)

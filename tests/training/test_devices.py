@@ -15,6 +15,7 @@ from feataug.core.rng import seeded
 from feataug.errors import ConfigError, DtypeError, TrainingError
 from feataug.training import device as device_module
 from feataug.training.device import make_accelerator
+from tests.support.small_generators import PRESETS, small_config, small_generator
 
 
 @pytest.fixture
@@ -137,7 +138,8 @@ def test_seeding_a_gpu_touches_that_gpu_alone(monkeypatch):
         assert log == [f"on {number}", "seed 5", f"off {number}", "work", f"state of {number} back to {number}"]
 
 
-def test_training_asks_for_no_gpu_but_its_own(monkeypatch):
+@pytest.mark.parametrize("preset", PRESETS)
+def test_training_asks_for_no_gpu_but_its_own(monkeypatch, preset):
     """``fork_rng()`` without devices warns where there are several GPUs, and saves the state of each in every step."""
     fork_rng, manual_seed, forked = torch.random.fork_rng, torch.manual_seed, []
 
@@ -155,8 +157,7 @@ def test_training_asks_for_no_gpu_but_its_own(monkeypatch):
     images, masks = torch.rand(4, 3, 16, 16), torch.zeros(4, 16, 16, dtype=torch.long)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.Dropout(), nn.Conv2d(4, 2, 1))
     cut = feataug.split(model, "0")
-    generator = feataug.FeatureGenerator(2, cut.spec, mask_widths=(4,), width=8, depth=0)
-    config = feataug.GeneratorConfig(num_images=8, stats_images=4, critic_width=4)
+    generator, config = small_generator(2, cut.spec, preset), small_config(preset, num_images=8, stats_images=4)
     feataug.GeneratorTrainer(generator, cut, config, device="cpu", progress=False).fit([(images, masks)], [(images, masks)])
     mixer = feataug.FeatureMixer(generator, masks_of(masks), 0.5, cut=cut)
     tuner = feataug.Finetuner(model, feataug.FinetuneConfig(num_steps=2), mixer=mixer, cut=cut, device="cpu", progress=False)
@@ -201,7 +202,7 @@ def test_measures_follow_the_model(monkeypatch):
     # A plain function has no device.
     assert feataug.evaluate(lambda images: torch.zeros(2, 4, 8, 8), pairs, 4)["pixel_acc"] == 100
     cut = types.SimpleNamespace(model=model, encode=model.forward)
-    generator = feataug.FeatureGenerator(4, feataug.FeatureSpec((feataug.LevelSpec("x", 4, 1),)), mask_widths=(4,), width=8, depth=0)
+    generator = small_generator(4, feataug.FeatureSpec((feataug.LevelSpec("x", 4, 1),)))
     with pytest.raises(RuntimeError, match="seen"):
         feataug.recognition(cut, generator, pairs)
     assert model.seen[-1] == "meta"

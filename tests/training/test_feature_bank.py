@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from feataug import FeatureBank, FeatureGenerator, GeneratorConfig, GeneratorTrainer, split
+from feataug import FeatureBank, GeneratorTrainer, split
 from feataug.data import Scenes, seeded_loader, train_transforms
 from feataug.errors import DataError
+from tests.support.small_generators import PRESETS, small_config, small_generator
 
 SIZE, CLASSES = (32, 48), Scenes.num_classes
 
@@ -152,15 +153,16 @@ def test_no_bank_a_lost_file_and_another_format(tmp_path):
         FeatureBank(tmp_path)
 
 
-def test_a_generator_learns_the_same_from_a_bank(tmp_path):
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_generator_learns_the_same_from_a_bank(tmp_path, preset):
     """Batches in the bank's order are the loader's, encoded before: the same losses."""
     weights = []
     for name in ("images", "bank"):
         cut = make_cut()
         torch.manual_seed(1)
-        generator = FeatureGenerator(CLASSES, cut.spec, mask_widths=(6,), width=8, depth=0, latent_dim=2)
+        generator = small_generator(CLASSES, cut.spec, preset)
         source = loader() if name == "images" else DataLoader(write(tmp_path, cut, images=12, shard_images=6), batch_size=3)
-        config = GeneratorConfig(num_images=6, stats_images=6, critic_width=4)
+        config = small_config(preset, num_images=6, stats_images=6)
         trainer = GeneratorTrainer(generator, cut, config, device="cpu", progress=False)
         trainer.fit(source)
         weights.append([parameter.detach().clone() for parameter in generator.parameters()])

@@ -6,12 +6,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from feataug import DatasetMasks, FeatureGenerator, FeatureMixer, HardNegativeSampler, evaluate, split
+from feataug import DatasetMasks, FeatureMixer, HardNegativeSampler, evaluate, split
 from feataug.data import Scenes, seeded_loader, train_transforms
 from feataug.errors import CheckpointError, ConfigError, TrainingError
 from feataug.losses import segmentation_loss
 from feataug.training.config import FinetuneConfig
 from feataug.training.finetuner import Finetuner
+from tests.support.small_generators import small_generator
 
 SIZE = (32, 48)
 CLASSES = Scenes.num_classes
@@ -47,7 +48,7 @@ def make(mixed, norm=True):
     if not mixed:
         return model, {}
     cut = split(model, at="encoder")
-    generator = FeatureGenerator(CLASSES, cut.spec, mask_widths=(8,), width=8, depth=0, latent_dim=2)
+    generator = small_generator(CLASSES, cut.spec)
     masks = HardNegativeSampler(DatasetMasks(scenes()), candidates=6, keep=4, refresh_every=4)
     kept = {"bank": 5, "fresh": 0.4} if mixed == "bank" else {}
     return model, {"mixer": FeatureMixer(generator, masks, 0.4, cut=cut, **kept), "cut": cut}

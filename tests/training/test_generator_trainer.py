@@ -1,45 +1,50 @@
-"""``GeneratorTrainer``: its losses, what they reach, resuming, and that the segmentation model stays as it is."""
+"""``GeneratorTrainer`` with either objective: what stays as it is, resuming, the moving average, results."""
 
+import math
 
 import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from feataug import recognition
+from feataug import FeatureGenerator, GeneratorConfig, recognition, split
 from feataug.data import seeded_loader
-from feataug.errors import TrainingError
-from tests.support.generator_trainings import OFF, copied, loader, make, same, scenes, settings, statistics
+from feataug.training.generator_trainer import GeneratorTrainer
+from tests.support.generator_trainings import CLASSES, TinyModel, copied, loader, make, same, scenes, settings, statistics
+from tests.support.small_generators import PRESETS
 
-# Runs as short as these ignore z; that they say so is tested once, below.
+# Runs as short as these ignore z; that they say so is tested in test_generator_trainer_errors.py.
 pytestmark = pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
+MAIN_LOSS = {"flow": "flow", "bicyclegan": "l1"}
 
 
-def test_the_reconstruction_loss_goes_down(tmp_path):
-    make(settings(num_images=120, log_images=20), output=tmp_path).fit(loader())
-    l1 = [line["l1"] for line in statistics(tmp_path)]
-    assert len(l1) == 6
-    assert l1[-1] < 0.9 * l1[0]
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_main_loss_goes_down(tmp_path, preset):
+    make(settings(preset, num_images=120, log_images=20), output=tmp_path).fit(loader())
+    values = [line[MAIN_LOSS[preset]] for line in statistics(tmp_path)]
+    assert len(values) == 6
+    assert values[-1] < 0.9 * values[0]
 
 
-def test_every_loss_is_logged(tmp_path):
-    trainer = make(settings(diversity_weight=0.1, num_images=14, log_images=8), output=tmp_path)
-    trainer.fit(loader())
-    lines = trainer.run.history()
-    names = {"progress", "seconds", "l1", "kl", "gan", "latent", "task", "diversity", "critics"}
-    assert [set(line) for line in lines] == [names, names]
-    assert [line["progress"] for line in lines] == [8, 16]  # whole batches of 4; the last one passes 14
-    assert all(line[name] > 0 for line in lines for name in names - {"seconds"})
+@pytest.mark.parametrize(
+    ("preset", "config"),
+    [("flow", GeneratorConfig()), ("bicyclegan", GeneratorConfig.bicyclegan()), ("paper", GeneratorConfig.paper())],
+)
+def test_without_settings_a_generator_has_those_of_its_preset(preset, config):
+    cut = split(TinyModel(), at="encoder")
+    assert GeneratorTrainer(FeatureGenerator(CLASSES, cut.spec, preset), cut, device="cpu").config == config
 
 
-def test_the_segmentation_model_is_left_alone():
-    trainer = make(settings(diversity_weight=0.1))
+@pytest.mark.parametrize("measured", [True, False])
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_segmentation_model_is_left_alone(preset, measured):
+    trainer = make(settings(preset))
     model = trainer.cut.model.train()
     model.encoder[1].eval()
     model.encoder[0].requires_grad_(False)
     before = copied(model)
     modes = [module.training for module in model.modules()]
     flags = [parameter.requires_grad for parameter in model.parameters()]
-    trainer.fit(loader(), [next(iter(loader()))])
+    trainer.fit(loader(), [next(iter(loader()))] if measured else None)
     assert same(copied(model), before)
     assert [module.training for module in model.modules()] == modes
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
@@ -47,13 +52,22 @@ def test_the_segmentation_model_is_left_alone():
     assert not any(module.training for module in trainer.generator.modules())
 
 
-def test_the_segmentation_model_is_put_back_after_an_error():
-    trainer = make()
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_segmentation_model_is_put_back_after_an_error(preset):
+    trainer = make(settings(preset))
     trainer.cut.model.train()
-    with pytest.raises(TrainingError):
-        trainer.fit(loader(batch_size=1))
+    with pytest.raises(RuntimeError, match="planted"):
+        trainer.fit(Failing())
     assert all(module.training for module in trainer.cut.model.modules())
     assert all(parameter.requires_grad for parameter in trainer.cut.model.parameters())
+
+
+class Failing:
+    """A loader that breaks off in its third batch, after the statistics were measured."""
+
+    def __iter__(self):
+        yield from list(loader())[:2]
+        raise RuntimeError("planted")
 
 
 def test_channel_statistics_are_those_of_the_first_images():
@@ -70,39 +84,18 @@ def test_channel_statistics_are_those_of_the_first_images():
     assert bool(generator.fitted)
 
 
-def test_terms_that_are_off_are_not_computed(tmp_path):
-    trainer = make(settings(**OFF | {"l1_weight": 10.0}), output=tmp_path)
-    critics = copied(trainer.parts["judge_encoded"]), copied(trainer.parts["judge_random"])
-    trainer.fit(loader())
-    for line in statistics(tmp_path):
-        assert set(line) == {"progress", "l1", "kl", "gan", "latent"}
-        assert line["gan"] == 0
-    assert same(copied(trainer.parts["judge_encoded"]), critics[0])
-    assert same(copied(trainer.parts["judge_random"]), critics[1])
+# What the rate is multiplied with in six steps of four images.
+RATES = {
+    # A rise over a tenth of the images, which is over after the first step, and a cosine.
+    "flow": [0.5, *((1 + math.cos(math.pi * seen / 24)) / 2 for seen in (4, 8, 12, 16, 20))],
+    # Constant for the first half, then linear to zero.
+    "bicyclegan": [1, 1, 1, 1, 4 / 6, 2 / 6],
+}
 
 
-@pytest.mark.parametrize(
-    ("on", "reaches_generator", "reaches_latent"),
-    [("latent", True, False), ("kl", False, True), ("l1", True, True), ("task", True, False), ("diversity", True, False)],
-)
-def test_whom_each_loss_reaches(on, reaches_generator, reaches_latent):
-    # With a gradient of zero Adam moves nothing.
-    trainer = make(settings(**OFF | {f"{on}_weight": 1.0, "ema_images": 0}))
-    generator, latent = copied(trainer.generator.unet), copied(trainer.parts["latent"])
-    trainer.fit(loader())
-    assert same(copied(trainer.generator.unet), generator) is not reaches_generator
-    assert same(copied(trainer.parts["latent"]), latent) is not reaches_latent
-
-
-def test_critics_can_see_masks_as_shares():
-    trainer = make(settings(critic_masks="shares"))
-    before = copied(trainer.parts["judge_random"])
-    trainer.fit(loader())
-    assert not same(copied(trainer.parts["judge_random"]), before)
-
-
-def test_learning_rate_and_moving_average():
-    config = settings(num_images=24, ema_images=6)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_learning_rate_and_moving_average(preset):
+    config = settings(preset, num_images=24, ema_images=6)
     trainer = make(config)
     rates, weights = [], []
     parameters = dict(trainer.generator.named_parameters())
@@ -126,8 +119,7 @@ def test_learning_rate_and_moving_average():
     finally:
         for handle in handles:
             handle.remove()
-    # Constant for the first half, then linear to zero.
-    assert rates == pytest.approx([config.lr * x for x in (1, 1, 1, 1, 4 / 6, 2 / 6)])
+    assert rates == pytest.approx([config.lr * x for x in RATES[preset]])
     average = first
     for step, current in enumerate(weights):
         decay = min(0.5 ** (4 / 6), (1 + step) / (10 + step))
@@ -138,7 +130,7 @@ def test_learning_rate_and_moving_average():
 
 
 class Interrupting:
-    """A validation set whose ``at``-th reading is interrupted."""
+    """A validation set whose ``at``-th measurement is interrupted. A flow's reads it twice: for recognition and for ``held_out``."""
 
     def __init__(self, at):
         self.left = at
@@ -151,14 +143,18 @@ class Interrupting:
 
 
 @pytest.mark.parametrize(("stop", "ema_images"), [(1, 8), (3, 8), (3, 0)])
-def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, stop, ema_images):
-    config = settings(num_images=24, eval_images=8, snapshot_images=12, log_images=8, ema_images=ema_images, diversity_weight=0.1)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, preset, stop, ema_images):
+    # The third measurement of BicycleGAN comes after the checkpoint of image 12; so does the fifth reading of a flow.
+    at = stop if preset == "bicyclegan" else 2 * stop - 1
+    config = settings(preset, num_images=24, eval_images=8, snapshot_images=12, log_images=8, ema_images=ema_images)
     undisturbed = make(config, output=tmp_path / "a")
     results = undisturbed.fit(loader(), Interrupting(-1))
     assert [result["progress"] for result in results] == [8, 16, 24]
     stopped = make(config, output=tmp_path / "b")
     with pytest.raises(KeyboardInterrupt):
-        stopped.fit(loader(), Interrupting(stop))
+        stopped.fit(loader(), Interrupting(at))
+    assert len(list((tmp_path / "b").glob("checkpoint-*"))) == (stop == 3)
     torch.rand(3)  # whatever happens in between
     for _ in range(2):  # the second time, the run is over and does nothing
         again = make(config, output=tmp_path / "b")
@@ -168,19 +164,21 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, stop, ema_images):
         assert statistics(tmp_path / "b") == statistics(tmp_path / "a")
 
 
-def test_another_seed_gives_other_weights():
+@pytest.mark.parametrize("preset", PRESETS)
+def test_another_seed_gives_other_weights(preset):
     # A test of the test above: its comparison can fail.
-    first, second = make(settings(seed=0)), make(settings(seed=1))
+    first, second = make(settings(preset, seed=0)), make(settings(preset, seed=1))
     for trainer in (first, second):
         trainer.fit(loader())
     assert not same(copied(first.generator), copied(second.generator))
-    assert not same(copied(first.parts), copied(second.parts))
 
 
-def test_the_results_are_the_recognition_score():
-    trainer = make(settings(eval_images=8))
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_results_are_the_recognition_score(preset):
+    trainer = make(settings(preset, eval_images=8))
     pairs = [next(iter(loader()))]
     results = trainer.fit(loader(), pairs)
     assert [result["progress"] for result in results] == [8, 16]
-    assert results[-1] == {"progress": 16} | recognition(trainer.cut, trainer.generator, pairs, seed=0)
-    assert make().fit(loader()) == []
+    own = {"held_out": results[-1]["held_out"]} if preset == "flow" else {}
+    assert results[-1] == {"progress": 16} | recognition(trainer.cut, trainer.generator, pairs, seed=0) | own
+    assert make(settings(preset)).fit(loader()) == []

@@ -5,24 +5,55 @@ import re
 import pytest
 import torch
 
-from feataug import FeatureGenerator, split
-from feataug.errors import CheckpointError, FeatAugWarning, LabelError, ShapeError, TrainingError
+from feataug import FeatureGenerator, GeneratorConfig, split
+from feataug.errors import CheckpointError, ConfigError, FeatAugWarning, LabelError, ShapeError, TrainingError
+from feataug.generation.critics import Discriminator
 from feataug.training.generator_trainer import GeneratorTrainer
 from tests.support.generator_trainings import CLASSES, TinyModel, loader, make, settings
+from tests.support.small_generators import PRESETS
 
 # Runs as short as these ignore z; that they say so is tested once, below.
 pytestmark = pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
 
 
-def test_other_settings_in_the_same_folder_are_refused(tmp_path):
-    make(output=tmp_path).fit(loader())
+@pytest.mark.parametrize(("preset", "lr"), [("flow", 0.004), ("bicyclegan", 0.0005)])
+def test_other_settings_in_the_same_folder_are_refused(tmp_path, preset, lr):
+    make(settings(preset), output=tmp_path).fit(loader())
     with pytest.raises(CheckpointError) as error:
-        make(settings(lr=0.1), output=tmp_path).fit(loader())
+        make(settings(preset, lr=0.1), output=tmp_path).fit(loader())
     assert str(error.value) == (
         "feataug: the output folder holds a run with other settings.\n"
         "  given:   lr=0.1\n"
-        f"  needed:  lr=0.0005, as in {tmp_path / 'checkpoint-0000000016.safetensors'}\n"
+        f"  needed:  lr={lr}, as in {tmp_path / 'checkpoint-0000000016.safetensors'}\n"
         "Use another output folder, or delete this one to start again."
+    )
+
+
+@pytest.mark.parametrize(
+    ("preset", "config", "given", "needed"),
+    [
+        ("flow", GeneratorConfig.bicyclegan(), "objective 'bicyclegan', a generator with preset 'flow'", "GeneratorConfig()"),
+        ("flow", GeneratorConfig.paper(), "objective 'bicyclegan', a generator with preset 'flow'", "GeneratorConfig()"),
+        ("bicyclegan", GeneratorConfig(), "objective 'flow', a generator with preset 'bicyclegan'", "GeneratorConfig.bicyclegan()"),
+        ("paper", GeneratorConfig(), "objective 'flow', a generator with preset 'paper'", "GeneratorConfig.paper()"),
+    ],
+)
+def test_an_objective_that_does_not_train_the_generator_is_refused(preset, config, given, needed):
+    cut = split(TinyModel(), at="encoder")
+    with pytest.raises(ConfigError) as error:
+        GeneratorTrainer(FeatureGenerator(CLASSES, cut.spec, preset), cut, config, device="cpu")
+    assert str(error.value) == (
+        f"GeneratorTrainer: the objective does not train such a generator.\n  given:   {given}\n"
+        f"  needed:  {needed}, or another preset of the generator"
+    )
+
+
+def test_a_critic_for_a_flow_is_refused():
+    with pytest.raises(ConfigError) as error:
+        make(critic=Discriminator)
+    assert str(error.value) == (
+        "GeneratorTrainer: a flow has no critic.\n  given:   critic=<class 'feataug.generation.critics.Discriminator'>\n"
+        "  needed:  no critic, or another preset"
     )
 
 
@@ -38,15 +69,16 @@ def test_a_generator_for_another_cut_is_refused():
     )
 
 
-def test_single_samples_are_refused():
+def test_single_samples_are_refused_by_bicyclegan_alone():
     with pytest.raises(TrainingError) as error:
-        make().fit(loader(batch_size=1))
+        make(settings("bicyclegan")).fit(loader(batch_size=1))
     assert str(error.value) == (
         "GeneratorTrainer: batches are too small.\n"
         "  given:   1 sample\n"
         "  needed:  two or more: one half is reconstructed, the critic sees the other half as real\n"
         "Use a larger batch_size, and drop_last=True."
     )
+    make(settings(num_images=2)).fit(loader(batch_size=1))
 
 
 def test_a_loader_that_yields_nothing():
@@ -54,22 +86,24 @@ def test_a_loader_that_yields_nothing():
         make().fit([])
 
 
-def test_a_label_that_is_no_class():
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_label_that_is_no_class(preset):
     images, masks = next(iter(loader()))
     masks[0, 0, 0] = 40
     with pytest.raises(LabelError, match=r"^GeneratorTrainer: a mask holds labels that are no class\.\n  given:   \[40\] in "):
-        make().fit([(images, masks)])
+        make(settings(preset)).fit([(images, masks)])
 
 
 @pytest.mark.parametrize("log_images", [4, 8])
-def test_a_loss_that_is_not_finite(tmp_path, log_images):
+@pytest.mark.parametrize(("preset", "name"), [("flow", "flow"), ("bicyclegan", "l1")])
+def test_a_loss_that_is_not_finite(tmp_path, preset, name, log_images):
     images, masks = next(iter(loader()))
     good, bad = (images, masks), (images * float("nan"), masks)
-    config = settings(log_images=log_images, snapshot_images=4, num_images=32)
+    config = settings(preset, log_images=log_images, snapshot_images=4, num_images=32)
     with pytest.raises(TrainingError) as error:
         make(config, output=tmp_path).fit([good, good, bad])
     assert str(error.value) == (
-        "feataug: the loss 'l1' is not finite.\n  given:   nan at 12\n  needed:  a finite loss\n"
+        f"feataug: the loss '{name}' is not finite.\n  given:   nan at 12\n  needed:  a finite loss\n"
         "Lower lr, or train without mixed_precision. The last checkpoint is untouched."
     )
     assert sorted(file.name for file in tmp_path.glob("*.safetensors")) == [
@@ -77,17 +111,25 @@ def test_a_loss_that_is_not_finite(tmp_path, log_images):
     ]  # fmt: skip
 
 
-def test_a_generator_that_ignores_z_is_reported():
-    trainer = make(settings(lr=0.0, ema_images=0))
-    with torch.no_grad():
-        trainer.generator.unet.heads[0].weight.zero_()  # the same features for every z
-    advice = "Raise latent_weight or diversity_weight, or train longer."
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_generator_that_ignores_z_is_reported(preset):
+    trainer = make(settings(preset, lr=0.0, ema_images=0))
+    if preset == "flow":
+        # One step from any noise to zero.
+        weight = next(trainer.generator.parameters())
+        trainer.generator.velocity = lambda noisy, times, codes: [0 * weight.sum() - x for x in noisy]
+        trainer.generator.steps = 1
+        latent, advice = "", "Train longer."
+    else:
+        with torch.no_grad():
+            trainer.generator.unet.heads[0].weight.zero_()  # the same features for every z
+        latent = r", latent L1 \d\.\d\d \(0\.80 means that nothing of z is found\)"
+        advice = "Raise latent_weight or diversity_weight, or train longer."
     with pytest.warns(FeatAugWarning) as caught:
         trainer.fit(loader(), [next(iter(loader()))])
     (warning,) = caught
     pattern = (
-        r"GeneratorTrainer: the generator seems to ignore z: diversity ratio 0\.000 \(1 is as varied as real features\), "
-        r"latent L1 \d\.\d\d \(0\.80 means that nothing of z is found\)\. "
+        rf"GeneratorTrainer: the generator seems to ignore z: diversity ratio 0\.000 \(1 is as varied as real features\){latent}\. "
     )
     assert re.fullmatch(pattern + re.escape(advice), str(warning.message))
     assert warning.filename == __file__
@@ -99,9 +141,11 @@ def test_a_generator_that_ignores_z_is_reported():
 
 
 @pytest.mark.filterwarnings("error::feataug.errors.FeatAugWarning")
-def test_a_generator_that_heeds_z_is_not_reported():
-    trainer = make(settings(lr=0.0, ema_images=0))
-    with torch.no_grad():
-        trainer.generator.unet.heads[0].weight.mul_(30)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_generator_that_heeds_z_is_not_reported(preset):
+    trainer = make(settings(preset, lr=0.0, ema_images=0))
+    if preset == "bicyclegan":
+        with torch.no_grad():
+            trainer.generator.unet.heads[0].weight.mul_(30)
     (result,) = trainer.fit(loader(), [next(iter(loader()))])
     assert result["diversity"] > 0.1

@@ -13,7 +13,8 @@ from feataug.data import Scenes, eval_transforms, seeded_loader, train_transform
 from feataug.errors import CheckpointError
 from feataug.losses import segmentation_loss
 from feataug.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from feataug.training.run_settings import IDENTITY, differences
+from feataug.training.run_settings import EARLIER, IDENTITY, differences
+from tests.support.small_generators import small_config, small_generator
 
 pytestmark = pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
 SIZE, CLASSES = (32, 48), Scenes.num_classes
@@ -29,15 +30,17 @@ def scenes(seed=0, size=SIZE, count=6):
     return Scenes(count, SIZE, seed=seed, transforms=train_transforms(size))
 
 
-def generator_for(cut, seed=0, width=8):
+def generator_for(cut, seed=0, preset="flow", **settings):
     torch.manual_seed(seed)
-    return feataug.FeatureGenerator(CLASSES, cut.spec, mask_widths=(6,), width=width, depth=0, latent_dim=2)
+    return small_generator(CLASSES, cut.spec, preset, **settings)
 
 
-def fit_generator(folder, *, at="0", model=0, width=8, data=None, batch=3, seed=1, val=None, weights=0):
+def fit_generator(
+    folder, *, preset="flow", at="0", model=0, network_settings=None, data=None, batch=3, seed=1, val=None, weights=0, **changes
+):
     cut = feataug.split(network(model), at)
-    generator = generator_for(cut, weights, width)
-    config = feataug.GeneratorConfig(num_images=6, stats_images=6, critic_width=4)
+    generator = generator_for(cut, weights, preset, **network_settings or {})
+    config = small_config(preset, num_images=6, stats_images=6, **changes)
     trainer = feataug.GeneratorTrainer(generator, cut, config, output=folder, device="cpu", progress=False)
     trainer.fit(seeded_loader(data or scenes(), batch, seed=seed), val)
     return generator.state_dict()
@@ -74,7 +77,10 @@ def sampler(**kwargs):
 GENERATORS = {
     "cut=['1']": {"at": "1"},
     "model=": {"model": 1},
-    "architecture.shapes=": {"width": 12},
+    "architecture.shapes=": {"network_settings": {"width": 12}},
+    "architecture.steps=3": {"network_settings": {"steps": 3}},
+    "noise_levels=1": {"noise_levels": 1},
+    "objective='bicyclegan'": {"preset": "bicyclegan"},
     "data.dataset.seed=3": {"data": scenes(3)},
     "data.dataset.length=9, data.dataset.num_images=9": {"data": scenes(count=9)},
     "data.dataset.transforms.transforms.1.size=[16, 16]": {"data": scenes(size=(16, 16))},
@@ -100,6 +106,16 @@ def test_a_generators_run_is_not_anothers(tmp_path, given):
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
     # The same again is no other run, also from other first weights of the generator: the checkpoint has its weights.
     assert equal(first, fit_generator(tmp_path, val=val_loader(), weights=7))
+
+
+def test_a_run_of_bicyclegan_is_not_that_of_a_flow_or_of_another_generator(tmp_path):
+    first = fit_generator(tmp_path, preset="bicyclegan")
+    with pytest.raises(CheckpointError, match=r"objective='flow'.*\n  needed:  .*objective='bicyclegan'"):
+        fit_generator(tmp_path)
+    for given, change in {"architecture.latent_dim=3": {"latent_dim": 3}, "architecture.modulation='none'": {"modulation": "none"}}.items():
+        with pytest.raises(CheckpointError, match=rf"(:   |, ){re.escape(given)}"):
+            fit_generator(tmp_path, preset="bicyclegan", network_settings=change)
+    assert equal(first, fit_generator(tmp_path, preset="bicyclegan", weights=7))
 
 
 FINETUNES = {
@@ -169,7 +185,11 @@ def test_one_error_lists_all_that_differs(tmp_path):
     )
 
 
-@pytest.mark.parametrize("run", [fit_generator, finetune])
+def fit_bicyclegan(folder, **kwargs):
+    return fit_generator(folder, preset="bicyclegan", **kwargs)
+
+
+@pytest.mark.parametrize("run", [fit_generator, fit_bicyclegan, finetune])
 def test_a_checkpoint_from_before_is_gone_on_with(tmp_path, run):
     first = run(tmp_path)
     path = checkpoints(tmp_path)[0]
@@ -183,6 +203,23 @@ def test_a_checkpoint_from_before_is_gone_on_with(tmp_path, run):
     save_checkpoint(tmp_path, progress, content)
     with pytest.raises(CheckpointError, match=r"\n  given:   seed=0\n  needed:  seed=5, as in "):
         run(tmp_path)
+
+
+def test_a_checkpoint_from_before_flow_matching_is_that_of_bicyclegan(tmp_path):
+    first = fit_bicyclegan(tmp_path)
+    progress, content = load_checkpoint(checkpoints(tmp_path)[0])
+    whole = content["settings"]
+    assert EARLIER.items() <= whole.items()
+    content["settings"] = {name: value for name, value in whole.items() if name not in EARLIER}
+    save_checkpoint(tmp_path, progress, content)
+    assert equal(first, fit_bicyclegan(tmp_path))
+    with pytest.raises(CheckpointError, match=r"objective='flow'.*\n  needed:  .*objective='bicyclegan'"):
+        fit_generator(tmp_path)
+    # What it did not store counts as what it was then, not as anything.
+    assert differences(whole | {"weight_decay": 0.5}, content["settings"]) == [("weight_decay", 0.5, 0.01)]
+    assert differences(whole | {"lr": 0.5}, content["settings"]) == [("lr", 0.5, 5e-4)]
+    # Inner settings of these names are compared as all others.
+    assert differences({"a": {"weight_decay": 0.01}}, {"a": {}}) == [("a.weight_decay", 0.01, None)]
 
 
 def test_loaders_that_say_nothing_are_not_compared(tmp_path):

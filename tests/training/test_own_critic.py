@@ -29,8 +29,8 @@ class Plain(nn.Module):
 def make(tiny_net, output=None, num_images=16, **kwargs):
     torch.manual_seed(0)
     cut = split(tiny_net(CLASSES), at="body")
-    generator = FeatureGenerator(CLASSES, cut.spec, mask_widths=(8,), width=8, depth=0, latent_dim=3)
-    config = GeneratorConfig(num_images=num_images, critic_width=8, critic_scales=1, stats_images=4, snapshot_images=8)
+    generator = FeatureGenerator(CLASSES, cut.spec, "bicyclegan", mask_widths=(8,), width=8, depth=0, latent_dim=3)
+    config = GeneratorConfig.bicyclegan(num_images=num_images, critic_width=8, critic_scales=1, stats_images=4, snapshot_images=8)
     return GeneratorTrainer(generator, cut, config, device="cpu", progress=False, output=output, **kwargs)
 
 

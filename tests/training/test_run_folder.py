@@ -9,10 +9,10 @@ from feataug.errors import CheckpointError, FeatAugWarning
 from feataug.training.checkpoint import checkpoints
 from feataug.training.run_folder import folder_lock
 from tests.support.forks import Fork
-from tests.support.small_trainings import Loader, equal, finetuner, generator_trainer, run
+from tests.support.small_trainings import TRAININGS, Loader, equal, finetuner, run
 
 
-@pytest.fixture(params=[finetuner, generator_trainer])
+@pytest.fixture(params=TRAININGS)
 def make(request):
     return request.param
 

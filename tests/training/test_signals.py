@@ -11,10 +11,10 @@ from feataug.training import signals
 from feataug.training.checkpoint import checkpoints
 from feataug.training.signals import StopRequest, stop_requests
 from tests.support.forks import Fork
-from tests.support.small_trainings import Loader, equal, finetuner, generator_trainer, run
+from tests.support.small_trainings import TRAININGS, Loader, equal, finetuner, run
 
 
-@pytest.fixture(params=[finetuner, generator_trainer])
+@pytest.fixture(params=TRAININGS)
 def make(request):
     return request.param
 
@@ -31,8 +31,8 @@ def test_a_signal_saves_after_the_step_and_the_run_goes_on(tmp_path, make, signu
     if error is SystemExit:
         assert stopped.value.code == 143
     # The generator's loader was read for the statistics before, two batches.
-    steps = at + 1 - (2 if make is generator_trainer else 0)
-    progress = steps * (3 if make is generator_trainer else 1)
+    steps = at + 1 - (0 if make is finetuner else 2)
+    progress = steps * (1 if make is finetuner else 3)
     assert checkpoints(tmp_path / "b")[0].name == f"checkpoint-{progress:010d}.safetensors"
     assert equal(run(make, tmp_path / "b"), undisturbed)
 

@@ -72,7 +72,8 @@ def stages(
         bins: The number of bins of each histogram; see ``ClassHistograms``.
         min_cells: The number of grid points that a class must have.
         generator_images: The number of images on which a generator is trained at each stage, to measure its recognition score; 0 for none.
-        config: Settings of these generators. Their length is replaced, and the moving average covers at most a tenth of it.
+        config: Settings of these generators, which are flows by default; ``GeneratorConfig.bicyclegan()`` trains U-Nets. Their length is
+            replaced, and the moving average covers at most a tenth of it.
         val_loader: Yields the pairs to measure recognition on (at most ``num_images``); by default those of ``loader``, as in the paper.
         ignore_index: The label of void.
         device, progress: As for ``GeneratorTrainer``.
@@ -279,7 +280,8 @@ def _train_and_recognise(
     """Train a generator for a stage and measure its recognition score."""
     began = time.monotonic()
     with seeded(derive_seed(config.seed, "generator"), next(cut.model.parameters()).device):
-        generator = FeatureGenerator(num_classes, cut.spec, ignore_index=ignore_index)
+        # Each objective has a preset of its name.
+        generator = FeatureGenerator(num_classes, cut.spec, config.objective, ignore_index=ignore_index)
         trainer = GeneratorTrainer(generator, cut, config, device=device, progress=progress)
         with warnings.catch_warnings():
             # A short training gives little diversity; the result has the figure.

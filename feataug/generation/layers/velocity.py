@@ -129,9 +129,9 @@ class Scale(nn.Module):
 class VelocityNet(nn.Module):
     """Velocities of all levels of a cut at once.
 
-    Each stride of the spec is a ``Scale``. From fine to coarse, half of each scale's blocks run and hand on their average; back from coarse
-    to fine, the other half. With one stride there is one scale, and no resolution but the features' own. Class and register tokens enter
-    with the time and leave from the coarsest scale's mean.
+    Each stride of the spec is a ``Scale``; one stride is two of them if its sizes are rounded in two ways. From fine to coarse, half of each
+    scale's blocks run and hand on their average; back from coarse to fine, the other half. With one stride there is one scale, and no
+    resolution but the features' own. Class and register tokens enter with the time and leave from the coarsest scale's mean.
 
     Args:
         num_classes: Number of classes; void is one label more.
@@ -147,14 +147,14 @@ class VelocityNet(nn.Module):
     def __init__(self, num_classes: int, spec: FeatureSpec, *, width: int | None = None, depth: int = 4) -> None:
         super().__init__()
         self.num_classes, self.spec = num_classes, spec
-        self.strides = sorted({level.reduction for level in spec if not level.tokens})
-        levels = {stride: [level for level in spec if not level.tokens and level.reduction == stride] for stride in self.strides}
-        widths = _widths([sum(level.channels for level in levels[stride]) for stride in self.strides], width)
+        maps = [level for level in spec if not level.tokens]
+        self.grids = [[level for level in maps if _grid(level) == grid] for grid in sorted(set(map(_grid, maps)))]
+        widths = _widths([sum(level.channels for level in levels) for levels in self.grids], width)
         self.tokens = sum(level.channels * level.tokens for level in spec if level.tokens)
         self.time = nn.Sequential(nn.Linear(TIME_CHANNELS + self.tokens, max(widths)), nn.SiLU())
         self.scales = nn.ModuleList(
-            Scale(levels[stride], (num_classes + 1) * fineness(stride) ** 2, own, max(widths), depth)
-            for stride, own in zip(self.strides, widths, strict=True)
+            Scale(levels, (num_classes + 1) * fineness(levels[0].reduction) ** 2, own, max(widths), depth)
+            for levels, own in zip(self.grids, widths, strict=True)
         )
         self.down = nn.ModuleList(nn.Linear(fine, coarse) for fine, coarse in pairwise(widths))
         self.up = nn.ModuleList(nn.Linear(coarse, fine) for fine, coarse in pairwise(widths))
@@ -162,16 +162,18 @@ class VelocityNet(nn.Module):
         known = widths[-1] + max(widths)
         self.token_head = nn.Sequential(nn.Linear(known, known), nn.SiLU(), nn.Linear(known, self.tokens)) if self.tokens else None
 
-    def condition(self, masks: Tensor, sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Encoded masks, once for all times: ``(B, h, w, width)`` for each stride.
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights."""
+        return self.time[0].weight.dtype  # type: ignore[return-value]
 
-        Args:
-            masks: ``(B, H, W)`` int64.
-            sizes: Rows and columns of the maps of each stride, in the order of ``strides``.
-        """
+    def condition(self, masks: Tensor) -> list[Tensor]:
+        """Encoded masks, once for all times: ``(B, H, W)`` int64 to ``(B, h, w, width)`` for each scale."""
+        size = (int(masks.shape[-2]), int(masks.shape[-1]))
         codes = []
-        for scale, stride, size in zip(self.scales, self.strides, sizes, strict=True):
-            codes.append(scale.condition(fine_shares(masks, self.num_classes, stride, size)))  # type: ignore[operator]
+        for scale, (level, *_) in zip(self.scales, self.grids, strict=True):
+            shares = fine_shares(masks, self.num_classes, level.reduction, level.size(size))
+            codes.append(scale.condition(shares.to(self.dtype)))  # type: ignore[operator]
         return codes
 
     def forward(self, noisy: Sequence[Tensor], times: Tensor, codes: Sequence[Tensor]) -> list[Tensor]:
@@ -185,12 +187,12 @@ class VelocityNet(nn.Module):
         Returns:
             As ``noisy``, one for each level.
         """
-        maps = {stride: [] for stride in self.strides}  # type: dict[int, list[Tensor]]
+        maps: dict[tuple[int, int], list[Tensor]] = {_grid(levels[0]): [] for levels in self.grids}
         tokens = []
         for level, value in zip(self.spec, noisy, strict=True):
-            tokens.append(value.flatten(1)) if level.tokens else maps[level.reduction].append(value)
-        time = self.time(torch.cat([time_embedding(times), *tokens], dim=1))
-        joined = [torch.cat(maps[stride], dim=1) for stride in self.strides]
+            tokens.append(value.flatten(1)) if level.tokens else maps[_grid(level)].append(value)
+        time = self.time(torch.cat([time_embedding(times).to(self.dtype), *tokens], dim=1))
+        joined = [torch.cat(same, dim=1) for same in maps.values()]
         hidden: list[Tensor] = []
         for number, scale in enumerate(self.scales):
             entered = scale.enter(rearrange(joined[number], "b c h w -> b h w c")) + codes[number]  # type: ignore[operator]
@@ -199,26 +201,31 @@ class VelocityNet(nn.Module):
             for block in scale.blocks[: self.first]:  # type: ignore[index]
                 entered = block(entered, time)
             hidden.append(entered)
-        for number in reversed(range(len(self.strides))):
-            if number + 1 < len(self.strides):
+        for number in reversed(range(len(self.grids))):
+            if number + 1 < len(self.grids):
                 hidden[number] = hidden[number] + self.up[number](_resized(hidden[number + 1], hidden[number], "nearest"))
             for block in self.scales[number].blocks[self.first :]:  # type: ignore[index]
                 hidden[number] = block(hidden[number], time)
         out = {
-            stride: iter(scale.velocities(x, noise, time))  # type: ignore[operator]
-            for stride, scale, x, noise in zip(self.strides, self.scales, hidden, joined, strict=True)
+            grid: iter(scale.velocities(x, noise, time))  # type: ignore[operator]
+            for grid, scale, x, noise in zip(maps, self.scales, hidden, joined, strict=True)
         }
         rest = self.token_head(torch.cat([hidden[-1].mean((1, 2)), time], dim=1)) if self.token_head is not None else None
         found = []
         for level, value in zip(self.spec, noisy, strict=True):
             if not level.tokens:
-                found.append(next(out[level.reduction]))
+                found.append(next(out[_grid(level)]))
                 continue
             assert rest is not None
             size = level.channels * level.tokens
             found.append(rest[:, :size].view_as(value))
             rest = rest[:, size:]
         return found
+
+
+def _grid(level: LevelSpec) -> tuple[int, int]:
+    """Stride and rounding of a map: levels in which both are equal always have the same size."""
+    return level.reduction, level.reduction - 1 if level.offset is None else level.offset
 
 
 def _widths(channels: Sequence[int], width: int | None) -> list[int]:

@@ -12,6 +12,7 @@ from feataug.reporting.page.untrusted import as_dict, as_number
 
 # Each loss: what it is, how it should behave, and a value to mark with a line and a name. See docs/losses.md.
 LOSSES: dict[str, tuple[str, str, tuple[float, str] | None]] = {
+    "flow": ("squared error of the velocity, standardised units", "falls", None),
     "l1": ("reconstruction, standardised units", "falls", (0.8, "each channel's mean")),
     "kl": ("latent code from N(0, 1)", "neither 0 nor in the tens", None),
     "latent": ("L1 between z and the z that is recovered from the features", "falls", (0.8, "nothing of z is recovered")),
@@ -44,7 +45,7 @@ def drawn_charts(run: Run) -> list[dict[str, Any]]:
 
 def charts(run: Run) -> list[Chart]:
     """A chart of every loss, and of every measure that was taken more than once during a training."""
-    generators = {name: lines for name, lines in run.lines.items() if any("l1" in x or "ratio" in x for x in lines)}
+    generators = {name: lines for name, lines in run.lines.items() if any(not {"flow", "l1", "ratio"}.isdisjoint(x) for x in lines)}
     made = [chart for lines in generators.values() for chart in _generator_charts(lines)]
     return made + _finetuning_charts({name: lines for name, lines in run.lines.items() if name not in generators})
 
@@ -58,6 +59,8 @@ def _generator_charts(lines: list[dict[str, Any]]) -> list[Chart]:
         if (points := _points(losses, name))
     ]
     ratios = [x for x in lines if "ratio" in x]
+    about = "squared error of the velocity on images that are not trained on; healthy: does not rise again"
+    made += _repeated_measures("held_out", about, "images", ratios, {"held_out": 1})
     mious = [
         {"progress": x["progress"]} | {kind: as_dict(x.get(kind)).get("miou") for kind in ("real", "synthetic")} for x in ratios
     ]

@@ -17,21 +17,26 @@ RECOGNITION = 0.5
 EASY = 1.05
 NARROW = 0.1
 AVERAGE = 0.75
+RISEN = 1.02
 KL = (0.01, 20.0)
 
 
 def findings(run: Run) -> Iterator[Finding]:
     """The warnings that a generator's figures give."""
-    lines = [x for each in run.lines.values() for x in each if "l1" in x]
-    yield from _latent_code(run.recognition.get("diversity"), lines)
+    every = [x for each in run.lines.values() for x in each]
+    lines = [x for x in every if "l1" in x]
+    is_flow = run.settings.get("objective") == "flow" or any("flow" in x for x in every)
+    vary = "Train longer." if is_flow else "Raise latent_weight or diversity_weight, or train longer."
+    yield from _latent_code(run.recognition.get("diversity"), lines, vary)
     yield from _critics(lines)
-    yield from _recognition(run.recognition)
+    yield from _recognition(run.recognition, is_flow)
     yield from _reconstruction(lines)
-    yield from _quality(run.quality)
+    yield from _held_out([value for x in every if (value := as_number(x.get("held_out"))) is not None])
+    yield from _quality(run.quality, vary)
 
 
-def _latent_code(diversity: float | None, lines: list[dict[str, Any]]) -> Iterator[Finding]:
-    title, advice = "The generator seems to ignore z", "Raise latent_weight or diversity_weight, or train longer."
+def _latent_code(diversity: float | None, lines: list[dict[str, Any]], advice: str) -> Iterator[Finding]:
+    title = "The generator seems to ignore z"
     latent = _late_mean(lines, "latent")
     if diversity is not None and diversity < DIVERSITY_ALARM:
         seen = f"diversity ratio {diversity:.3f}" + (f", latent L1 {latent:.2f}" if latent is not None else "")
@@ -62,7 +67,7 @@ def _critics(lines: list[dict[str, Any]]) -> Iterator[Finding]:
         )
 
 
-def _recognition(score: dict[str, Any]) -> Iterator[Finding]:
+def _recognition(score: dict[str, Any], is_flow: bool) -> Iterator[Finding]:
     ratio = score.get("ratio")
     if ratio is None:
         return
@@ -74,8 +79,8 @@ def _recognition(score: dict[str, Any]) -> Iterator[Finding]:
             "Synthetic features are poorly recognised",
             seen,
             f"ratio below {RECOGNITION} (the paper: 0.86)",
-            "Train the generator longer (--images), raise task_weight, or cut the model later. A PixelFilter leaves out pixels that are not "
-            "recognised.",
+            f"Train the generator longer (--images){'' if is_flow else ', raise task_weight'}, or cut the model later. A PixelFilter leaves "
+            "out pixels that are not recognised.",
         )
     elif ratio > EASY:
         yield Finding(
@@ -83,7 +88,8 @@ def _recognition(score: dict[str, Any]) -> Iterator[Finding]:
             "Synthetic features are easier than real ones",
             seen,
             f"ratio above {EASY}",
-            "Such features teach little: lower task_weight. If the mIoU on real ones is low, train the base model first.",
+            f"Such features teach little{'' if is_flow else ': lower task_weight'}. If the mIoU on real ones is low, train the base model "
+            "first.",
         )
 
 
@@ -99,7 +105,18 @@ def _reconstruction(lines: list[dict[str, Any]]) -> Iterator[Finding]:
         )
 
 
-def _quality(found: dict[str, Any]) -> Iterator[Finding]:
+def _held_out(curve: list[float]) -> Iterator[Finding]:
+    if curve and curve[-1] > RISEN * min(curve):
+        yield Finding(
+            "memory",
+            "The generator begins to memorise the training images",
+            f"loss on held-out images {curve[-1]:.3f}, {min(curve):.3f} at its lowest",
+            f"{RISEN - 1:.0%} above the lowest",
+            "Train on fewer images (--images), or with more augmentation.",
+        )
+
+
+def _quality(found: dict[str, Any], vary: str) -> Iterator[Finding]:
     if not found:
         return
     if found["copies"]:
@@ -127,7 +144,7 @@ def _quality(found: dict[str, Any]) -> Iterator[Finding]:
             f"recall {recall:.3f}; real features get {usual:.2f}{also}",
             f"recall below {NARROW} of what real features get",
             "Most real features are unlike any synthetic one, and a decoder learns little from such samples. "
-            + ("Train the generator longer." if unlike else "Raise latent_weight or diversity_weight, or train longer."),
+            + ("Train the generator longer." if unlike else vary),
         )
 
 
