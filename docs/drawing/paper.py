@@ -79,8 +79,8 @@ SETTINGS = """
 BicycleGAN, `preset="bicyclegan"`, which was better at equal numbers of images
 ([appendix](whole-images.md#camvid-what-makes-a-generator-better)): a task loss through the frozen decoder, balanced by class; a mode-seeking term; a
 moving average; critics on class shares. The default is now a flow, [whose features teach more](results.md#what-features-teach). The paper
-fine-tunes at 1e-6 and 1e-7, the studies at {lr:g}, and {encoder:g} of that for the encoder. Masks are drawn evenly instead of mined, {ratio:.0%} of a batch are synthetic, and synthetic pixels
-are filtered at {filter} times their class's loss.
+fine-tunes at 1e-6 and 1e-7, the studies at {lr:g}, and {encoder:g} of that for the encoder. Masks are drawn evenly instead of mined, {ratio:.0%} of a
+batch are synthetic, and synthetic pixels are filtered at {filter} times their class's loss.
 """
 
 
