@@ -43,11 +43,11 @@ def main() -> None:
             "sampling": (lambda g=generator, m=masks: g(m), lambda c=cut, x=images: c.encode(x), "at most 0.5")
         }
         for name, mixer in mixers.items():
-            bound = "at most 0.05" if mixer.bank is not None else "at most 0.25"
+            bound = "at most 0.05" if mixer.bank is not None else "-"
             sides[name] = (lambda mix=mixer, f=real, m=masks: mix(f, m[:REAL]), lambda c=cut, x=images: c.encode(x[:REAL]), bound)
         for name, (ours, other, bound) in sides.items():
             found = race(ours, other, seconds=args.seconds, device=args.device, warm_up=60, rounds=9)
-            about = {"bound": bound, "device": name_of(args.device), "shape": [BATCH, *size], "steps": generator.steps}
+            about = {"bound": bound, "device": name_of(args.device), "shape": [BATCH, *size], "model": f"{size[0]} x {size[1]}", "steps": generator.steps}
             lines.append({"claim": name} | found | about)
     write("sampling", args.device, lines)
 

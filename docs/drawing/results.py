@@ -97,7 +97,7 @@ def page() -> str:
         if results := read(study):
             parts += [title, *(draw(name, r) for name, r in results.items())]
         if study == "teaching":
-            parts += ["", *(variants(r) for r in read("variants").values())]
+            parts += ["", *(variants(r) for r in read("teaching-variants").values())]
     return wrap("\n".join([*parts, WHEN_NOT]))
 
 

@@ -39,7 +39,7 @@ class DemoConfig:
     val_images: int = 64
     batch_size: int = 8
     base_steps: int = 520
-    generator_images: int = 1600
+    generator_images: int = 2400
     finetune_steps: int = 120
     at: str = "encoder.layer3.0"
 
@@ -75,7 +75,7 @@ def run_demo(
         small = {"channels": (32, 64, 96, 128), "stem_width": 16}
         model = PSPNet("resnet10t", train.num_classes, output_stride=8, width=64, encoder_kwargs=small)
         cut = split(model, at=config.at)
-        generator = FeatureGenerator(train.num_classes, cut.spec, width=96, mask_widths=(36, 72, 144), depth=1)
+        generator = FeatureGenerator(train.num_classes, cut.spec)
 
     def bar(text: str) -> str | bool:
         return f"{text:<10}" if progress else False
@@ -92,8 +92,7 @@ def run_demo(
     clock.lap("base")
     images = config.generator_images
     settings = GeneratorConfig(
-        num_images=images, lr=1e-3, critic_width=32, diversity_weight=0.3, seed=seed,
-        log_images=max(images // 40, 1), eval_images=max(images // 4, 1),
+        num_images=images, lr=8e-3, ema_images=100, seed=seed, log_images=max(images // 40, 1), eval_images=max(images // 4, 1)
     )  # fmt: skip
     trainer = GeneratorTrainer(generator, cut, settings, output=folders["generator"], device=device, progress=bar("generator"))
     recognised = trainer.fit(loader, val_loader)[-1]

@@ -37,7 +37,7 @@ class Named(Pairs):
 
 def make_generator(spec):
     torch.manual_seed(1)
-    return feataug.FeatureGenerator(model_zoo.CLASSES, spec, mask_widths=(4, 6), width=8, depth=1)
+    return feataug.FeatureGenerator(model_zoo.CLASSES, spec, width=8, depth=1)
 
 
 def loader(seed=0, rank=0, processes=1):
@@ -162,7 +162,7 @@ def test_transformers():
 def test_segmentation_models_pytorch():
     pytest.importorskip("segmentation_models_pytorch", reason="segmentation_models_pytorch is not installed")
     names = surroundings() | {"config": feataug.GeneratorConfig(num_images=4)}
-    recipe = RECIPES["segmentation_models_pytorch"].replace("spec=cut.spec", "spec=cut.spec, mask_widths=(4, 6), width=8, depth=1")
+    recipe = RECIPES["segmentation_models_pytorch"].replace("spec=cut.spec", "spec=cut.spec, width=8, depth=1")
     exec(recipe, names)
     assert names["loss"].isfinite()
     assert len(names["out"]) == len(names["batch"].masks) > 4

@@ -94,7 +94,7 @@ def user(tmp_path, monkeypatch, tiny_net):
         "crop": crop,
         "train_set": train_set,
         "masks": feataug.DatasetMasks(train_set),
-        "generator": feataug.FeatureGenerator(classes, cut.spec, mask_widths=(4,), width=4, depth=0),
+        "generator": feataug.FeatureGenerator(classes, cut.spec, width=4, depth=1),
         "loader": seeded_loader(Scenes(4, SIZE, transforms=eval_transforms()), 4),
     }
 
