@@ -47,7 +47,7 @@ def main() -> None:
             sides[name] = (lambda mix=mixer, f=real, m=masks: mix(f, m[:REAL]), lambda c=cut, x=images: c.encode(x[:REAL]), bound)
         for name, (ours, other, bound) in sides.items():
             found = race(ours, other, seconds=args.seconds, device=args.device, warm_up=60, rounds=9)
-            about = {"bound": bound, "device": name_of(args.device), "shape": [BATCH, *size], "model": f"{size[0]} x {size[1]}", "steps": generator.steps}
+            about = {"bound": bound, "device": name_of(args.device), "shape": [BATCH, *size], "model": f"{size[0]} x {size[1]}"}
             lines.append({"claim": name} | found | about)
     write("sampling", args.device, lines)
 

@@ -79,8 +79,8 @@ def variants(r: Mapping[str, Any]) -> str:
     lines = [
         "### What was tried",
         "",
-        f"{r['about']} ([teaching-variants-camvid-half.json](../studies/results/teaching-variants-camvid-half.json)). Two runs on one seed, with other noise, have "
-        "differed by nearly two points of mIoU: only large differences mean anything.",
+        f"{r['about']} ([teaching-variants-camvid-half.json](../studies/results/teaching-variants-camvid-half.json)). Two runs on one seed, with "
+        "other noise, have differed by nearly two points of mIoU: only large differences mean anything.",
         "",
         "| variant | evaluations a sample | images | mIoU (seed) | share | cost of a sample | minutes | held-out loss |",
         "|---|---|---|---|---|---|---|---|",
