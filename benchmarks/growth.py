@@ -21,7 +21,7 @@ AXES = {"classes": (19, 150, 1000), "size": (128, 256, 512), "channels": (128, 2
 def measure(setting: dict[str, int], device: str, rounds: int = 5) -> dict[str, float]:
     """Median seconds, billions of multiply-adds, and megabytes that are written at least: the features."""
     spec = FeatureSpec((LevelSpec("cut", setting["channels"], 16),))
-    generator = FeatureGenerator(setting["classes"], spec).eval().to(device, memory_format=torch.channels_last)
+    generator = FeatureGenerator(setting["classes"], spec, ignore_index=-1).eval().to(device, memory_format=torch.channels_last)
     cells = (setting["batch"], setting["size"] // 16, setting["size"] // 16)
     masks = torch.randint(setting["classes"], cells).repeat_interleave(16, 1).repeat_interleave(16, 2).to(device)
     z = generator.draw_z(masks)
