@@ -2,7 +2,7 @@
 
 PSPNet on lite0, cut at stride 16, masks and images of 112 x 144 and of 224 x 288. ``sampling``: a batch of samples against the encoder's pass over as
 many images. ``sampling_branch``: all that a mixed step does for its 5 synthetic samples against the encoder's pass over its 11 real images;
-``sampling_branch_bank``: the same with a bank, which generates a quarter of them anew.
+``sampling_branch_bank``: the same with a bank, where only a quarter of them is new.
 """
 
 from __future__ import annotations

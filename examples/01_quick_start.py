@@ -115,8 +115,8 @@ print("crosses the cut:", [tuple(level.shape) for level in features], "for image
 #
 # It learns the way from noise to features: real features are mixed with noise, and from the mixture,
 # the share of noise and the mask it has to tell the direction of the features. The loss is the squared
-# error of that direction. It starts at 2, and cannot come near 0, because nobody can foresee the part
-# that is chance. [Reading the losses](../docs/losses.md) says more.
+# error of that direction. It starts at 2 and cannot come near 0, because the noise cannot be
+# predicted. [Reading the losses](../docs/losses.md) says more.
 
 # %%
 generator = feataug.FeatureGenerator(len(classes), cut.spec)

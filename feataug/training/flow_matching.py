@@ -101,7 +101,7 @@ class FlowObjective:
             seen: Images before this batch, in all processes: they decide the noise and the learning rate.
 
         Returns:
-            ``{"flow": loss}``, without gradients. 1 is about what features that do not depend on the mask would cost.
+            ``{"flow": loss}``, without gradients.
 
         Raises:
             LabelError: a mask holds a value that is neither a class nor ``ignore_index``.

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.xdist_group("comparison")
 
 
 class Noise(nn.Module):
-    """The planted fault: a generator that does not look at its masks. It is nobody's subclass: ``latent_dim`` tells how much noise it takes."""
+    """The planted fault: a generator that ignores its masks. It has no base class of ours: ``latent_dim`` tells how much noise it takes."""
 
     latent_dim = 2
 

@@ -237,6 +237,6 @@ def test_a_second_fit_trains_further():
     before, wrapped = copied(trainer.generator), trainer.objective.loss
     trainer.fit(loader())
     assert not same(copied(trainer.generator), before)
-    # What averages gradients over processes is made anew, and not put around the former.
+    # The second fit wraps the loss for gradient averaging once, not once more around the first wrapper.
     assert trainer.objective.loss is not wrapped
     assert trainer.objective.loss.generator is trainer.generator
