@@ -35,10 +35,9 @@ def noise_maps(z: Tensor, spec: FeatureSpec, image_size: tuple[int, int]) -> lis
     return [part.view(len(z), *shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def draw_times(count: int, rng: torch.Generator, shift: float = 1.0) -> Tensor:
-    """Logit-normal times (Esser et al. 2024), ``(count,)``; a ``shift`` above 1 moves them towards the noise, 0."""
-    times = torch.sigmoid(torch.randn(count, generator=rng))
-    return times / (times + shift * (1 - times))
+def draw_times(count: int, rng: torch.Generator) -> Tensor:
+    """Logit-normal times (Esser et al. 2024), ``(count,)``."""
+    return torch.sigmoid(torch.randn(count, generator=rng))
 
 
 def flow_loss(velocity: Velocity, real: Sequence[Tensor], noise: Sequence[Tensor], times: Tensor) -> Tensor:
@@ -67,17 +66,26 @@ def time_steps(steps: int) -> list[float]:
     return [u / (u + curve * (1 - u)) for u in even]
 
 
-def follow(velocity: Velocity, noise: Sequence[Tensor], steps: int) -> list[Tensor]:
-    """From noise to features in ``steps`` evaluations of the velocity.
+def follow(velocity: Velocity, noise: Sequence[Tensor], expected: Sequence[Tensor], steps: int) -> list[Tensor]:
+    """From noise to features in ``steps`` steps.
 
-    The method of Adams and Bashforth of second order: each step goes on along the velocity, bent as it bent since the step before.
+    The method of Adams and Bashforth of second order: each step goes on along the velocity, bent as it bent since the step before. At
+    ``t = 0`` the velocity is known: the noise tells nothing of the feature, so that it points to the mean.
+
+    Args:
+        velocity: From features at a time and ``(B,)`` times to velocities; asked ``steps - 1`` times.
+        noise: ``(B, channels, h, w)`` for each level.
+        expected: The mean of the features of the same masks, in the same shapes.
+        steps: At least 2. After one step all samples would be the mean.
     """
     at, count, times = list(noise), len(noise[0]), time_steps(steps)
     earlier: tuple[float, Sequence[Tensor]] | None = None
     for start, end in pairwise(times):
-        now = velocity(at, torch.full((count,), start, device=at[0].device))
-        drift = now
-        if earlier is not None:
+        if earlier is None:
+            now: Sequence[Tensor] = [mean - e for mean, e in zip(expected, noise, strict=True)]
+            drift = now
+        else:
+            now = velocity(at, torch.full((count,), start, device=at[0].device))
             bend = (end - start) / (2 * (start - earlier[0]))
             drift = [v + bend * (v - before) for v, before in zip(now, earlier[1], strict=True)]
         at = [x + (end - start) * v for x, v in zip(at, drift, strict=True)]

@@ -17,6 +17,7 @@ from feataug.generation import flow
 from feataug.generation.feature_units import FeatureUnits
 from feataug.generation.layers.aspp import MaskEncoder
 from feataug.generation.layers.class_shares import class_shares
+from feataug.generation.layers.mask_context import MaskCodes
 from feataug.generation.layers.unet import UNet, unet_widths
 from feataug.generation.layers.velocity import VelocityNet
 from feataug.generation.presets import PRESETS, settings_of
@@ -39,7 +40,8 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
             twice as many maps as it has.
         depth: Levels of the U-Net below the features' resolution, or blocks of a flow's network at each stride, instead of the preset's.
         modulation: What the U-Net's norms depend on, instead of the preset's; see ``layers.unet.UNet``.
-        steps: Evaluations of a flow's network for a sample. More are slower and closer to the trained distribution.
+        steps: Steps of a flow from noise to features, at least 2. The first needs the mask alone, each of the others an evaluation of the
+            network. More are slower and closer to the trained distribution.
         ignore_index: Label of void.
 
     Raises:
@@ -211,19 +213,19 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         levels = (self._follow_flow if self.preset == "flow" else self._run_unet)(masks, z, samples, size)
         return tuple(levels) if standardized else self.destandardize(levels)
 
-    def encode_masks(self, masks: Tensor) -> list[Tensor]:
-        """A flow's condition: what ``velocity`` needs to know of ``(B, H, W)`` masks."""
+    def encode_masks(self, masks: Tensor) -> MaskCodes:
+        """A flow's condition: what ``velocity`` needs to know of ``(B, H, W)`` masks, and the mean of their features."""
         return self.velocity_net.condition(masks)
 
-    def velocity(self, noisy: Sequence[Tensor], times: Tensor, codes: Sequence[Tensor]) -> list[Tensor]:
+    def velocity(self, noisy: Sequence[Tensor], times: Tensor, codes: MaskCodes) -> list[Tensor]:
         """A flow's velocity towards real features, in standardised units; see ``layers.velocity.VelocityNet``."""
         found: list[Tensor] = self.velocity_net(noisy, times, codes)
         return found
 
     def _follow_flow(self, masks: Tensor, z: Tensor, samples: int, size: tuple[int, int]) -> list[Tensor]:
-        codes = [code.repeat(samples, 1, 1, 1) for code in self.encode_masks(masks)]
+        codes = self.encode_masks(masks).repeat(samples)
         noise = flow.noise_maps(z.to(self.fitted.device, self.velocity_net.dtype), self.spec, size)
-        return flow.follow(lambda noisy, times: self.velocity(noisy, times, codes), noise, self.steps)
+        return flow.follow(lambda noisy, times: self.velocity(noisy, times, codes), noise, codes.expected, self.steps)
 
     def _run_unet(self, masks: Tensor, z: Tensor, samples: int, size: tuple[int, int]) -> list[Tensor]:
         code = self.mask_encoder(masks)

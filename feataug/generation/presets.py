@@ -31,7 +31,7 @@ def settings_of(preset: str, given: Mapping[str, Any]) -> dict[str, Any]:
                 needed=", ".join(settings),
             )
         settings[name] = value
-    for name, low in (("latent_dim", 1), ("width", 1), ("depth", 0 if preset != "flow" else 1), ("steps", 1)):
+    for name, low in (("latent_dim", 1), ("width", 1), ("depth", 0 if preset != "flow" else 1), ("steps", 2)):
         if settings.get(name) is not None:
             check_number(who, name, settings[name], low=low, integer=True)
     if "mask_widths" in settings:

@@ -83,6 +83,11 @@ def fresh_vit(classes: int, size: tuple[int, int], seed: int) -> nn.Module:
 class Teaching(Protocol):
     """All sources of features on one base model."""
 
+    def __init__(self, args: argparse.Namespace, number: int = 0) -> None:
+        super().__init__(args, number)
+        if args.generator_images and not args.quick:
+            self.generator_configs = tuple(replace(config, num_images=args.generator_images) for config in self.generator_configs)
+
     def cut(self) -> Any:
         """The trained base model, cut. The example is a crop: a pyramid's levels need one of a fitting size."""
         return split(self.load_base(), at=self.at, example=torch.zeros(1, 3, *self.size))
@@ -136,6 +141,7 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--model", choices=tuple(MODELS), default="pspnet")
     parser.add_argument("--steps", type=int, help="steps of the base model, if other than in the other studies")
     parser.add_argument("--decoder-steps", type=int, default=STEPS.num_steps, help="steps of each fresh decoder")
+    parser.add_argument("--generator-images", type=int, help="images that the flow is trained on, if other than in the other studies")
     parser.add_argument("--bicyclegan", action="store_true", help="also measure the BicycleGAN")
     parser.add_argument(
         "--masks", nargs="+", default=[], choices=("balanced", "composed"), help="also measure the generator with half of its masks from there"

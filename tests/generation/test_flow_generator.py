@@ -36,21 +36,28 @@ def draw(generator, size=(44, 60), count=2):
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
-@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+@pytest.mark.parametrize("steps", [2, 3, 4])
 @torch.no_grad()
-def test_so_many_steps_are_made_and_one_is_the_velocity_at_the_noise(spec, steps, monkeypatch):
+def test_so_many_steps_are_made_of_which_the_first_needs_the_mask_alone(spec, steps, monkeypatch):
     generator = make(spec, steps=steps)
     masks, z = draw(generator)
     asked, run = [], VelocityNet.forward
     monkeypatch.setattr(VelocityNet, "forward", lambda self, x, t, codes: asked.append(float(t[0])) or run(self, x, t, codes))
     features = generator(masks, z)
-    assert asked == pytest.approx(flow.time_steps(steps)[:-1])
+    times = flow.time_steps(steps)
+    assert asked == pytest.approx(times[1:-1])
     assert [tuple(f.shape) for f in features] == [(2, level.channels, *level.size((44, 60))) for level in spec]
-    assert all(f.isfinite().all() for f in features)
-    noise = flow.noise_maps(z, spec, (44, 60))
-    start = generator.velocity(noise, torch.zeros(2), generator.encode_masks(masks))
-    for feature, e, v in zip(features, noise, start, strict=True):
-        assert torch.allclose(feature, e + v, atol=1e-5) == (steps == 1)
+    # By hand: Euler's step to the second time, then steps along the line through the last two velocities.
+    noise, codes = flow.noise_maps(z, spec, (44, 60)), generator.encode_masks(masks)
+    last = [mean - e for mean, e in zip(codes.expected, noise, strict=True)]
+    at = [e + times[1] * v for e, v in zip(noise, last, strict=True)]
+    for before, start, end in zip(times, times[1:], times[2:], strict=False):
+        now = run(generator.velocity_net, at, torch.full((2,), start), codes)
+        middle = ((start + end) / 2 - start) / (start - before)
+        at = [x + (end - start) * (v + middle * (v - u)) for x, v, u in zip(at, now, last, strict=True)]
+        last = now
+    for feature, level in zip(generator(masks, z, standardized=True), at, strict=True):
+        torch.testing.assert_close(feature, level, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("width", [6, 4])
@@ -91,6 +98,21 @@ def test_all_levels_depend_on_all_noise_and_the_mask(spec):
         assert not any(torch.allclose(a, b) for a, b in zip(features, other, strict=True))
 
 
+@pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+@torch.no_grad()
+def test_every_level_has_a_mean_that_follows_from_the_mask(spec):
+    generator = make(spec)
+    masks, _ = draw(generator)
+    codes, other = generator.encode_masks(masks), generator.encode_masks((masks + 1) % K)
+    assert [tuple(mean.shape) for mean in codes.expected] == [
+        (2, level.channels, *((1, level.tokens) if level.tokens else level.size((44, 60)))) for level in spec
+    ]
+    for values, others in zip(codes, other, strict=True):
+        assert not any(torch.allclose(a, b) for a, b in zip(values, others, strict=True))
+    for value, twice in zip([*codes.hidden, *codes.expected], [x for part in codes.repeat(2) for x in part], strict=True):
+        assert torch.equal(twice, torch.cat([value, value]))
+
+
 @torch.no_grad()
 def test_a_larger_mask_goes_on_where_a_smaller_one_ends():
     """Far from its edges the features of a part are those of the whole: nothing depends on a mask's size or on the place in it."""
@@ -100,7 +122,7 @@ def test_a_larger_mask_goes_on_where_a_smaller_one_ends():
     (whole,) = generator(masks, z)
     (part,) = generator(masks[:, : 12 * 8, 4 * 8 :], noise[..., :12, 4:].flatten(1))
     assert part.shape == (1, 6, 12, 16)
-    # Two convolutions of 5 x 5 in each of two steps see 8 cells far; the upper and the right edge are the same in both.
+    # Two convolutions of 5 x 5 of the mask's and two of the velocity's network see 8 cells far; the upper and the right edge are the same.
     torch.testing.assert_close(part[..., :4, 8:], whole[..., :4, 12:], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(part[..., 11, :], whole[..., 11, 4:])
 
@@ -149,7 +171,10 @@ ERRORS = {
         "FeatureGenerator: mask_widths is not a setting of this preset.\n  given:   mask_widths=(4,), preset 'flow'\n"
         "  needed:  width, depth, steps",
     ),
-    "no step": ({"steps": 0}, "FeatureGenerator: steps is out of range.\n  given:   0\n  needed:  an integer in [1, inf)"),
+    "one step, where all samples would be the mean": (
+        {"steps": 1},
+        "FeatureGenerator: steps is out of range.\n  given:   1\n  needed:  an integer in [2, inf)",
+    ),
     "no block": ({"depth": 0}, "FeatureGenerator: depth is out of range.\n  given:   0\n  needed:  an integer in [1, inf)"),
     "no channel": ({"width": 0}, "FeatureGenerator: width is out of range.\n  given:   0\n  needed:  an integer in [1, inf)"),
 }

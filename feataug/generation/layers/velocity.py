@@ -12,41 +12,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from feataug.core.specs import FeatureSpec, LevelSpec
-from feataug.generation.layers.class_shares import class_shares
+from feataug.generation.layers.mask_context import MaskCodes, MaskContext, resized
+from feataug.generation.layers.mix_block import MixBlock
 
 # Numbers that stand for a time.
 TIME_CHANNELS = 32
-# Side of the grid of finer cells in which the classes' shares are counted within a cell.
-FINENESS = 4
 # How many times more channels than it generates a scale has by default, and how many at most.
 WIDER, WIDEST = 1.75, 512
-
-
-def fine_shares(masks: Tensor, num_classes: int, stride: int, size: tuple[int, int]) -> Tensor:
-    """Class shares of the finer cells within each cell, side by side as channels: where in a cell a thin class lies.
-
-    Args:
-        masks: ``(B, H, W)`` int64.
-        num_classes: Number of classes; void is one label more.
-        stride: Of the feature map. A cell is divided into ``fineness(stride)`` times as many.
-        size: Rows and columns of the feature map. An encoder that rounds down leaves out the last cells.
-
-    Returns:
-        ``(B, rows, columns, labels * fineness(stride) ** 2)``.
-
-    Source:
-        Ours.
-    """
-    factor = fineness(stride)
-    shares = class_shares(masks, num_classes, stride // factor)
-    missing = [max(0, factor * cells - have) for cells, have in zip(size, shares.shape[-2:], strict=True)]
-    shares = F.pad(shares, (0, missing[1], 0, missing[0]))[..., : factor * size[0], : factor * size[1]]
-    return rearrange(shares, "b k (h i) (w j) -> b h w (k i j)", i=factor, j=factor)
-
-
-def fineness(stride: int) -> int:
-    """The largest number up to ``FINENESS`` that divides a stride."""
-    return max(n for n in range(1, FINENESS + 1) if stride % n == 0)
 
 
 def time_embedding(times: Tensor, channels: int = TIME_CHANNELS) -> Tensor:
@@ -56,52 +28,20 @@ def time_embedding(times: Tensor, channels: int = TIME_CHANNELS) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-class MixBlock(nn.Module):
-    """A depthwise convolution, then an MLP over channels; the time scales, shifts and gates (adaLN, Peebles and Xie 2023).
-
-    Args:
-        width: Channels.
-        time_width: Channels of the encoded time.
-        expansion: Hidden channels of the MLP, as a multiple of ``width``.
-        kernel: Side of the depthwise convolution.
-
-    Source:
-        Ours, after ConvNeXt (Liu et al. 2022). Nearly all multiply-adds are matrix products over channels, which CPUs and GPUs do fast.
-    """
-
-    def __init__(self, width: int, time_width: int, *, expansion: int = 1, kernel: int = 5) -> None:
-        super().__init__()
-        self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
-        self.modulation = nn.Linear(time_width, 3 * width)
-        self.mlp = nn.Sequential(nn.Linear(width, expansion * width), nn.GELU(), nn.Linear(expansion * width, width))
-        # At first a block is the identity.
-        for parameter in (*self.modulation.parameters(), *self.mlp[-1].parameters()):
-            nn.init.zeros_(parameter)
-
-    def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
-        """``(B, h, w, width)`` and ``(B, time_width)`` to the former's shape."""
-        scale, shift, gate = self.modulation(time)[:, None, None].chunk(3, dim=-1)
-        mixed = rearrange(self.depthwise(rearrange(hidden, "b h w c -> b c h w")), "b c h w -> b h w c")
-        mixed = F.layer_norm(mixed, mixed.shape[-1:]) * (1 + scale) + shift
-        return hidden + (1 + gate) * self.mlp(mixed)
-
-
 class Scale(nn.Module):
-    """What happens at one stride: noisy maps and class shares enter, blocks mix them, and velocities leave.
+    """What happens at one stride: noisy maps enter, blocks mix them, and velocities leave.
 
     Args:
         levels: The maps of this stride.
-        condition_channels: Of the masks' shares.
         width: Channels within.
         time_width: Channels of the encoded time.
         depth: Blocks.
     """
 
-    def __init__(self, levels: Sequence[LevelSpec], condition_channels: int, width: int, time_width: int, depth: int) -> None:
+    def __init__(self, levels: Sequence[LevelSpec], width: int, time_width: int, depth: int) -> None:
         super().__init__()
         self.channels = [level.channels for level in levels]
         self.enter = nn.Linear(sum(self.channels), width)
-        self.condition = nn.Linear(condition_channels, width)
         self.blocks = nn.ModuleList(MixBlock(width, time_width) for _ in range(depth))
         self.leave = nn.Linear(width, sum(self.channels))
         nn.init.normal_(self.leave.weight, std=0.02)
@@ -129,9 +69,10 @@ class Scale(nn.Module):
 class VelocityNet(nn.Module):
     """Velocities of all levels of a cut at once.
 
-    Each stride of the spec is a ``Scale``; one stride is two of them if its sizes are rounded in two ways. From fine to coarse, half of each
-    scale's blocks run and hand on their average; back from coarse to fine, the other half. With one stride there is one scale, and no
-    resolution but the features' own. Class and register tokens enter with the time and leave from the coarsest scale's mean.
+    Masks are encoded by a ``MaskContext``. Each stride of the spec is a ``Scale``; one stride is two of them if its sizes are rounded in
+    two ways. From fine to coarse, half of each scale's blocks run and hand on their average; back from coarse to fine, the other half. With
+    one stride there is one scale, and no resolution but the features' own. Class and register tokens enter with the time and leave from the
+    coarsest scale's mean.
 
     Args:
         num_classes: Number of classes; void is one label more.
@@ -150,12 +91,10 @@ class VelocityNet(nn.Module):
         maps = [level for level in spec if not level.tokens]
         self.grids = [[level for level in maps if _grid(level) == grid] for grid in sorted(set(map(_grid, maps)))]
         widths = _widths([sum(level.channels for level in levels) for levels in self.grids], width)
+        self.context = MaskContext(num_classes, spec, self.grids, widths)
         self.tokens = sum(level.channels * level.tokens for level in spec if level.tokens)
         self.time = nn.Sequential(nn.Linear(TIME_CHANNELS + self.tokens, max(widths)), nn.SiLU())
-        self.scales = nn.ModuleList(
-            Scale(levels, (num_classes + 1) * fineness(levels[0].reduction) ** 2, own, max(widths), depth)
-            for levels, own in zip(self.grids, widths, strict=True)
-        )
+        self.scales = nn.ModuleList(Scale(levels, own, max(widths), depth) for levels, own in zip(self.grids, widths, strict=True))
         self.down = nn.ModuleList(nn.Linear(fine, coarse) for fine, coarse in pairwise(widths))
         self.up = nn.ModuleList(nn.Linear(coarse, fine) for fine, coarse in pairwise(widths))
         self.first = depth if len(widths) == 1 else depth // 2
@@ -167,16 +106,12 @@ class VelocityNet(nn.Module):
         """Of the weights."""
         return self.time[0].weight.dtype  # type: ignore[return-value]
 
-    def condition(self, masks: Tensor) -> list[Tensor]:
-        """Encoded masks, once for all times: ``(B, H, W)`` int64 to ``(B, h, w, width)`` for each scale."""
-        size = (int(masks.shape[-2]), int(masks.shape[-1]))
-        codes = []
-        for scale, (level, *_) in zip(self.scales, self.grids, strict=True):
-            shares = fine_shares(masks, self.num_classes, level.reduction, level.size(size))
-            codes.append(scale.condition(shares.to(self.dtype)))  # type: ignore[operator]
-        return codes
+    def condition(self, masks: Tensor) -> MaskCodes:
+        """Encoded ``(B, H, W)`` int64 masks, once for all times, and the features that they let expect."""
+        found: MaskCodes = self.context(masks)
+        return found
 
-    def forward(self, noisy: Sequence[Tensor], times: Tensor, codes: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, noisy: Sequence[Tensor], times: Tensor, codes: MaskCodes) -> list[Tensor]:
         """Velocities.
 
         Args:
@@ -195,15 +130,15 @@ class VelocityNet(nn.Module):
         joined = [torch.cat(same, dim=1) for same in maps.values()]
         hidden: list[Tensor] = []
         for number, scale in enumerate(self.scales):
-            entered = scale.enter(rearrange(joined[number], "b c h w -> b h w c")) + codes[number]  # type: ignore[operator]
+            entered = scale.enter(rearrange(joined[number], "b c h w -> b h w c")) + codes.hidden[number]  # type: ignore[operator]
             if hidden:
-                entered = entered + self.down[number - 1](_resized(hidden[-1], entered, "area"))
+                entered = entered + self.down[number - 1](resized(hidden[-1], entered, "area"))
             for block in scale.blocks[: self.first]:  # type: ignore[index]
                 entered = block(entered, time)
             hidden.append(entered)
         for number in reversed(range(len(self.grids))):
             if number + 1 < len(self.grids):
-                hidden[number] = hidden[number] + self.up[number](_resized(hidden[number + 1], hidden[number], "nearest"))
+                hidden[number] = hidden[number] + self.up[number](resized(hidden[number + 1], hidden[number], "nearest"))
             for block in self.scales[number].blocks[self.first :]:  # type: ignore[index]
                 hidden[number] = block(hidden[number], time)
         out = {
@@ -237,9 +172,3 @@ def _widths(channels: Sequence[int], width: int | None) -> list[int]:
         if width is None
         else [width if count == max(channels) else own for own, count in zip(widths, channels, strict=True)]
     )
-
-
-def _resized(hidden: Tensor, like: Tensor, mode: str) -> Tensor:
-    """``(B, h, w, C)`` in the size of another such map."""
-    maps = F.interpolate(rearrange(hidden, "b h w c -> b c h w"), like.shape[1:3], mode=mode)
-    return rearrange(maps, "b c h w -> b h w c")
