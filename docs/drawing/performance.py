@@ -19,7 +19,7 @@ CLAIMS = {
     "mask_encoder_classes": ("mask encoder at 150 classes, forward and backward", "the same at 19 classes, share of its time"),
     "mixed_step_time": ("mixed step, 11 real and 5 synthetic", "plain step of 16, share of its time"),
     "mixed_step_memory": ("the same, peak memory", "share of the other"),
-    "sampling": ("features of 12 masks, a flow, two evaluations", "the encoder on as many images (lite0), share of its time"),
+    "sampling": ("features of 12 masks, a flow, two steps", "the encoder on as many images (lite0), share of its time"),
     "sampling_branch": ("a mixed step's 5 synthetic samples, all", "the encoder on its 11 real images, share of its time"),
     "sampling_branch_bank": ("the same with a bank of 256", "the encoder on its 11 real images, share of its time"),
     "generating": ("mixed step that generates all synthetic features", "one whose features are stored, share of its time"),

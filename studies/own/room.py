@@ -1,0 +1,72 @@
+"""Few labelled images, many masks without images: how much of what the real images would gain do synthetic features gain?
+
+    python -m studies.own.room --data DIR --dataset camvid|idd --half --fraction 0.1 [--further-steps 400] [--arms ...] [--seeds 0 1 2 3 4]
+
+The base model and the generator see a fraction of the labelled images. Of the rest only the masks are known. Arms: ``control`` (trained
+further on the few images), ``feataug`` (mixed with features of all masks), ``ceiling`` (mixed with real features of the rest, which no other
+arm sees), rivals of studies/lib/feature_arms.py, which know the same masks, and baselines of studies/lib/baselines.py, which know the few
+images alone. Figures go to ``studies/results/room-DATASET.json`` after every seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+from feataug import DatasetMasks
+from feataug.data import train_transforms
+from feataug.reporting.tables import comparison_table
+from feataug.training.device import keep_freed_memory
+from studies.lib.baselines import BASELINES
+from studies.lib.comparison import Comparison
+from studies.lib.feature_arms import FEATURE_ARMS
+from studies.lib.setups import arguments, parse
+
+ARMS = FEATURE_ARMS | {name: arm for name, arm in BASELINES.items() if name not in ("images", "feature noise", "class-uniform")}
+
+
+class Room(Comparison):
+    """A comparison in which masks are plenty and images are few."""
+
+    # No filter: the base model of few images does not know what to reject.
+    feataug: ClassVar[dict[str, Any]] = {"masks": "random", "power": 0.0, "filter": 0.0, "ratio": 0.5}
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__(args)
+        self.feataug = self.feataug | {"ratio": args.ratio}  # type: ignore[misc]
+        if not args.quick:
+            self.further = replace(self.further, num_steps=args.further_steps)
+
+    def masks(self, source: str) -> Any:
+        """All masks of the training images, labelled ones and those without an image."""
+        return DatasetMasks(self.read("train", train_transforms(self.size, scale=self.scale))) if source == "random" else super().masks(source)
+
+    def baselines(self) -> dict[str, Any]:
+        return {name: ARMS[name](self) for name in self.args.arms}
+
+
+def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line, or of ``argv``."""
+    parser = arguments(__doc__)
+    parser.add_argument("--further-steps", type=int, default=400, help="steps of every arm")
+    parser.add_argument("--ratio", type=float, default=0.5, help="synthetic share of a batch")
+    parser.add_argument("--arms", nargs="*", choices=tuple(ARMS), default=list(ARMS), help="arms besides control, feataug and ceiling")
+    parser.set_defaults(fraction=0.1, ceiling=True)
+    args = parse(parser, "room", argv)
+    if args.fraction >= 1:
+        parser.error("--fraction below 1 is needed: the ceiling's images are those that are left out")
+    return args
+
+
+def main() -> None:
+    keep_freed_memory()
+    study = Room(options())
+    study.run_base()
+    study.run_generator()
+    print(comparison_table(study.run_arms()))
+
+
+if __name__ == "__main__":
+    main()
