@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,14 +23,13 @@ from feataug import (
 from feataug.core.crop_sizes import note_size
 from feataug.core.devices import device_of
 from feataug.data import seeded_loader
-from feataug.io.atomic import write_json
 from feataug.io.results import by_class, recognition_summary
 from feataug.models import PSPNet
 from studies.lib.backbone import load_imagenet_weights
-from studies.lib.stage_settings import as_json, check_settings
+from studies.lib.stages import Stages
 
 
-class Study:
+class Study(Stages):
     """A PSPNet, a generator for it, and stages that are run once.
 
     A subclass gives the sizes and configurations below and ``data``; for another model also ``model``, ``save_base`` and ``load_base``.
@@ -55,12 +52,11 @@ class Study:
         raise NotImplementedError
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.output = args, args.output
+        super().__init__(args.output)
+        self.args = args
         self.train, self.plain, self.val = self.data()
         self.classes = self.val.classes
         self.val_loader = seeded_loader(self.val, self.whole, shuffle=False)
-        self.seconds: dict[str, float] = {}
-        self.resumed: list[str] = []
 
     @property
     def device(self) -> torch.device:
@@ -70,31 +66,6 @@ class Study:
     def training_loader(self, seed: int) -> Any:
         """Batches to train a base model or a generator on."""
         return seeded_loader(self.train, self.batch, seed=seed, num_workers=getattr(self.args, "workers", 0))
-
-    def stage(self, name: str, run: Callable[[], dict[str, Any]], settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Run a stage, or read the figures that it left.
-
-        Args:
-            name: Path of the stage's file below the output folder, without ``.json``. The file is written when the stage is finished.
-            run: Computes the figures.
-            settings: Everything that the figures depend on. It is stored with them.
-
-        Raises:
-            ConfigError: The stored figures are of other settings.
-        """
-        file = self.output / f"{name}.json"
-        if not file.exists():
-            began, resumed = time.monotonic(), any(self.output.glob(f"{name}*"))
-            figures = run()
-            # For a stage that was interrupted, only the last part is counted.
-            figures |= {"seconds": round(time.monotonic() - began, 1), "resumed": resumed, "stage_settings": as_json(settings)}
-            write_json(file, figures)
-        figures = json.loads(file.read_text())
-        check_settings(file, figures.pop("stage_settings", None), settings)
-        self.seconds[name] = figures.pop("seconds")
-        if figures.pop("resumed"):
-            self.resumed.append(name)
-        return figures
 
     def base_settings(self) -> dict[str, Any]:
         """Everything that figures of the base model depend on, besides the images themselves."""
