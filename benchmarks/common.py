@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """``--device``, ``--seconds`` (for each claim) and ``--threads``."""
+    """``--device`` and ``--seconds`` (for each claim)."""
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     found.add_argument("--seconds", type=float, default=10, help="for each claim, at least three rounds")

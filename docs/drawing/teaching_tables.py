@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from docs.drawing.words import data_title, seeds
+from feataug.evaluation.paired_differences import difference, interval
 
-NAMES = {"real": "real features", "generator": "a flow (the default)", "gaussians": "class Gaussians", "bicyclegan": "a BicycleGAN"}
+NAMES = {"real": "real features", "generator": "a flow (the default)", "gaussians": "class Gaussians", "bicyclegan": "a BicycleGAN"} | {
+    f"generator, {kind} masks": f"a flow, half of its masks {kind}" for kind in ("composed", "balanced")
+}
 # A class counts if real features teach it at least so much (IoU in percent).
 TAUGHT = 10.0
 
@@ -33,6 +36,7 @@ def teaching(name: str, r: dict[str, Any]) -> str:
             f"| {NAMES.get(source, source)} | {after['pixel_acc']:.2f} | {after['class_acc']:.2f} | {after['miou']:.2f} | {share['after']:.3f} | "
             f"{before['miou']:.2f} | {share['before']:.3f} |"
         )
+    lines += ["", *_gaps(found["seeds"])]
     minutes, images = s["seconds"]["generator"] / 60, sum(config["num_images"] for config in s["generator"])
     weights = r["generator"]["parameters"] / 1e6
     lines += [
@@ -46,6 +50,14 @@ def teaching(name: str, r: dict[str, Any]) -> str:
         quality(r["quality"]),
     ]
     return "\n".join(lines)
+
+
+def _gaps(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The flow against the other sources of synthetic features, on paired seeds."""
+    ours = [run["generator"]["after"]["miou"] for run in runs]
+    others = {name: NAMES.get(name, name) for name in runs[0] if name not in ("seed", "real", "generator")}
+    gaps = {text: difference([run[name]["after"]["miou"] for run in runs], ours) for name, text in others.items()}
+    return ["mIoU of the flow minus that of " + "; ".join(f"{text}: {interval(gap)}" for text, gap in gaps.items()) + "."] if gaps else []
 
 
 def classes(sources: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Rivals of the study's features within the same mixing: other generators, and the same one with class weights.
+"""Other features within the same mixing: of other generators, and the same ones with class weights.
 
 ``FEATURE_ARMS`` maps names to functions of the study that return an arm for ``feataug.compare``. The masks, the ratio and the filter are those of
 the study's own arm, so that only the features (or the weights) differ.

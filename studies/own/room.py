@@ -4,7 +4,7 @@
 
 The base model and the generator see a fraction of the labelled images. Of the rest only the masks are known. Arms: ``control`` (trained
 further on the few images), ``feataug`` (mixed with features of all masks), ``ceiling`` (mixed with real features of the rest, which no other
-arm sees), rivals of studies/lib/feature_arms.py, which know the same masks, and baselines of studies/lib/baselines.py, which know the few
+arm sees), other features of studies/lib/feature_arms.py, which know the same masks, and baselines of studies/lib/baselines.py, which know the few
 images alone. Figures go to ``studies/results/room-DATASET.json`` after every seed.
 """
 

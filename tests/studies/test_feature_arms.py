@@ -1,4 +1,4 @@
-"""Rivals of the synthetic features: what they mix in, and that nothing else differs."""
+"""Other features in the same mixing: what they mix in, and that nothing else differs."""
 
 from types import SimpleNamespace
 
@@ -34,7 +34,7 @@ def study():
 
 
 @pytest.mark.parametrize(("name", "weighted"), [("gaussians", False), ("features and weights", True)])
-def test_a_rival_trains_on_its_own_features_of_the_same_masks(name, weighted, monkeypatch):
+def test_an_arm_trains_on_its_own_features_of_the_same_masks(name, weighted, monkeypatch):
     one, net, mixers, loss = study(), model(), [], FeatureMixer.loss
 
     def noted(self, out, batch):
