@@ -13,11 +13,12 @@ from pathlib import Path
 from docs.drawing.findings import findings
 from docs.drawing.page import DOCS, wrap, write_or_check
 from docs.drawing.protocol_tables import bias, comparison, protocol, summary, ways
+from docs.drawing.room_tables import room, sites
 from docs.drawing.teaching_tables import teaching, variants
 
 RESULTS = DOCS.parent / "studies" / "results"
 # In the order of the page.
-DATA = ("camvid-half", "camvid-half-0.25", "camvid", "idd-half", "idd", "camvid-half-fpn", "camvid-half-vit")
+DATA = ("camvid-half", "camvid-half-0.25", "camvid-half-0.1", "camvid", "idd-half", "idd-half-0.1", "idd", "camvid-half-fpn", "camvid-half-vit")
 
 
 def read(study: str, folder: Path = RESULTS) -> dict[str, dict]:
@@ -72,6 +73,21 @@ does not report. *feataug* has the features of a BicycleGAN here: these arms wer
 sees: it shows what real data would gain.
 """
 
+ROOM = """
+## Few labels, many masks
+
+A tenth of the images are labelled; of the others only the masks are known, as from planners, simulators or maps. The base model and the generator
+see the few images alone. *feataug*, and the other features, are mixed in for all masks. The *ceiling* has real features of the images that belong to
+the other masks.
+"""
+
+SITES = """
+## Two sites, no images shared
+
+CamVid and IDD-Lite in seven classes, as two sites that may share no images. Both encode with one frozen ImageNet encoder. Each trains a generator on
+its features, and hands out generator and masks. A fresh decoder is trained on what both generate, and measured at both sites.
+"""
+
 WHEN_NOT = """
 ## When not to use us
 
@@ -98,6 +114,10 @@ def page() -> str:
             parts += [title, *(draw(name, r) for name, r in results.items())]
         if study == "teaching":
             parts += ["", *(variants(r) for r in read("teaching-variants").values())]
+    if results := read("room"):
+        parts += [ROOM, *(room(name, r) for name, r in results.items())]
+    if (RESULTS / "sites.json").exists():
+        parts += [SITES, sites(json.loads((RESULTS / "sites.json").read_text()))]
     return wrap("\n".join([*parts, WHEN_NOT]))
 
 

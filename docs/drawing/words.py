@@ -9,6 +9,7 @@ NAMES = {"camvid": "CamVid", "idd": "IDD-Lite", "cityscapes": "Cityscapes", "ade
 SETTINGS = {
     "half": "half resolution",
     "0.25": "a quarter of the images",
+    "0.1": "a tenth of the images",
     "0.125": "an eighth of the images",
     "again": "another base",
     "fpn": "FPN",
