@@ -66,7 +66,7 @@ class Everything:
     def __init__(self, args: argparse.Namespace, argv: Sequence[str]) -> None:
         self.args, self.argv = args, argv
         # Reads the data once, for all forked processes.
-        self.study = Comparison(compare.options([*argv, *(["--arms", *args.arms] if args.arms else [])]))
+        self.study = compare.Compared(compare.options([*argv, *(["--arms", *args.arms] if args.arms else [])]))
         self.output, self.seeds = self.study.output, self.study.args.seeds
         self.study_seeds = self.seeds[: args.few]
         self.baselines = [name for name in self.study.args.arms if name not in ("control", "feataug")]
@@ -108,7 +108,11 @@ class Everything:
         study, needs, found = self.study, {"compare": ["distance"], "table3": [], "table1": []}, []
         if "images" in self.baselines or "table1" in self.args.studies:
             found.append(Job("images", study.image_generator, ["base"]))
-            needs["table1"], needs["compare"] = ["images"], ["distance", "images"] if "images" in self.baselines else ["distance"]
+            needs["table1"] = ["images"]
+        if "bicyclegan" in self.baselines:
+            found.append(Job("bicyclegan", study.run_bicyclegan, ["base"]))
+        # What a baseline trains for itself is trained once, before its arms run side by side.
+        needs["compare"] += [name for name in ("images", "bicyclegan") if name in self.baselines]
         if set(self.args.studies) & {"table3", "fig6"}:
             for kind in table3.KINDS:
                 found.append(Job(f"table3 {kind}", lambda kind=kind: table3.train_generator(self.prepared_study("table3"), kind), ["generator"]))

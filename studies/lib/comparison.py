@@ -129,13 +129,17 @@ class Comparison(Study):
         """A mask source by name: ``random``, ``balanced``, ``composed`` (rare objects pasted), ``both``; ``mined-`` before it."""
         if source.startswith("mined"):
             return HardNegativeSampler(self.masks(source.removeprefix("mined").removeprefix("-") or "random"), 64, 16, 25)
-        plain = DatasetMasks(self.train)
+        plain = DatasetMasks(self.masked())
         if source == "random":
             return plain
-        balanced = ClassBalancedMasks(self.train, len(self.classes))
+        balanced = ClassBalancedMasks(self.masked(), len(self.classes))
         if source == "balanced":
             return balanced
         return LayoutComposer(balanced if source == "both" else plain, balanced, self.rare_classes(), objects=8)
+
+    def masked(self) -> Any:
+        """The data set whose masks synthetic samples have."""
+        return self.train
 
     def rare_classes(self) -> list[int]:
         """Classes that cover less than a quarter of an equal share of the training pixels."""

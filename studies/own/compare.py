@@ -2,7 +2,9 @@
 
     python -m studies.own.compare --data DIR --dataset camvid|idd|cityscapes|ade20k|folder [--eval-split val|test] [--fraction 0.25]
         [--arms control feataug ohem ...] [--ceiling] [--seeds 0 1 2 3 4] [--device cpu] [--output runs/compare-camvid] [--quick]
+        [--further-steps 100] [--ratio 0.3] [--masks random|balanced|composed|both|mined] [--filter 1.25]
 
+The arms are those of studies/lib/baselines.py, without synthetic features, and of studies/lib/feature_arms.py, with those of other generators.
 ``--dataset folder`` takes ``DIR/{train,val}/{images,masks}`` and ``DIR/classes.txt``, one name per line. Finished stages are not run
 again, and an interrupted one goes on from its last checkpoint. The figures go to ``studies/results/compare-camvid.json``
 (``--result``) after every seed; ``docs/results.md`` is drawn from it by ``python -m docs.drawing.results``.
@@ -12,19 +14,48 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 from feataug.io.atomic import write_json
 from feataug.reporting.tables import comparison_table
 from feataug.training.device import keep_freed_memory
 from studies.lib.baselines import BASELINES
 from studies.lib.comparison import Comparison
+from studies.lib.feature_arms import FEATURE_ARMS
 from studies.lib.setups import arguments, parse
+
+ARMS = BASELINES | FEATURE_ARMS
+MASKS = ("random", "balanced", "composed", "both", "mined")
+
+
+class Compared(Comparison):
+    """A comparison with its mixing and its length from the command line."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__(args)
+        given = {"masks": args.masks, "ratio": args.ratio, "filter": args.filter}
+        self.feataug = self.feataug | {key: value for key, value in given.items() if value is not None}  # type: ignore[misc]
+        if args.further_steps and not args.quick:
+            self.further = replace(self.further, num_steps=args.further_steps)
+
+    def baselines(self) -> dict[str, Any]:
+        return {name: ARMS[name](self) for name in self.args.arms if name not in ("control", "feataug")}
+
+
+def mixing(parser: argparse.ArgumentParser) -> None:
+    """Options of the arms with synthetic features, and of the length of all arms."""
+    parser.add_argument("--further-steps", type=int, help="steps of every arm, if other than in the other studies")
+    parser.add_argument("--ratio", type=float, help="synthetic share of a batch")
+    parser.add_argument("--masks", choices=MASKS, help="where synthetic samples have their masks from")
+    parser.add_argument("--filter", type=float, help="factor of the pixel filter; 0 for none")
 
 
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line, or of ``argv``."""
     parser = arguments(__doc__)
-    parser.add_argument("--arms", nargs="+", choices=("control", "feataug", *BASELINES), default=["control", "feataug", *BASELINES])
+    parser.add_argument("--arms", nargs="+", choices=("control", "feataug", *ARMS), default=["control", "feataug", *ARMS])
+    mixing(parser)
     parser.add_argument(
         "--ceiling", action="store_true", help="with --fraction below 1: an arm with real features of the labelled images that are left out"
     )
@@ -35,7 +66,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def run(study: Comparison) -> None:
+def run(study: Compared) -> None:
     """Every stage up to ``--until``."""
     args = study.args
     print(study.run_base()["miou"])
@@ -49,7 +80,7 @@ def run(study: Comparison) -> None:
 
 def main() -> None:
     keep_freed_memory()
-    run(Comparison(options()))
+    run(Compared(options()))
 
 
 if __name__ == "__main__":

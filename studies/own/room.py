@@ -12,48 +12,35 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
-from feataug import DatasetMasks
 from feataug.data import train_transforms
 from feataug.reporting.tables import comparison_table
 from feataug.training.device import keep_freed_memory
-from studies.lib.baselines import BASELINES
-from studies.lib.comparison import Comparison
-from studies.lib.feature_arms import FEATURE_ARMS
 from studies.lib.setups import arguments, parse
+from studies.own.compare import ARMS, Compared, mixing
 
-ARMS = FEATURE_ARMS | {name: arm for name, arm in BASELINES.items() if name not in ("images", "feature noise", "class-uniform")}
+# Those that the other arms leave nothing to learn about are left out: they would take an hour.
+DEFAULT = [name for name in ARMS if name not in ("images", "feature noise", "class-uniform")]
 
 
-class Room(Comparison):
+class Room(Compared):
     """A comparison in which masks are plenty and images are few."""
 
     # No filter: the base model of few images does not know what to reject.
     feataug: ClassVar[dict[str, Any]] = {"masks": "random", "power": 0.0, "filter": 0.0, "ratio": 0.5}
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        super().__init__(args)
-        self.feataug = self.feataug | {"ratio": args.ratio}  # type: ignore[misc]
-        if not args.quick:
-            self.further = replace(self.further, num_steps=args.further_steps)
-
-    def masks(self, source: str) -> Any:
-        """All masks of the training images, labelled ones and those without an image."""
-        return DatasetMasks(self.read("train", train_transforms(self.size, scale=self.scale))) if source == "random" else super().masks(source)
-
-    def baselines(self) -> dict[str, Any]:
-        return {name: ARMS[name](self) for name in self.args.arms}
+    def masked(self) -> Any:
+        """All training images' masks, also of those without a labelled image."""
+        return self.read("train", train_transforms(self.size, scale=self.scale))
 
 
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line, or of ``argv``."""
     parser = arguments(__doc__)
-    parser.add_argument("--further-steps", type=int, default=400, help="steps of every arm")
-    parser.add_argument("--ratio", type=float, default=0.5, help="synthetic share of a batch")
-    parser.add_argument("--arms", nargs="*", choices=tuple(ARMS), default=list(ARMS), help="arms besides control, feataug and ceiling")
-    parser.set_defaults(fraction=0.1, ceiling=True)
+    parser.add_argument("--arms", nargs="*", choices=tuple(ARMS), default=DEFAULT, help="arms besides control, feataug and ceiling")
+    mixing(parser)
+    parser.set_defaults(fraction=0.1, ceiling=True, further_steps=400)
     args = parse(parser, "room", argv)
     if args.fraction >= 1:
         parser.error("--fraction below 1 is needed: the ceiling's images are those that are left out")

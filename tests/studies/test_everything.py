@@ -104,17 +104,17 @@ def test_jobs_of_a_comparison(tmp_path, monkeypatch):
     from studies import everything
 
     study = SimpleNamespace(
-        args=SimpleNamespace(arms=["control", "feataug", "ohem", "images"], seeds=[0, 1, 2]), output=tmp_path, image_generator=None,
-        generator_distance=None,
+        args=SimpleNamespace(arms=["control", "feataug", "ohem", "images", "bicyclegan"], seeds=[0, 1, 2]), output=tmp_path,
+        image_generator=None, generator_distance=None, run_bicyclegan=None,
         run_base=None, run_generator=None,
     )  # fmt: skip
-    monkeypatch.setattr(everything, "Comparison", lambda options: study)
+    monkeypatch.setattr(everything.compare, "Compared", lambda options: study)
     monkeypatch.setattr(everything.compare, "options", lambda argv: argv)
     args = SimpleNamespace(arms=None, few=2, quick=False, in_memory=True, studies=["compare", "table1", "table2"])
     jobs = {job.name: job for job in everything.Everything(args, []).jobs()}
-    assert len({*jobs}) == 1 + 3 + 2 + 1 + 3 + 1 + 3 + 2 + 2 + 3
+    assert len({*jobs}) == 1 + 3 + 2 + 2 + 3 + 1 + 3 + 2 + 2 + 3
     assert [name for name in jobs if name.startswith("table1")] == ["table1 0", "table1 1"]
-    assert jobs["compare 2"].needs == ["arms 2", "distance", "images"]
+    assert jobs["compare 2"].needs == ["arms 2", "distance", "images", "bicyclegan"]
     assert all({*job.needs} <= {*jobs} for job in jobs.values())
     assert jobs["write compare"].even_after_failure
     assert {*jobs["write compare"].needs} == {name for name in jobs if not name.startswith("write")}
