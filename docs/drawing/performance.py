@@ -23,7 +23,7 @@ CLAIMS = {
     "sampling_branch": ("a mixed step's 5 synthetic samples, all", "the encoder on its 11 real images, share of its time"),
     "sampling_branch_bank": ("the same with a bank of 256", "the encoder on its 11 real images, share of its time"),
     "generating": ("mixed step that generates all synthetic features", "one whose features are stored, share of its time"),
-    "generating_bank": ("mixed step with a bank, of which a quarter is generated", "one whose features are stored, share of its time"),
+    "generating_bank": ("mixed step with a bank, new samples in every fourth step", "one whose features are stored, share of its time"),
     "generator_step": ("generator's training step", "the same objective written plainly, times faster"),
     "fused_adam": ("Adam over generator and critics in one kernel", "weight by weight, times faster"),
     "compiled_generator": ("generator under `torch.compile`, forward and backward", "without it, times faster"),
@@ -44,7 +44,7 @@ ADVICE = """## When it is slow
   40_000)`, then `trainer.fit(feataug.data.seeded_loader(bank, 16))`. Crops are drawn when the bank is written, so that it should hold several of
   each image; bf16 by default, checksummed, resumable.
 - **Generating costs a step too much** (a large generator, a small decoder, or a pixel filter, which is a forward of its own):
-  `FeatureMixer(..., bank=256, fresh=0.25)` keeps 256 synthetic samples and generates a quarter of each step's samples. On a GPU `overlap=True`
+  `FeatureMixer(..., bank=256, fresh=0.25)` keeps 256 synthetic samples and generates new ones in every fourth step. On a GPU `overlap=True`
   generates while the encoder runs: the results are equal on an H100 (a test). Not yet benchmarked.
 - **Mining costs forwards**: `HardNegativeSampler(masks, learn=True)` takes the losses that training computes anyway.
 - **Critics' masks** (BicycleGAN): `GeneratorConfig.bicyclegan(critic_masks="shares")`, the default, encodes them at the features' resolution.

@@ -48,7 +48,7 @@ class FeatureMixer(nn.Module):
         pixel_filter: Sets badly generated pixels to void: a ``PixelFilter``, or any function ``(features, masks) -> masks``.
         bank: Number of synthetic samples that are cached with their features and reused, such as 256; 0 generates all samples in
             every step. The cached features are on the device of the masks, and part of checkpoints.
-        fresh: With a bank, the share of a step's synthetic samples that are new; each replaces the oldest one.
+        fresh: With a bank, the share of the steps whose synthetic samples are new; each replaces the oldest one.
         overlap: On a GPU, let ``mixer.on`` generate on its own CUDA stream while the encoder runs. Read the batch that it yields
             only after the model was called. Not yet benchmarked.
         seed: Seeds the counts, masks and noise.

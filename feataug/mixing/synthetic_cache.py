@@ -20,7 +20,7 @@ class SyntheticCache:
 
     Args:
         size: Number of slots.
-        fresh: Share of a step's samples that are new; each replaces the oldest one.
+        fresh: Share of the steps whose samples are all new; each replaces the oldest one.
 
     Raises:
         ConfigError: a number is out of range.
@@ -68,7 +68,9 @@ class SyntheticCache:
             )
         if self.masks is not None and size is not None and self.masks.shape[1:] != size:
             self.clear()
-        num_new = n if self.count < self.size else stochastic_round(n * self.fresh, rng)
+        # All samples of a step are new or none is: generating one takes nearly as long as generating a handful.
+        full = self.count >= self.size
+        num_new = 0 if full and torch.rand((), generator=rng, dtype=torch.float64) >= self.fresh else n
         if self.fresh or num_new or self.masks is None:
             masks = draw_masks(num_new, rng)
             if self.masks is not None and num_new and masks.shape[1:] != self.masks.shape[1:]:

@@ -46,7 +46,7 @@ def test_the_bank_is_a_list_whose_oldest_make_room(size, fresh, steps, seed):
         drawn, new = masks.flatten().tolist(), source.next - before
         assert len(drawn) == len(set(drawn)) == len(set(places.tolist())) == n
         full = len(kept) == size
-        assert new == n if not full else new in (int(n * fresh), min(n, int(n * fresh) + 1))
+        assert new == n if not full else new in (0, n)
         assert drawn[n - new :] == list(range(before, before + new))
         kept = [*kept, *range(before, before + new)][-size:]
         assert set(drawn) <= set(kept)
@@ -75,6 +75,16 @@ def test_features_are_those_of_the_masks_and_the_noise(preset):
             (expected,) = mixer.generator.inner(mask, bank.z[number][None])
             torch.testing.assert_close(sample, expected[0])
             assert torch.equal(label, mask[0].masked_fill(mask[0] == 2, 255))
+
+
+@pytest.mark.parametrize("fresh", [0.0, 0.25, 0.8, 1.0])
+def test_the_share_of_new_samples_is_that_of_the_steps_that_make_some(fresh):
+    bank, source, rng = SyntheticCache(8, fresh), Numbered(), torch.Generator().manual_seed(0)
+    for _ in range(2):
+        bank.draw(4, source.draw, two_numbers, rng)
+    for _ in range(2000):
+        bank.draw(4, source.draw, two_numbers, rng)
+    assert (source.next - 8) / 8000 == pytest.approx(fresh, abs=0.04)
 
 
 def test_few_are_made():
@@ -132,7 +142,7 @@ def test_the_state_goes_on_bit_for_bit(preset):
 
 
 def test_masks_of_another_size_begin_anew():
-    bank, rng = SyntheticCache(4, 0.5), torch.Generator().manual_seed(0)
+    bank, rng = SyntheticCache(4, 1.0), torch.Generator().manual_seed(0)
     sizes = iter([(8, 8), (8, 8), (4, 6), (4, 6), (4, 6)])
 
     def draw(n, generator):
@@ -142,7 +152,7 @@ def test_masks_of_another_size_begin_anew():
         masks, z, places = bank.draw(2, draw, two_numbers, rng)
         assert masks.shape == (2, *size)
         assert (len(z), len(places)) == (2, 2)
-    assert bank.count == 5, "2 and 2 until it is full, then a half"
+    assert bank.count == 6, "2 and 2 until it is full, then 2"
 
 
 def test_settings_name_the_bank():
