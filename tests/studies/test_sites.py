@@ -34,7 +34,7 @@ def test_a_trainer_sees_both_loaders_in_step_and_other_batches_in_every_epoch():
     assert len(both()) == 2
     read = [images.flatten().tolist() for images, masks in islice(endless(both()), 6)]
     assert all(len(batch) == 8 and max(batch[:4]) < 10 and min(batch[4:]) >= 100 for batch in read)
-    # An epoch is as long as the shorter loader, and shuffled anew; it repeats itself from the beginning.
+    # An epoch has as many batches as the shorter loader. Each epoch has another order; a second reading gives the same batches.
     assert len({tuple(batch) for batch in read}) == 6
     assert read == [images.flatten().tolist() for images, masks in islice(endless(both()), 6)]
 

@@ -67,8 +67,8 @@ class MaskContext(nn.Module):
     """Encodes masks for a flow.
 
     Each grid of cells has its class shares and ``BLOCKS`` blocks that mix them; what the coarser grids found comes first. The result goes
-    to the velocity network, and a linear layer makes of it the mean of the features. Noise says nothing of features, so that a flow's velocity
-    at ``t = 0`` is this mean minus the noise: its first step needs no network of velocities.
+    to the velocity network, and a linear layer turns it into the mean of the features. At ``t = 0`` a flow's velocity is this mean minus the
+    noise, because pure noise tells nothing about the features. So the first step does not need the velocity network.
 
     Args:
         num_classes: Number of classes; void is one label more.
