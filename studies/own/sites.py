@@ -31,10 +31,10 @@ from feataug.evaluation.teaching.decoder_training import Source, first_batches, 
 from feataug.evaluation.teaching.fresh_decoder import fresh_decoder
 from feataug.io.atomic import write_json
 from feataug.io.results import by_class
-from feataug.models import PSPNet
 from feataug.training.device import keep_freed_memory
-from studies.lib.backbone import load_imagenet_weights, phase_dilations
+from studies.lib.feature_arms import FIT_BATCHES
 from studies.lib.stages import Stages
+from studies.own.teaching import fresh_pspnet
 
 AT, SIZE, BATCH = "encoder.blocks.4", (112, 144), 12
 # CamVid's classes as IDD-Lite's: sky, building, pole, road, pavement, tree, sign, fence, car, pedestrian, bicyclist.
@@ -85,11 +85,7 @@ class Sites(Stages):
 
     def fresh(self, seed: int) -> torch.nn.Module:
         """The studies' PSPNet with ImageNet weights and heads drawn by the seed."""
-        torch.manual_seed(seed)
-        model = PSPNet("tf_efficientnet_lite0", len(self.classes), output_stride=16, width=128)
-        load_imagenet_weights(model.encoder)
-        phase_dilations(model)
-        return model
+        return fresh_pspnet(len(self.classes), self.args.device != "cuda", seed)
 
     def cut(self) -> Any:
         """The frozen encoder that both sites have."""
@@ -136,7 +132,7 @@ class Sites(Stages):
                 generator = self.generator(site)
                 made.append(lambda masks, real, rng, g=generator: g(masks, draw_latents(g, masks, rng)))  # type: ignore[misc]
             else:
-                batches = first_batches(seeded_loader(self.train[site], BATCH, seed=300), 100)
+                batches = first_batches(seeded_loader(self.train[site], BATCH, seed=300), FIT_BATCHES)
                 made.append(ClassGaussians.fit(self.cut(), batches, len(self.classes)))
 
         def mixed(masks: Tensor, real: tuple[Tensor, ...], rng: torch.Generator) -> Any:
