@@ -6,7 +6,7 @@ PIP_QUIET ?= -q
 # Processes that run the tests, with one thread each: small tensors gain nothing from a second one.
 WORKERS ?= 2
 
-.PHONY: demo test check docs bench release-check release-demo clean
+.PHONY: demo test check docs bench gpu-day-dry release-check release-demo clean
 
 demo: $(VENV)/.run
 	$(BIN)/feataug demo --output runs/demo
@@ -25,9 +25,13 @@ docs: $(VENV)/.docs
 
 # The quick benchmarks on a CPU. Results go to benchmarks/results/; docs/performance.md is drawn from them.
 bench: $(VENV)/.test
-	for name in label_conv mask_encoder mixed_step generator_step adam_and_compile data_loading growth import_time; do \
+	for name in kernels_per_step label_conv mask_encoder mixed_step generator_step adam_and_compile data_loading growth import_time; do \
 		$(BIN)/python -m benchmarks.$$name || exit 1; done
 	$(BIN)/python -m docs.drawing.performance
+
+# All that benchmarks/gpu_day.py runs on a GPU, on a CPU for a moment each.
+gpu-day-dry: $(VENV)/.test
+	$(BIN)/python -m benchmarks.gpu_day --dry --results runs/gpu-day-dry
 
 # The archives of a release: what is in them, what they say of themselves, how the README is shown, how to cite.
 release-check: $(VENV)/.release

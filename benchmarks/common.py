@@ -25,7 +25,16 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     found.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     found.add_argument("--seconds", type=float, default=10, help="for each claim, at least three rounds")
+    found.add_argument("--results", type=Path, action=_ResultsFolder, help="folder for the JSON files; benchmarks/results by default")
     return found
+
+
+class _ResultsFolder(argparse.Action):
+    """Sets where this process keeps its figures."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        global RESULTS
+        RESULTS = values
 
 
 def name_of(device: str) -> str:
@@ -97,7 +106,7 @@ def process_bytes(name: str) -> int:
 
 def keep(name: str, device: str, lines: Sequence[dict[str, Any]]) -> None:
     """``results/NAME-DEVICE.json``, a line each."""
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     text = "[\n" + ",\n".join(" " + json.dumps(line) for line in lines) + "\n]\n"
     (RESULTS / f"{name}-{device}.json").write_text(text)
 

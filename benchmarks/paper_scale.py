@@ -9,7 +9,9 @@ PSPNet-ResNet50 at stride 8 with random weights, cut after its third stage; ``Ge
 from __future__ import annotations
 
 import json
+import statistics
 import time
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,6 +22,27 @@ from feataug.models import PSPNet
 from feataug.training.device import keep_freed_memory
 
 CLASSES, CHANNELS = 150, 1024
+
+
+# Of an H100 or H200 with dense bf16 products, by its data sheet.
+PEAK_FLOPS = 989e12
+
+
+def share_of_peak(objective: Any, images: torch.Tensor, masks: torch.Tensor, rounds: int = 5) -> dict[str, float]:
+    """Seconds of a step alone, after the first ones, and its share of what the GPU could compute in bf16 at most."""
+    objective.cut.model.eval().requires_grad_(False)
+    objective.generator.train()
+    with FlopCounterMode(display=False) as counter:
+        objective.step(images, masks, 0)
+    seconds = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        objective.step(images, masks, 0)
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    median = statistics.median(seconds)
+    return {"step_seconds": round(median, 4), "share_of_bf16_peak": round(counter.get_total_flops() / median / PEAK_FLOPS, 3)}
 
 
 def main() -> None:
@@ -36,14 +59,17 @@ def main() -> None:
     cut = feataug.split(model, at="encoder.layer3", example=images[:1].to(args.device))
     assert [level.channels for level in cut.spec] == [CHANNELS]
     generator = feataug.FeatureGenerator(CLASSES, cut.spec, preset="paper")
-    config = feataug.GeneratorConfig.paper(num_images=args.batch, stats_images=args.batch)
+    config = feataug.GeneratorConfig.paper(
+        num_images=args.batch, stats_images=args.batch, mixed_precision="bf16" if args.device == "cuda" else "no"
+    )
     with torch.no_grad(), FlopCounterMode(display=False) as encoder:
         features = cut.encode(images.to(args.device))
     with torch.no_grad(), FlopCounterMode(display=False) as forward:
         generator.to(args.device)(masks.to(args.device))
     began = time.perf_counter()
     with FlopCounterMode(display=False) as whole:
-        feataug.GeneratorTrainer(generator, cut, config, progress=False, device=args.device).fit(loader)
+        trainer = feataug.GeneratorTrainer(generator, cut, config, progress=False, device=args.device)
+        trainer.fit(loader)
     line = {
         "claim": "paper_scale",
         "gigabytes": round((torch.cuda.max_memory_allocated() if args.device == "cuda" else process_bytes("VmHWM")) / 1e9, 2),
@@ -56,6 +82,8 @@ def main() -> None:
         "shape": [args.batch, CLASSES, args.size, args.size],
         "device": name_of(args.device),
     }
+    if args.device == "cuda":
+        line |= share_of_peak(trainer.objective, images, masks)
     keep("paper_scale", args.device, [line])
     print(json.dumps(line))
 

@@ -23,10 +23,12 @@ SIZES = ((112, 144), (224, 288))
 
 @torch.no_grad()
 def main() -> None:
-    args = parser(__doc__).parse_args()
+    options = parser(__doc__)
+    options.add_argument("--quick", action="store_true", help="one size, and no more rounds than a check needs")
+    args = options.parse_args()
     keep_freed_memory()
     lines = []
-    for size in SIZES:
+    for size in SIZES[:1] if args.quick else SIZES:
         torch.manual_seed(0)
         model = PSPNet("tf_efficientnet_lite0", CLASSES, output_stride=16, width=128).eval()
         cut = split(model.to(args.device, memory_format=torch.channels_last), "encoder.blocks.4")
@@ -48,7 +50,8 @@ def main() -> None:
         for name, (ours, other, bound) in sides.items():
             # A bank makes new samples in some steps only.
             repeats = 20 if name.endswith("bank") else 1
-            found = race(ours, other, seconds=args.seconds, device=args.device, repeats=repeats, warm_up=60 // repeats + 1, rounds=9)
+            rounds = {"warm_up": 1, "rounds": 1} if args.quick else {"warm_up": 60 // repeats + 1, "rounds": 9}
+            found = race(ours, other, seconds=args.seconds, device=args.device, repeats=repeats, **rounds)
             about = {"bound": bound, "device": name_of(args.device), "shape": [BATCH, *size], "model": f"{size[0]} x {size[1]}"}
             lines.append({"claim": name} | found | about)
     write("sampling", args.device, lines)

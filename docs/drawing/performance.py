@@ -25,6 +25,10 @@ CLAIMS = {
     "generating": ("mixed step that generates all synthetic features", "one whose features are stored, share of its time"),
     "generating_bank": ("mixed step with a bank, new samples in every fourth step", "one whose features are stored, share of its time"),
     "generator_step": ("generator's training step", "the same objective written plainly, times faster"),
+    "flow_step": ("a flow's training step", "the same in fp32, launched kernel by kernel, times faster"),
+    "overlap": ("mixed step that generates while the encoder runs", "one that does not, share of its time"),
+    "kernels_generator_step": ("kernels of a generator's training step", "those of the BicycleGAN objective written plainly, share of them"),
+    "kernels_mixed_step": ("kernels of a mixed step", "those of a plain step, share of them"),
     "fused_adam": ("Adam over generator and critics in one kernel", "weight by weight, times faster"),
     "compiled_generator": ("generator under `torch.compile`, forward and backward", "without it, times faster"),
     "waiting_for_data": ("generator's training fed from", "the same steps on a stored batch, share of its time"),
@@ -47,12 +51,17 @@ ADVICE = """## When it is slow
   `FeatureMixer(..., bank=256, fresh=0.25)` keeps 256 synthetic samples and generates new ones in every fourth step. On a GPU `overlap=True`
   generates while the encoder runs: the results are equal on an H100 (a test). Not yet benchmarked.
 - **Mining costs forwards**: `HardNegativeSampler(masks, learn=True)` takes the losses that training computes anyway.
+- **A GPU waits for the CPU**: small networks are computed faster than their kernels are launched. `GeneratorTrainer(..., cuda_graph=True)`
+  replays a flow's loss and its gradient from CUDA graphs. Counted above, not yet timed on a GPU; `python -m benchmarks.gpu_day --results FOLDER`
+  measures all that a GPU has to say, in nine minutes.
 - **Critics' masks** (BicycleGAN): `GeneratorConfig.bicyclegan(critic_masks="shares")`, the default, encodes them at the features' resolution.
 - **bf16**: `GeneratorConfig(mixed_precision="bf16")`, `FinetuneConfig(mixed_precision="bf16")`; on CPUs that multiply bf16 natively as well."""
 
 
 def size(value: float, claim: str) -> str:
     """Seconds or bytes as text."""
+    if claim.startswith("kernels"):
+        return f"{value:,.0f}"
     if claim.endswith("memory"):
         return f"{value / 2**20:,.0f} MiB"
     return f"{1e3 * value:,.1f} ms" if value < 1 else f"{value:.2f} s"

@@ -20,9 +20,9 @@ def derive_seed(*parts: int | str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def generator_for(*parts: int | str) -> torch.Generator:
-    """A CPU generator seeded by ``derive_seed(*parts)``: on the CPU, so that every device sees the same draws."""
-    return torch.Generator().manual_seed(derive_seed(*parts))
+def generator_for(*parts: int | str, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator seeded by ``derive_seed(*parts)``; by default on the CPU, so that every device sees the same draws."""
+    return torch.Generator(device).manual_seed(derive_seed(*parts))
 
 
 @contextmanager

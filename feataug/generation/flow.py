@@ -36,8 +36,8 @@ def noise_maps(z: Tensor, spec: FeatureSpec, image_size: tuple[int, int]) -> lis
 
 
 def draw_times(count: int, rng: torch.Generator) -> Tensor:
-    """Logit-normal times (Esser et al. 2024), ``(count,)``."""
-    return torch.sigmoid(torch.randn(count, generator=rng))
+    """Logit-normal times (Esser et al. 2024), ``(count,)``, on the device of ``rng``."""
+    return torch.sigmoid(torch.randn(count, generator=rng, device=rng.device))
 
 
 def flow_loss(velocity: Velocity, real: Sequence[Tensor], noise: Sequence[Tensor], times: Tensor) -> Tensor:

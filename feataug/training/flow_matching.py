@@ -20,6 +20,7 @@ from feataug.errors import FeatAugWarning
 from feataug.generation.flow import draw_times, flow_loss, latent_size, noise_maps
 from feataug.generation.generator import FeatureGenerator
 from feataug.training.config import GeneratorConfig
+from feataug.training.cuda_graph import GraphedLoss
 from feataug.training.feature_statistics import features_of
 
 # Images on which the held-out loss is measured.
@@ -67,6 +68,7 @@ class FlowObjective:
         generator: Made for ``cut.spec`` with ``preset="flow"``.
         cut: A cut of the trained model, which is in eval mode and without gradients.
         config: Length, learning rate, noise levels.
+        cuda_graph: Whether the loss and its gradient are replayed from CUDA graphs.
 
     Attributes:
         parts: Empty: nothing but the generator is trained.
@@ -80,8 +82,8 @@ class FlowObjective:
     loss: Any
     optimizers: dict[str, Any]
 
-    def __init__(self, generator: FeatureGenerator, cut: Cut, config: GeneratorConfig) -> None:
-        self.generator, self.cut, self.config = generator, cut, config
+    def __init__(self, generator: FeatureGenerator, cut: Cut, config: GeneratorConfig, *, cuda_graph: bool = False) -> None:
+        self.generator, self.cut, self.config, self.cuda_graph = generator, cut, config, cuda_graph
         self.parts = nn.ModuleDict()
 
     def prepare(self, accelerator: Accelerator) -> None:
@@ -94,6 +96,8 @@ class FlowObjective:
             self.generator.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=fused
         )
         self.loss, adam = accelerator.prepare(VelocityLoss(self.generator), adam)
+        if self.cuda_graph:
+            self.loss = GraphedLoss(lambda: VelocityLoss(self.generator), accelerator)
         self.optimizers = {"generator": adam}
 
     def step(self, images: Tensor | Sequence[Tensor], masks: Tensor, seen: int) -> dict[str, Tensor]:
@@ -113,8 +117,10 @@ class FlowObjective:
         """
         config = self.config
         masks, real = self._real(images, masks)
-        # Noise depends on the seed and the images seen alone, so that a resumed run draws what the undisturbed one would.
-        noise, times = self._draw(len(masks) * rank_and_world()[1], masks, generator_for(config.seed, "noise", seen), local_slice())
+        # Noise depends on the seed and the images seen alone, so that a resumed run draws what the undisturbed one would. It has as many
+        # numbers as the features, so that it is drawn where it is needed.
+        rng = generator_for(config.seed, "noise", seen, device=self.accelerator.device)
+        noise, times = self._draw(len(masks) * rank_and_world()[1], masks, rng, local_slice())
         optimizer = self.optimizers["generator"]
         for group in optimizer.param_groups:
             group["lr"] = config.lr * _schedule(seen, config.num_images)
@@ -167,7 +173,7 @@ class FlowObjective:
         spec, device = self.generator.spec, self.accelerator.device
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
         drawn = [
-            (torch.randn(count, latent_size(spec, size), generator=rng)[mine], draw_times(count, rng)[mine])
+            (torch.randn(count, latent_size(spec, size), generator=rng, device=rng.device)[mine], draw_times(count, rng)[mine])
             for _ in range(self.config.noise_levels)
         ]
         z, times = torch.cat([z for z, _ in drawn]), torch.cat([times for _, times in drawn])

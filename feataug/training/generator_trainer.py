@@ -27,6 +27,7 @@ from feataug.io.card_facts import known_facts
 from feataug.training.batches import bad_samples, endless, shared
 from feataug.training.bicyclegan import MakeCritic, Objective
 from feataug.training.config import GeneratorConfig
+from feataug.training.cuda_graph import can_capture
 from feataug.training.device import make_accelerator
 from feataug.training.feature_statistics import channel_statistics
 from feataug.training.flow_matching import FlowObjective, warn_of_memory
@@ -52,10 +53,15 @@ class GeneratorTrainer:
         output: The folder for ``stats.jsonl``, checkpoints and trackers. A run resumes from its own checkpoint there.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, a ``torch.device``, or ``"auto"``.
         progress: Show a progress bar; a string is its label.
+        cuda_graph: Replay a flow's loss and gradient from CUDA graphs, for batches of the first one's shapes. Small networks wait for
+            the CPU that launches their kernels; a graph is launched at once. It needs a GPU and a single process. Not measured yet.
 
     Raises:
         ShapeError: the generator was made for another cut.
         ConfigError: ``critic`` returns no module that can be trained.
+
+    Warns:
+        FeatAugWarning: ``cuda_graph`` has no effect here.
 
     Source:
         Sec. 3.1 and Zhu et al. (2017), BicycleGAN; Lipman et al. (2023), flow matching. Ours, as settings: task loss through the frozen
@@ -72,6 +78,7 @@ class GeneratorTrainer:
         output: str | Path | None = None,
         device: str | torch.device | None = "auto",
         progress: bool | str = True,
+        cuda_graph: bool = False,
     ) -> None:
         check_spec("GeneratorTrainer", generator.spec, cut.spec, "FeatureGenerator(num_classes, spec=cut.spec)")
         self.generator, self.cut = generator, cut
@@ -82,8 +89,9 @@ class GeneratorTrainer:
         self.accelerator = make_accelerator(device, self.config.mixed_precision, self.config.trackers, self.run.path)
         self.progress = progress
         self._last: dict[str, float] = {}
+        captured = cuda_graph and can_capture(self.accelerator, self.config.objective)
         self.objective: Objective | FlowObjective = (
-            FlowObjective(generator, cut, self.config)
+            FlowObjective(generator, cut, self.config, cuda_graph=captured)
             if self.config.objective == "flow"
             else Objective(generator, cut, self.config, critic)
         )

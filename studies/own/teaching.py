@@ -15,6 +15,7 @@ import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,15 @@ from feataug.core.fingerprints import fingerprint
 from feataug.core.identity import describe_masks
 from feataug.core.windows import tiles
 from feataug.data import seeded_loader
+from feataug.evaluation import ClassGaussians
+from feataug.evaluation.teaching.decoder_training import first_batches
 from feataug.io.atomic import write_json
 from feataug.models import PSPNet
 from feataug.reporting.tables import teaching_table
 from feataug.training.device import keep_freed_memory
 from studies.lib.backbone import load_imagenet_weights, phase_dilations
+from studies.lib.feature_arms import FIT_BATCHES
+from studies.lib.kept_features import HalfAndHalf, KeptFeatures
 from studies.lib.other_models import ViTSegmenter, fpn
 from studies.lib.setups import arguments, parse
 from studies.own.protocol import FPN, Protocol, ViT
@@ -105,6 +110,7 @@ class Teaching(Protocol):
         config = replace(STEPS, num_steps=10 if args.quick else args.decoder_steps)
         generators = ([self.output / "bicyclegan-model"] if args.bicyclegan else []) + args.generators
         others = {folder.name.removesuffix("-model"): GeneratorSource(folder) for folder in generators}
+        others |= self.kept() if args.kept else {}
         others |= {f"generator, {name} masks": GeneratorSource(self.output / "generator-model", self.masks(name)) for name in args.masks}
         return teaching_score(
             self.load_base(), self.at, self.load_generator(),
@@ -113,6 +119,19 @@ class Teaching(Protocol):
             others=others,
             output=self.output / ("teaching" if args.decoder_steps == STEPS.num_steps else f"teaching-{args.decoder_steps}"), device=args.device,
         )  # fmt: skip
+
+    def kept(self) -> dict[str, Any]:
+        """Features of a few crops of each image, encoded once: alone, mirrored, and with the generator or class Gaussians beside them."""
+        cut, crops = self.cut(), chain.from_iterable(seeded_loader(self.train, self.batch, seed=500 + view) for view in range(self.args.kept))
+        kept = KeptFeatures.encode(cut, crops)
+        gaussians = ClassGaussians.fit(cut, first_batches(seeded_loader(self.train, self.batch, seed=501), FIT_BATCHES), len(self.classes))
+        cut.remove()
+        return {
+            "kept": kept,
+            "kept and generator": HalfAndHalf(kept, GeneratorSource(self.output / "generator-model")),
+            "kept and gaussians": HalfAndHalf(kept, gaussians),
+            "kept, mirrored": KeptFeatures(kept.features, kept.masks, flipped=True),
+        }
 
     def quality(self) -> dict[str, Any]:
         """Distances, precision and recall in feature space, and the memory test: training crops against windows of validation images."""
@@ -145,6 +164,9 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--bicyclegan", action="store_true", help="also measure the BicycleGAN")
     parser.add_argument(
         "--masks", nargs="+", default=[], choices=("balanced", "composed"), help="also measure the generator with half of its masks from there"
+    )
+    parser.add_argument(
+        "--kept", type=int, default=0, help="also measure features of so many crops of each image that were encoded once, and the same with others"
     )
     parser.add_argument("--generators", nargs="+", type=Path, default=[], help="folders of further generators, each named after its folder")
     parser.set_defaults(seeds=[0, 1])

@@ -47,7 +47,7 @@ def make(config=None, **kwargs):
     torch.manual_seed(0)
     cut = split(TinyModel(), at="encoder")
     generator = small_generator(CLASSES, cut.spec, config.objective)
-    return GeneratorTrainer(generator, cut, config, device="cpu", progress=False, **kwargs)
+    return GeneratorTrainer(generator, cut, config, **{"device": "cpu", "progress": False} | kwargs)
 
 
 def copied(module):
