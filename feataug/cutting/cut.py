@@ -21,6 +21,7 @@ from feataug.cutting.cut_sites import CutSite
 from feataug.cutting.encoder_decoder import EncoderDecoder
 from feataug.cutting.example import Example, explain_failures
 from feataug.cutting.executor import SplitExecutor
+from feataug.cutting.freezing import freeze, unfreeze
 from feataug.cutting.hooks import CutHook, detach_hooks
 from feataug.cutting.layer_lookup import find_call, layer_names
 from feataug.cutting.level_reading import read_levels
@@ -251,6 +252,20 @@ class Cut:
     def decoder_parameters(self) -> Iterator[nn.Parameter]:
         """All other parameters."""
         return (p for name, p in self.model.named_parameters() if name not in self._encoder_names)
+
+    def freeze_encoder(self) -> None:
+        """Freeze the encoder with its norms, until ``unfreeze_encoder``.
+
+        Weights that are used before the cut alone require no gradient. Layers that run before the cut alone stay in eval mode, also after
+        ``model.train()``: the running statistics of norms do not change, and dropout and stochastic depth are off. ``feataug.update_bn``
+        leaves these norms as they are. Copies of the model stay frozen. Make the optimizer afterwards, or leave it as it is: weights
+        without gradients are not updated.
+        """
+        freeze(self)
+
+    def unfreeze_encoder(self) -> None:
+        """Let the encoder train again: its weights require gradients, and its layers have the mode of the model."""
+        unfreeze(self)
 
     def clone(self) -> Cut:
         """A copy of the model, cut at the same place."""

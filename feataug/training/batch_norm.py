@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from feataug.core.checks import check_loader, describe
 from feataug.core.devices import device_of
 from feataug.core.randomness import preserved_global_rng
+from feataug.cutting.freezing import is_frozen
 from feataug.errors import ConfigError, DataError
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -96,8 +97,8 @@ def norms_of(model: nn.Module) -> list[_NormBase]:
 
 
 def modes_of(model: nn.Module) -> dict[nn.Module, bool]:
-    """Return the mode of every module: true in training mode."""
-    return {module: module.training for module in model.modules()}
+    """Return the mode in which every module runs: true in training mode."""
+    return {module: module.training and not is_frozen(module) for module in model.modules()}
 
 
 @contextmanager

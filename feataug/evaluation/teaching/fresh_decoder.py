@@ -11,9 +11,9 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from feataug.core.checks import describe
 from feataug.core.copying import copy_model
-from feataug.core.modes import eval_mode
 from feataug.core.rng import derive_seed, seeded
 from feataug.cutting.cut import Cut, split
+from feataug.cutting.freezing import encoder_modules
 from feataug.errors import ConfigError
 
 _SHOWN = 5
@@ -67,14 +67,7 @@ def fresh_decoder(
 
 def encoder_of(cut: Cut) -> tuple[set[str], set[nn.Module]]:
     """Return the names of the weights before the cut, and the modules that encoding calls."""
-    called: set[nn.Module] = set()
-    handles = [module.register_forward_pre_hook(lambda module, args: called.add(module)) for module in cut.model.modules()]
-    try:
-        with torch.no_grad(), eval_mode(cut.model), seeded(0):
-            cut.encode(cut.example.images)
-    finally:
-        for handle in handles:
-            handle.remove()
+    called = encoder_modules(cut)
     before = {id(parameter) for parameter in cut.encoder_parameters()}
     # A layer that runs on both sides belongs to the encoder.
     before |= {id(p) for module in called if not any(module.children()) for p in module.parameters(recurse=False)}
