@@ -18,6 +18,7 @@ class FreezeHook:
     """A forward pre-hook that keeps a module in eval mode: ``model.train()`` has no effect on it."""
 
     def __call__(self, module: nn.Module, args: Any) -> None:
+        """The pre-hook."""
         if module.training:
             module.training = False
 
