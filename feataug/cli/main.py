@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from feataug.cli.broken_pipe import exit_quietly_on_broken_pipe
 from feataug.cli.commands import COMMANDS
 from feataug.cli.dry_run import dry_run
+from feataug.cli.early_checks import check_data
 from feataug.cli.parser import parse
 from feataug.errors import FeatAugError
 
@@ -34,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if dry_run_parser is not None:
             print(dry_run(args, dry_run_parser))
             return 0
-        # Imported here because --help must answer at once, and torch takes seconds to import.
+        check_data(args)
+        # Imported here because --help and missing data must answer at once, and torch takes seconds to import.
         from feataug.io.results import write_command
         from feataug.training.device import keep_freed_memory
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from feataug.data.dataset_root import find_root
+from feataug.data.dataset_root import find_root, folders_of
 from feataug.data.folders import MaskedImages
 from feataug.errors import ConfigError
 
@@ -41,5 +41,5 @@ class CamVid(MaskedImages):
     def __init__(self, root: str | Path, split: str = "train", *, transforms: Callable[..., Any] | None = None) -> None:
         if split not in ("train", "val", "test"):
             raise ConfigError("CamVid: no such split.", given=repr(split), needed='"train", "val" or "test"')
-        root = find_root("CamVid", root, (split, f"{split}annot"))
+        root = find_root("CamVid", root, folders_of("CamVid", split))
         super().__init__(root / split, root / f"{split}annot", CLASSES, PALETTE, void=11, transforms=transforms)

@@ -17,6 +17,14 @@ MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".webp")
 _SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "$RECYCLE.BIN")
 
 
+# Folders of images and masks of a split, by the reader's name.
+FOLDERS = {
+    "CamVid": ("{split}", "{split}annot"),
+    "Cityscapes": ("leftImg8bit/{split}", "gtFine/{split}"),
+    "IDDLite": ("leftImg8bit/{split}", "gtFine/{split}"),
+}
+
+
 @dataclass
 class FoundFiles:
     """Files of a folder, and those that were skipped.
@@ -133,6 +141,11 @@ def _refuse_duplicates(who: str, found: FoundFiles) -> None:
                 advice="Move one of them out of the folder, or choose one kind with suffixes=.",
             )
         seen[name] = file
+
+
+def folders_of(who: str, split: str) -> tuple[str, ...]:
+    """The folders of a split below the root of a data set in ``FOLDERS``."""
+    return tuple(folder.format(split=split) for folder in FOLDERS[who])
 
 
 def find_root(who: str, root: str | Path, parts: Sequence[str]) -> Path:

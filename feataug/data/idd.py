@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from feataug.data.dataset_root import find_root
+from feataug.data.dataset_root import find_root, folders_of
 from feataug.data.folders import MaskedImages
 from feataug.errors import ConfigError
 
@@ -35,7 +35,7 @@ class IDDLite(MaskedImages):
     def __init__(self, root: str | Path, split: str = "train", *, transforms: Callable[..., Any] | None = None) -> None:
         if split not in ("train", "val"):
             raise ConfigError("IDDLite: no such split.", given=repr(split), needed='"train" or "val"')
-        root = find_root("IDDLite", root, (f"leftImg8bit/{split}", f"gtFine/{split}"))
+        root = find_root("IDDLite", root, folders_of("IDDLite", split))
         super().__init__(
             root / "leftImg8bit" / split,
             root / "gtFine" / split,

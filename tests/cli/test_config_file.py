@@ -15,6 +15,7 @@ from feataug.training.config import FinetuneConfig
 FIT = ["fit-generator", "--model", "runs/base", "--at", "encoder.layer3.0"]
 MINIMAL = {
     "demo": ["demo"],
+    "doctor": ["doctor", "--samples", "8", "--all"],
     "inspect": ["inspect", "timm/test_resnet", "--size", "64x96"],
     "stages": ["stages", "--model", "a", "--at", "b", "c,d", "--generator-images", "8"],
     "fit-generator": [*FIT, "--preset", "paper"],

@@ -109,7 +109,7 @@ def test_a_script_in_every_field_is_text(which, tmp_path):
 
 def test_no_template_turns_escaping_off():
     templates = sorted(files("feataug.reporting.page").joinpath("templates").glob("*.jinja"))
-    assert len(templates) == 3
+    assert len(templates) == 4
     for template in templates:
         assert re.findall(r"\|\s*safe|autoescape|Markup", template.read_text()) == [], template.name
 

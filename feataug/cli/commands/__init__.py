@@ -6,7 +6,7 @@ import argparse
 from typing import Protocol
 
 from feataug.cli.command_parser import CommandParser
-from feataug.cli.commands import compare, demo, evaluate, finetune, fit_bias, fit_generator, inspect, report, stages, teach
+from feataug.cli.commands import compare, demo, doctor, evaluate, finetune, fit_bias, fit_generator, inspect, report, stages, teach
 
 
 class Command(Protocol):
@@ -27,6 +27,7 @@ class Command(Protocol):
 
 COMMANDS: dict[str, Command] = {
     "demo": demo,
+    "doctor": doctor,
     "inspect": inspect,
     "stages": stages,
     "fit-generator": fit_generator,

@@ -20,13 +20,12 @@ def add_run(command: CommandParser, output: str | None) -> None:
     command.add_flag("--quiet", help="show no progress bars")
 
 
-def add_data(command: CommandParser, *, training: bool = True, size: tuple[int, int] | None = (240, 320)) -> None:
-    """The data set, its splits, and how it is loaded.
+def add_source(command: CommandParser, *, training: bool = True) -> None:
+    """The data set and its splits.
 
     Args:
         command: The command's parser.
         training: The command reads a training split, too.
-        size: The default of ``--size``.
     """
     command.add_option("--data", type=Path, metavar="DIR", help="folder of the data set")
     command.add_option(
@@ -57,6 +56,17 @@ def add_data(command: CommandParser, *, training: bool = True, size: tuple[int, 
     if training:
         command.add_option("--split", default="train", help="split to train on")
     command.add_option("--eval-split", default="val", help="split to evaluate on")
+
+
+def add_data(command: CommandParser, *, training: bool = True, size: tuple[int, int] | None = (240, 320)) -> None:
+    """The data set, its splits, and how it is loaded.
+
+    Args:
+        command: The command's parser.
+        training: The command reads a training split, too.
+        size: The default of ``--size``.
+    """
+    add_source(command, training=training)
     command.add_option("--size", default=size, **PAIR, help="size of the crops and of the evaluated images")
     command.add_option("--batch-size", type=POSITIVE, default=16, help="images per batch")
     command.add_option("--workers", type=NOT_NEGATIVE, default=0, help="number of processes that load images")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from feataug.errors import ConfigError
-
 # Number of embedded scenes in each split.
 SCENES = {"train": 256, "val": 64}
 
@@ -22,8 +20,6 @@ def read_split(args: argparse.Namespace, split: str, transforms: Any, size: Any 
         count = SCENES["train" if split == "train" or is_ceiling else "val"]
         seed = 0 if split == "train" else 1 + is_ceiling
         return Scenes(count, tuple(size or args.size or (96, 128)), seed=seed, transforms=transforms)
-    if args.data is None:
-        raise ConfigError("feataug: no data.", given=f"--dataset {args.dataset}", needed="--data DIR")
     official: dict[str, Any] = {"camvid": CamVid, "cityscapes": Cityscapes, "ade20k": ADE20K, "idd": IDDLite}
     if args.dataset in official:
         return official[args.dataset](args.data, split, transforms=transforms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from feataug import __version__
 from feataug.errors import DataError
@@ -58,18 +59,8 @@ def write_page(run: str | Path, path: str | Path | None = None) -> Path:
 
 def page(run: Run) -> str:
     """The text of the page: ``templates/page.html.jinja``, filled in."""
-    import jinja2
-
-    # Autoescape makes everything from the run's files text: they may come from anyone.
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("feataug.reporting.page"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     found = findings(run)
-    return environment.get_template("page.html.jinja").render(
+    return environment().get_template("page.html.jinja").render(
         title=f"feataug report: {run.folder.resolve().name}",
         kind=KINDS[run.kind],
         tiles=tiles(run, len(found)),
@@ -86,4 +77,18 @@ def page(run: Run) -> str:
         predictions=pictures.predictions(run),
         version=__version__,
         date=time.strftime("%Y-%m-%d %H:%M"),
+    )
+
+
+def environment() -> Any:
+    """The templates of this package."""
+    import jinja2
+
+    # Autoescape makes everything from files text: they may come from anyone.
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("feataug.reporting.page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )

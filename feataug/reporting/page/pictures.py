@@ -65,13 +65,13 @@ def features(run: Run) -> dict[str, Any] | None:
     rows = []
     for i in range(min(len(kept.masks), _SHOWN)):
         sample = f"sample {i + 1}"
-        row = [_image(kept.images[i], "image", sample), _labels(kept.masks[i], "mask", sample, colors)]
-        rows.append(row + [_image(x[i], f"{kind} features" if kind == "real" else kind, sample) for kind, x in kept.colors.items()])
+        row = [image_picture(kept.images[i], "image", sample), label_picture(kept.masks[i], "mask", sample, colors)]
+        rows.append(row + [image_picture(x[i], f"{kind} features" if kind == "real" else kind, sample) for kind, x in kept.colors.items()])
     numbers = [int(as_number(x) or 0) for x in as_list(kept.about.get("shown"))]
     channels = []
     for k in range(next(iter(kept.channels.values())).shape[1] if kept.channels else 0):
         name = f"channel {numbers[k] if k < len(numbers) else k}"
-        channels.append([_image(x[0, k], f"{name}, {kind}", "sample 1") for kind, x in kept.channels.items() if k < x.shape[1]])
+        channels.append([image_picture(x[0, k], f"{name}, {kind}", "sample 1") for kind, x in kept.channels.items() if k < x.shape[1]])
     level = next((str(s.about["level"])[:80] for s in run.samples.values() if s.about.get("level")), "the cut")
     return {"level": level, "samples": rows, "channels": channels}
 
@@ -87,17 +87,18 @@ def predictions(run: Run) -> dict[str, Any] | None:
     rows = []
     for i in range(min(len(first.masks), _SHOWN)):
         sample = f"sample {i + 1}"
-        row = [_image(first.images[i], "image", sample), _labels(first.masks[i], "mask", sample, colors)]
+        row = [image_picture(first.images[i], "image", sample), label_picture(first.masks[i], "mask", sample, colors)]
         for path, samples in matching.items():
             seed = f", {path.split('/')[0].replace('-', ' ')}" if path.startswith("seed-") else ""
             # The frozen decoder first, then the trained models.
             for name, labels in sorted(samples.predictions.items(), key=lambda item: item[0] not in _DECODER):
-                row.append(_labels(labels[i], f"{_DECODER.get(name, name[:60])}{seed}", sample, colors, first.masks[i]))
+                row.append(label_picture(labels[i], f"{_DECODER.get(name, name[:60])}{seed}", sample, colors, first.masks[i]))
         rows.append(row)
     return {"samples": rows, "left_out": len(files) - len(matching)}
 
 
-def _labels(labels: Tensor, name: str, sample: str, colors: list[Any], truth: Tensor | None = None) -> Picture:
+def label_picture(labels: Tensor, name: str, sample: str, colors: list[Any], truth: Tensor | None = None) -> Picture:
+    """A label map in the classes' colours, ``(H, W)``; anything that is no class is black. With the truth, its caption says how much is right."""
     known = (labels >= 0) & (labels < len(colors))
     pixels = np.where(known.numpy(), labels.numpy(), len(colors)).astype(np.uint8)
     note = None
@@ -106,7 +107,8 @@ def _labels(labels: Tensor, name: str, sample: str, colors: list[Any], truth: Te
     return _picture(pixels, name, sample, note, [*colors, (0, 0, 0)])
 
 
-def _image(pixels: Tensor, name: str, sample: str) -> Picture:
+def image_picture(pixels: Tensor, name: str, sample: str) -> Picture:
+    """A picture of uint8 pixels, ``(H, W, 3)`` or ``(H, W)``."""
     return _picture(pixels.numpy(), name, sample)
 
 
