@@ -31,10 +31,12 @@ from feataug.training.cuda_graph import can_capture
 from feataug.training.device import make_accelerator
 from feataug.training.feature_statistics import channel_statistics
 from feataug.training.flow_matching import FlowObjective, warn_of_memory
+from feataug.training.moving_average import update_average
 from feataug.training.progress import progress_bar
 from feataug.training.run_folder import RunFolder, check_finite, folder_lock
 from feataug.training.signals import StopRequest, stop_requests
 from feataug.training.state_io import broadcast_from_main, load_optimizer
+from feataug.training.validation import try_validation
 
 # The latent L1 alone does not show whether z is used: with the mode-seeking term it stayed above 0.8 (E|N(0, 1)|) while samples differed.
 DIVERSITY_ALARM = 0.1
@@ -156,6 +158,8 @@ class GeneratorTrainer:
                 ema.load_state_dict(state["ema"])
         loader, processes = shared(loader, accelerator), accelerator.num_processes
         with self._frozen():
+            if val_loader is not None:
+                try_validation(self.cut, val_loader, device)
             if not bool(self.generator.fitted):
                 self.generator.set_statistics(*channel_statistics(self.cut, endless(loader), config.stats_images, device))
                 if ema is not None:
@@ -171,7 +175,7 @@ class GeneratorTrainer:
                     labels.look(masks, self.generator.num_classes)
                     losses = self.objective.step(images, masks, seen)
                     if ema is not None:
-                        self._average(ema, len(masks) * processes)
+                        update_average(ema, self.generator, len(masks) * processes, config.ema_images)
                     before, seen, step = seen, seen + len(masks) * processes, step + 1
                     for name, value in losses.items():
                         sums[name] = sums.get(name, 0.0) + value
@@ -215,15 +219,6 @@ class GeneratorTrainer:
             with suppress(DataError):
                 self._warn((results[-1] if results else self._evaluate([last_batch], None))["diversity"])
         return results
-
-    @torch.no_grad()
-    def _average(self, ema: AveragedModel, images: int) -> None:
-        """Update the exponential moving average. Its half-life counts images and is shorter at first: the first weights are noise."""
-        count = int(ema.n_averaged)
-        decay = min(0.5 ** (images / self.config.ema_images), (1 + count) / (10 + count))
-        for average, weight in zip(ema.module.parameters(), self.generator.parameters(), strict=True):
-            average.lerp_(weight, 1 - decay)
-        ema.n_averaged += 1
 
     def _evaluate(self, val_loader: Iterable[tuple[Tensor, Tensor]], ema: Any) -> dict[str, Any]:
         generator = ema.module if ema is not None else self.generator

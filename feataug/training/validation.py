@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import torch
@@ -26,3 +27,11 @@ def validate_model(
         raise ConfigError("Finetuner: num_classes is missing.", given="a validation loader", needed="num_classes=")
     # The metrics sum their counts over processes.
     return evaluate(model, part_of(validate), num_classes, ignore_index=ignore_index, device=device, crop_size=crop_size)
+
+
+@torch.no_grad()
+def try_validation(cut: Any, val_loader: Any, device: torch.device) -> None:
+    """Run the model on the first validation images: what goes wrong there must not wait for the end of a long training."""
+    for images, _ in islice(val_loader, 1):
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        cut.decode(cut.encode(images.to(device, memory_format=torch.channels_last)), size)

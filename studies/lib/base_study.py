@@ -106,7 +106,7 @@ class Study(Stages):
         for number, config in enumerate(configs, start=1):
             folder, text = self.output / f"{name}-{number}", f"{name} {number}"
             trainer = GeneratorTrainer(generator, cut, config, output=folder, device=self.args.device, progress=text)
-            history = trainer.fit(self.training_loader(number), self.val_loader)
+            history = trainer.fit(self.training_loader(number), self.generator_pairs())
             kept = ("ratio", "diversity", "held_out")
             curve += [{"images": before + e["progress"]} | {key: e[key] for key in kept if key in e} for e in history]
             before += config.num_images
@@ -118,6 +118,10 @@ class Study(Stages):
             "curve": curve,
             "parameters": sum(parameter.numel() for parameter in generator.parameters()),
         }
+
+    def generator_pairs(self) -> Any:
+        """The pairs that a generator is measured on while it is trained."""
+        return self.val_loader
 
     def plain_subset_loader(self) -> Any:
         """Training images without augmentation: as many as there are validation images, evenly spaced over the set."""

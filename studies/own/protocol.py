@@ -21,6 +21,7 @@ from torch import nn
 
 from feataug import FinetuneConfig, Finetuner, Inference, evaluate, fit_class_bias
 from feataug.core.measures import TITLES
+from feataug.core.windows import tiles
 from feataug.data import seeded_loader, train_transforms
 from feataug.io.atomic import write_json
 from feataug.io.results import by_class
@@ -78,6 +79,10 @@ class Protocol(Comparison):
             figures[f"{name}, bias, training images"] = by_class(evaluate(biased, training, count, device=self.device), self.classes)
         return figures
 
+    def val_windows(self) -> list[Any]:
+        """Validation images and masks by windows of the crops' size."""
+        return [(part, mask) for images, masks in self.val_loader for part, mask, _ in tiles(images, masks, self.size, 255)]
+
     def padded(self, model: nn.Module, size: Sequence[int]) -> dict[str, Inference]:
         """Whole images, padded to multiples of the output stride."""
         return {"padded": Inference(model, divisor=16)}
@@ -110,7 +115,14 @@ class Protocol(Comparison):
         return found
 
 
-class FPN(WeightsFile, Protocol):
+class InWindows(WeightsFile, Protocol):
+    """A model that takes no whole images of this size: its generator is measured on windows, as the model itself is."""
+
+    def generator_pairs(self) -> Any:
+        return self.val_windows()
+
+
+class FPN(InWindows):
     name, divisor = FPN_NAME, 32
 
     def __init__(self, args: argparse.Namespace, number: int = 0) -> None:
@@ -124,7 +136,7 @@ class FPN(WeightsFile, Protocol):
             return fpn(len(self.classes))
 
 
-class ViT(WeightsFile, Protocol):
+class ViT(InWindows):
     name, divisor = VIT_NAME, 16
 
     def model(self) -> nn.Module:

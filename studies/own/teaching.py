@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from feataug import FeatureGenerator, FinetuneConfig, feature_quality, split, teaching_score
 from feataug.core.fingerprints import fingerprint
 from feataug.core.identity import describe_masks
-from feataug.core.windows import tiles
 from feataug.data import seeded_loader
 from feataug.evaluation import ClassGaussians
 from feataug.evaluation.teaching.decoder_training import first_batches
@@ -135,8 +134,8 @@ class Teaching(Protocol):
 
     def quality(self) -> dict[str, Any]:
         """Distances, precision and recall in feature space, and the memory test: training crops against windows of validation images."""
-        val = [(part, mask) for images, masks in self.val_loader for part, mask, _ in tiles(images, masks, self.size, 255)]
-        return feature_quality(self.cut(), self.load_generator(), seeded_loader(self.train, self.batch, seed=400), val, device=self.device)
+        crops = seeded_loader(self.train, self.batch, seed=400)
+        return feature_quality(self.cut(), self.load_generator(), crops, self.val_windows(), device=self.device)
 
 
 class TeachingFPN(FPN, Teaching):

@@ -10,7 +10,7 @@ from feataug.errors import CheckpointError, ConfigError, FeatAugWarning, LabelEr
 from feataug.generation.critics import Discriminator
 from feataug.training.generator_trainer import GeneratorTrainer
 from tests.support.generator_trainings import CLASSES, TinyModel, loader, make, settings
-from tests.support.small_generators import PRESETS
+from tests.support.small_generators import PRESETS, small_generator
 
 # Runs as short as these ignore z; that they say so is tested once, below.
 pytestmark = pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
@@ -84,6 +84,23 @@ def test_single_samples_are_refused_by_bicyclegan_alone():
 def test_a_loader_that_yields_nothing():
     with pytest.raises(TrainingError, match=r"^feataug: the loader yields no batch\.\n  given:   list after 0 passes\n"):
         make().fit([])
+
+
+class OnlyMultiplesOf32(TinyModel):
+    def forward(self, images):
+        assert images.shape[-1] % 32 == 0, "the width must be a multiple of 32"
+        return super().forward(images)
+
+
+def test_validation_images_that_the_model_does_not_take_stop_the_run_at_its_start(tmp_path):
+    torch.manual_seed(0)
+    cut = split(OnlyMultiplesOf32(), at="encoder")
+    trainer = GeneratorTrainer(small_generator(CLASSES, cut.spec), cut, settings(), output=tmp_path, device="cpu", progress=False)
+    crops = [(torch.zeros(4, 3, 32, 64), torch.arange(2).repeat(4, 32, 32))]
+    with pytest.raises(AssertionError, match="the width must be a multiple of 32"):
+        trainer.fit(crops, [(torch.zeros(1, 3, 32, 48), torch.arange(2).repeat(1, 32, 24))])
+    assert not (tmp_path / "stats.jsonl").exists()
+    trainer.fit(crops, crops)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
