@@ -95,14 +95,16 @@ def comparison(name: str, r: dict[str, Any]) -> str:
     way = f"windows of {window[0]} x {window[1]}" if window else "whole images"
     share = f" --fraction {s['fraction']:g} --ceiling" if s["fraction"] < 1 else ""
     f = s["feataug"]
-    mixing = f"masks `{f['masks']}`, {100 * f['ratio']:.0f} % synthetic, pixels filtered at {f['filter']} times their class's loss"
+    mixing = f"masks `{f['masks']}`, {100 * f['ratio']:.0f} % synthetic, "
+    mixing += f"pixels filtered at {f['filter']} times their class's loss" if f["filter"] else "no pixel filter"
     mixing += f", class weights to the power of {f['power']}" if f.get("power") else ", no class weights"
+    command = f"python -m studies.own.compare --data DIR --dataset {s['data']}{_option(s)}{share}{_mixing_options(s)}"
     lines = [
         "",
         f"### {data_title(name)}",
         "",
-        f"`python -m studies.own.compare --data DIR --dataset {s['data']}{_option(s)}{share}`: {s['images']} training images, crops of "
-        f"{rows} x {columns}, {r['settings']['config']['num_steps']} further steps, {seeds(r['seeds'])}; predicted by {way}. feataug: {mixing}.",
+        f"`{command}`: {s['images']} training images, crops of {rows} x {columns}, "
+        f"{s['config']['num_steps']} further steps, {seeds(r['seeds'])}; predicted by {way}. feataug: {mixing}.",
         "",
         f"| after the class bias {HEADS}",
         "|---" + RULE,
@@ -125,6 +127,14 @@ def comparison(name: str, r: dict[str, Any]) -> str:
             lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     lines += ["", r["verdict"]]
     return "\n".join(lines)
+
+
+def _mixing_options(s: Mapping[str, Any]) -> str:
+    """Options of the studies whose mixing differs from the default."""
+    f = s["feataug"]
+    if f["filter"]:
+        return ""
+    return f" --masks {f['masks']} --ratio {f['ratio']:g} --filter 0 --further-steps {s['config']['num_steps']}"
 
 
 def against(r: dict[str, Any], other: str) -> dict[str, Any]:

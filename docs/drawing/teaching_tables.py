@@ -6,10 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from docs.drawing.words import data_title, seeds
+from feataug.core.measures import TITLES
 from feataug.evaluation.paired_differences import difference, interval
 
 NAMES = {"real": "real features", "generator": "a flow (the default)", "gaussians": "class Gaussians", "bicyclegan": "a BicycleGAN"} | {
     f"generator, {kind} masks": f"a flow, half of its masks {kind}" for kind in ("composed", "balanced")
+}
+NAMES |= {
+    "kept": "one encoded view of each image",
+    "kept and generator": "these views and a flow, half and half",
+    "kept and gaussians": "these views and class Gaussians, half and half",
+    "kept, mirrored": "these views, mirrored at random",
 }
 # A class counts if real features teach it at least so much (IoU in percent).
 TAUGHT = 10.0
@@ -19,7 +26,8 @@ def teaching(name: str, r: dict[str, Any]) -> str:
     """What fresh decoders learn from each source."""
     s, found = r["settings"], r["teaching"]
     score = r["generator"][s["eval_split"]]
-    option = f"{' --half' if s['half'] else ''}{'' if name.rpartition('-')[2] not in ('fpn', 'vit') else f' --model {name[-3:]}'}"
+    option = " --half" if s["half"] else ""
+    option += {"fpn": " --model fpn", "vit": " --model vit", "1600": " --decoder-steps 1600 --kept 1"}.get(name.rpartition("-")[2], "")
     lines = [
         "",
         f"### {data_title(name)}",
@@ -58,6 +66,20 @@ def _gaps(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     others = {name: NAMES.get(name, name) for name in runs[0] if name not in ("seed", "real", "generator")}
     gaps = {text: difference([run[name]["after"]["miou"] for run in runs], ours) for name, text in others.items()}
     return ["mIoU of the flow minus that of " + "; ".join(f"{text}: {interval(gap)}" for text, gap in gaps.items()) + "."] if gaps else []
+
+
+def images_gone(r: Mapping[str, Any]) -> dict[str, Any]:
+    """What is left of images that are gone: sizes in megabytes, and gains over the kept views with intervals."""
+    runs, rows = r["teaching"]["seeds"], []
+    for name in ("kept, mirrored", "kept and gaussians", "gaussians", "kept and generator", "generator", "real"):
+        gaps = (difference([run["kept"]["after"][m] for run in runs], [run[name]["after"][m] for run in runs]) for m in TITLES)
+        rows.append(f"| {NAMES[name]} | " + " | ".join(interval(gap) for gap in gaps) + " |")
+    head = [f"| minus one encoded view of each image | {' | '.join(TITLES.values())} |", "|---" * (len(TITLES) + 1) + "|"]
+    return {
+        "table": "\n".join([*head, *rows]),
+        "megabytes": r["settings"]["kept"]["bytes"] / 1e6,
+        "generator": 2 * r["generator"]["parameters"] / 1e6,
+    }
 
 
 def classes(sources: Mapping[str, Any]) -> str:

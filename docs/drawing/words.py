@@ -12,6 +12,9 @@ SETTINGS = {
     "0.1": "a tenth of the images",
     "0.125": "an eighth of the images",
     "again": "another base",
+    "1600": "1,600 steps",
+    "flow": "features of a flow",
+    "composed": "composed masks",
     "fpn": "FPN",
     "vit": "ViT",
 }

@@ -59,8 +59,8 @@ class KeptFeatures(nn.Module):
 
     @property
     def bytes_in_float16(self) -> int:
-        """What the features and the masks (a byte a pixel) take."""
-        return sum(2 * level.numel() for level in self.features) + self.masks.numel()
+        """What the features take, without their masks."""
+        return sum(2 * level.numel() for level in self.features)
 
 
 class HalfAndHalf(nn.Module):

@@ -125,6 +125,7 @@ class Teaching(Protocol):
         kept = KeptFeatures.encode(cut, crops)
         gaussians = ClassGaussians.fit(cut, first_batches(seeded_loader(self.train, self.batch, seed=501), FIT_BATCHES), len(self.classes))
         cut.remove()
+        self.kept_bytes = kept.bytes_in_float16
         return {
             "kept": kept,
             "kept and generator": HalfAndHalf(kept, GeneratorSource(self.output / "generator-model")),
@@ -193,6 +194,8 @@ def main() -> None:
         "steps": result["settings"]["config"], "seeds": args.seeds, "generator": [config.to_dict() for config in study.generator_configs],
         "seconds": study.seconds, "device": args.device, "torch": torch.__version__,
     }  # fmt: skip
+    if args.kept:
+        settings["kept"] = {"views": args.kept, "bytes": study.kept_bytes}
     if args.bicyclegan:
         settings["bicyclegan"] = [config.to_dict() for config in study.bicyclegan_configs]
     write_json(args.result, {"teaching": result} | found | {"settings": settings})

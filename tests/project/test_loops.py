@@ -70,6 +70,7 @@ def in_a_folder(tmp_path, monkeypatch):
 def test_there_are_recipes():
     assert list(RECIPES) == [
         "Plain PyTorch",
+        "A decoder without images",
         "Lightning",
         "transformers' Trainer",
         "segmentation_models_pytorch",
@@ -95,6 +96,19 @@ def test_the_plain_loop_resumes_bit_for_bit(tmp_path):
     state["mixer"]["rng"] = torch.Generator().manual_seed(77).get_state()
     torch.save(state, "last.pt")
     assert not equal(undisturbed, run_plain(3))
+
+
+def test_a_decoder_learns_from_generated_features_alone():
+    names = surroundings() | {"steps": 12}
+    model = names["model"]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    losses = []
+    code = RECIPES["A decoder without images"].replace("    loss.backward()", "    losses.append(float(loss.detach()))\n    loss.backward()")
+    exec(code, names | {"losses": losses})
+    assert losses[-1] < losses[0]
+    changed = {name.partition(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"decoder"}
+    assert model(torch.rand(1, 3, *SIZE)).shape == (1, model_zoo.CLASSES, *SIZE)
 
 
 @pytest.mark.slow

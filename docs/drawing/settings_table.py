@@ -1,0 +1,103 @@
+"""The first table of docs/results.md: settings in which there is something to gain, and how much of it features gain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from docs.drawing.words import seeds
+from feataug.evaluation.paired_differences import difference
+
+RESULTS = Path(__file__).parents[2] / "studies" / "results"
+MEASURES = ("miou", "class_acc")
+Runs = list[Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: the figures of every arm, seed by seed, after the class bias.
+
+    Args:
+        name: The setting in words, with a link to its section.
+        start: What is there without synthetic features.
+        ceiling: The same with the real data that are missing.
+        ours: The same with features of a flow.
+        others: By name, what else one could do that sees no more labels.
+    """
+
+    name: str
+    start: Runs
+    ceiling: Runs
+    ours: Runs
+    others: Mapping[str, Runs]
+
+    def gain(self, arm: Runs, measure: str) -> float:
+        """Mean gain of an arm over the start."""
+        return float(difference([run[measure] for run in self.start], [run[measure] for run in arm])["mean"])
+
+    def row(self) -> str:
+        """The setting as a row of the table."""
+        name, best = max(self.others.items(), key=lambda item: self.gain(item[1], "miou"), default=("-", None))
+        means = [sum(run[m] for run in self.start) / len(self.start) for m in MEASURES]
+        cells = [self.name, seeds(self.start), ", ".join(f"{mean:.1f}" for mean in means)]
+        for arm in (self.ceiling, self.ours):
+            cells.append(", ".join(f"{self.gain(arm, m):+.1f}" for m in MEASURES))
+        cells.append(", ".join(_share(self.gain(self.ours, m), self.gain(self.ceiling, m)) for m in MEASURES))
+        cells.append(f"{name}: {', '.join(f'{self.gain(best, m):+.1f}' for m in MEASURES)}" if best is not None else "-")
+        return "| " + " | ".join(cells) + " |"
+
+
+def _share(ours: float, ceiling: float) -> str:
+    return f"{ours / ceiling:.0%}" if ceiling > 0 else "-"
+
+
+def settings_table() -> str:
+    """The table in Markdown."""
+    lines = [
+        "| setting | runs | mIoU, ClassAcc without | real data would gain | features of a flow gain | share | best of the rest |",
+        "|---" * 7 + "|",
+        *(setting.row() for setting in all_settings()),
+    ]
+    return "\n".join(lines)
+
+
+def all_settings() -> list[Setting]:
+    """The settings in the order of the table."""
+    return [*kept(_read("teaching-camvid-half-1600")), *sites(_read("sites")), room(_read("room-camvid-half-0.1"))]
+
+
+def kept(result: Mapping[str, Any]) -> list[Setting]:
+    """The images are gone: one encoded view of each was kept; beside it, or in its place, there are generator and masks."""
+    runs = {name: [run[name]["after"] for run in result["teaching"]["seeds"]] for name in result["teaching"]["sources"]}
+    others = {text: runs[name] for name, text in (("kept and gaussians", "class Gaussians"), ("kept, mirrored", "mirrored features"))}
+    where = "[images are gone](#images-are-gone)"
+    return [
+        Setting(f"{where}, an encoded view of each was kept; a flow beside it", runs["kept"], runs["real"], runs["kept and generator"], others),
+        Setting(f"{where}; a flow in place of the views", runs["kept"], runs["real"], runs["generator"], {"class Gaussians": runs["gaussians"]}),
+    ]
+
+
+def sites(result: Mapping[str, Any]) -> list[Setting]:
+    """Each site's images, from the other site's model."""
+    found = []
+    for site, title, other in (("camvid", "CamVid", "idd alone"), ("idd", "IDD-Lite", "camvid alone")):
+        runs = {arm: [run[arm]["after"][site] for run in result["runs"]] for arm in result["arms"]}
+        name = f"[two sites](#two-sites-no-images-shared), on {title}: from the other site's model"
+        others = {"class Gaussians": runs["class Gaussians of both"]}
+        found.append(Setting(name, runs[other], runs["real images of both"], runs["generators of both"], others))
+    return found
+
+
+def room(result: Mapping[str, Any]) -> Setting:
+    """A tenth of the labels, all masks."""
+    runs = {arm: [run[arm] for run in result["seeds"]] for arm in result["arms"]}
+    others = {name: arm for name, arm in runs.items() if name not in ("control", "feataug", "ceiling")}
+    return Setting("[a tenth of the labels, all masks](#few-labels-many-masks)", runs["control"], runs["ceiling"], runs["feataug"], others)
+
+
+def _read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
