@@ -11,6 +11,7 @@ from torch import Tensor
 
 from feataug.core.checks import check_masks, check_number, check_void, describe, is_plain
 from feataug.core.compatibility import check_fits
+from feataug.core.latents import noise_from_seeds
 from feataug.core.specs import FeatureSpec
 from feataug.errors import ConfigError, DtypeError, ShapeError
 from feataug.generation import flow
@@ -170,6 +171,11 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         """How many numbers ``z`` has for one mask of ``image_size``: ``latent_dim``, or for a flow one for each number of the features."""
         return flow.latent_size(self.spec, image_size) if self.preset == "flow" else self.latent_dim
 
+    @property
+    def takes_seeds(self) -> bool:
+        """Whether mixers and measures give it seeds in place of noise: a flow's noise is as large as its features."""
+        return self.preset == "flow"
+
     def forward(
         self, masks: Tensor, z: Tensor | None = None, *, samples: int = 1, standardized: bool = False, checked: bool = False
     ) -> tuple[Tensor, ...]:
@@ -178,7 +184,7 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         Args:
             masks: ``(B, H, W)`` int64 at image resolution, classes or ``ignore_index``; any size.
             z: ``(samples * B, latent_size((H, W)))``; drawn from torch's global generator if ``None``. ``draw_z`` uses a generator of
-                yours.
+                yours. Or ``(samples * B,)`` int64 seeds, not negative, from each of which a sample's noise is drawn on this device.
             samples: Number of features per mask; the mask is encoded once. The result holds the first sample of every mask, then the
                 second of every mask, and so on.
             standardized: Return standardised units, in which each channel of the real features has mean 0 and variance 1, instead of
@@ -202,9 +208,11 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         shape = (samples * len(masks), self.latent_size(size))
         if z is None:
             z = torch.randn(shape, device=masks.device)
+        elif is_plain(z) and z.dtype == torch.int64 and z.shape == shape[:1]:
+            z = noise_from_seeds(z, shape[1], self.fitted.device)
         if not is_plain(z) or not z.is_floating_point():
             raise DtypeError(
-                "FeatureGenerator: z must be a floating point tensor.", given=describe(z), needed=f"{list(shape)} float"
+                "FeatureGenerator: z must be a floating point tensor.", given=describe(z), needed=f"{list(shape)} float, or [{shape[0]}] int64 seeds"
             )
         if z.shape != shape:
             raise ShapeError("FeatureGenerator: z has the wrong shape.", given=describe(z), needed=str(list(shape)))

@@ -13,7 +13,7 @@ class MixPlan:
 
     Args:
         masks: This process's masks, ``(synthetic, H, W)``.
-        z: Their noise, ``(synthetic, latent_size)``.
+        z: Their noise, ``(synthetic, latent_size)``, or for a flow the seeds of their noise, ``(synthetic,)`` int64.
         global_masks: The masks of all processes; with one process, ``masks`` itself.
         slots: Positions of the samples in the mixer's bank, ``(synthetic,)``, if it has one.
     """

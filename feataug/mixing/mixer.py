@@ -268,7 +268,8 @@ class FeatureMixer(nn.Module):
             self.side_stream.synchronize()
         checked = labels_checked(self.generator, plan.masks, device)
         with torch.no_grad(), self.side_stream.work(device, real_masks) if beside_encoder else nullcontext():
-            masks, z = plan.masks.to(device, non_blocking=True), plan.z.to(device, non_blocking=True)
+            # Seeds stay on the CPU, which reads them.
+            masks, z = plan.masks.to(device, non_blocking=True), plan.z.to(device, non_blocking=True) if plan.z.ndim > 1 else plan.z
             if self.bank is not None and plan.slots is not None and not replayed:
                 synthetic, masks = self.bank.fetch(plan.slots, masks, z, partial(self._generate, checked=checked))
             else:

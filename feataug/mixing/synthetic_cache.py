@@ -16,7 +16,7 @@ Generate = Callable[[Tensor, Tensor], tuple[tuple[Tensor, ...], Tensor]]
 
 
 class SyntheticCache:
-    """A ring of slots, each with the mask and noise of a sample, and with its features once they are generated.
+    """A ring of slots, each with the mask and noise (or its seed) of a sample, and with its features once they are generated.
 
     Args:
         size: Number of slots.
@@ -55,7 +55,7 @@ class SyntheticCache:
         masks of another size.
 
         Returns:
-            Masks ``(n, H, W)``, noise ``(n, latent_size)`` and slots ``(n,)``.
+            Masks ``(n, H, W)``, noise ``(n, latent_size)`` or seeds ``(n,)``, and slots ``(n,)``.
 
         Raises:
             ConfigError: ``n`` exceeds the size of the cache.
@@ -127,7 +127,7 @@ class SyntheticCache:
         if self.masks is None or self.z is None:
             # int16 takes a quarter of the memory of int64, and holds any label.
             self.masks = torch.zeros(self.size, *masks.shape[1:], dtype=torch.int16)
-            self.z = torch.zeros(self.size, z.shape[1])
+            self.z = torch.zeros(self.size, *z.shape[1:], dtype=z.dtype)
         self.masks[slots], self.z[slots] = masks.cpu().to(torch.int16), z
         for slot in slots.tolist():
             self.made[slot] = False

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from feataug.core.checks import check_batch, check_loader
 from feataug.core.modes import eval_mode
 from feataug.errors import ConfigError
 from feataug.inference.context_check import CropSize
@@ -32,6 +33,7 @@ def validate_model(
 @torch.no_grad()
 def try_validation(cut: Any, val_loader: Any, device: torch.device) -> None:
     """Run the model on the first validation images: what goes wrong there must not wait for the end of a long training."""
-    for images, _ in islice(val_loader, 1):
+    for batch in islice(check_loader("GeneratorTrainer", val_loader), 1):
+        images, _ = check_batch("GeneratorTrainer", batch, cut.model)
         size = (int(images.shape[-2]), int(images.shape[-1]))
         cut.decode(cut.encode(images.to(device, memory_format=torch.channels_last)), size)

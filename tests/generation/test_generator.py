@@ -265,8 +265,20 @@ def test_noise_of_another_size_or_kind_is_refused(preset, count):
         generator(masks, torch.zeros(2, count, dtype=torch.long))
     assert str(error.value) == (
         "FeatureGenerator: z must be a floating point tensor.\n"
-        f"  given:   [2, {count}] int64 on cpu\n  needed:  [2, {count}] float"
+        f"  given:   [2, {count}] int64 on cpu\n  needed:  [2, {count}] float, or [2] int64 seeds"
     )
+    with pytest.raises(DtypeError, match=r"given:   \[3\] int64"):
+        generator(masks, torch.zeros(3, dtype=torch.long))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_seed_stands_for_the_noise_of_one_sample(preset):
+    generator, masks = small(preset=preset).eval(), torch.randint(K, (2, 16, 24), generator=torch.Generator().manual_seed(0))
+    size = generator.latent_size((16, 24))
+    seeds = torch.tensor([3, 7, 3, 9])
+    noise = torch.stack([torch.randn(size, generator=torch.Generator().manual_seed(int(seed))) for seed in seeds])
+    for one, other in zip(generator(masks, seeds, samples=2), generator(masks, noise, samples=2), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_the_spec_may_be_a_dictionary_and_nothing_else():

@@ -14,6 +14,7 @@ from feataug import (
     stages,
 )
 from feataug.core.crop_sizes import note_size
+from feataug.core.latents import draw_latents
 from feataug.core.windows import tiles
 from feataug.errors import ShapeError
 from feataug.losses import reconstruction
@@ -57,7 +58,7 @@ def slowly(cut, generator, loader, window, seed=0, void=255):
                 labels = masks[:, place[0], place[1]]
                 once = labels.masked_fill(done[:, place[0], place[1]], void)
                 done[:, place[0], place[1]] = True
-                both = generator(labels, generator.draw_z(labels, rng, samples=2), samples=2)
+                both = generator(labels, draw_latents(generator, labels, rng, samples=2), samples=2)
                 first, second = [x[: len(labels)] for x in both], [x[len(labels) :] for x in both]
                 features = cut.encode(images[:, :, place[0], place[1]])
                 real.update(cut.decode(features, window), once)

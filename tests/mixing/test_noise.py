@@ -1,4 +1,4 @@
-"""Noise in the mixer, whose amount may depend on the masks' size: plans, the bank, mining, and generators of a user's own."""
+"""Noise in the mixer, whose amount may depend on the masks' size, or its seeds: plans, the bank, mining, and generators of a user's own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def flow():
 
 
 GENERATORS = {"flow": flow, "bicyclegan": lambda: FeatureGenerator(5, SPEC, "bicyclegan", mask_widths=(4,), width=4, depth=0), "own": Own}
-NUMBERS = {"flow": lambda size: 16 * size[0] // 4 * size[1] // 4, "bicyclegan": lambda size: 8, "own": lambda size: 2}
+# Of a flow's noise, as large as its features, plans and banks hold the seeds alone.
+SHAPES = {"flow": lambda count: (count,), "bicyclegan": lambda count: (count, 8), "own": lambda count: (count, 2)}
 every_generator = pytest.mark.parametrize("name", GENERATORS)
 
 
@@ -63,7 +64,7 @@ def test_a_plan_holds_as_much_noise_as_its_masks_take(name):
     for size in (*SIZES, *SIZES):
         first.masks.size = again.masks.size = size
         plan, other = first.plan(4), again.plan(4)
-        assert plan.z.shape == (4, NUMBERS[name](size))
+        assert plan.z.shape == SHAPES[name](4)
         assert torch.equal(plan.z, other.z)
         mixed, replayed = first(*batch(size), plan), again(*batch(size), plan)
         assert torch.equal(mixed.features[0], replayed.features[0])
@@ -89,7 +90,7 @@ def test_what_the_bank_holds_is_what_would_be_generated(name):
         for _ in range(5):
             mixed, bank = mixer(*batch(size)), mixer.bank
             slots = [slot for slot in range(6) if bank.made[slot]]
-            assert bank.z.shape == (6, NUMBERS[name](size))
+            assert bank.z.shape == SHAPES[name](6)
             fresh = mixer.generator(bank.masks[slots].long(), bank.z[slots])[0].detach()
             torch.testing.assert_close(bank.features[0][slots], fresh)
             # All that was mixed is there.
