@@ -30,8 +30,8 @@ def _wrapped(text: str) -> list[str]:
 
 
 def _filled(item: str) -> str:
-    """One paragraph or list item. Spaces in code (of up to 90 characters) and in addresses do not break."""
-    glued = re.sub(r"`[^`]{,90}`|\]\([^)]*\)", lambda match: match[0].replace("\n", " ").replace(" ", "\0"), item.strip("\n"))
+    """One paragraph or list item. Spaces in code (of up to 98 characters) and in addresses do not break."""
+    glued = re.sub(r"`[^`]{,98}`|\]\([^)]*\)", lambda match: match[0].replace("\n", " ").replace(" ", "\0"), item.strip("\n"))
     indent = "  " if item.startswith("- ") else ""
     filled = textwrap.fill(" ".join(glued.split()), WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
     return ("\n" if item.startswith("\n") else "") + filled.replace("\0", " ") + ("\n" if item.endswith("\n\n") else "")

@@ -152,16 +152,3 @@ def ways(found: Mapping[str, dict[str, Any]]) -> str:
         cells = " | ".join(f"{means[way]['miou']:.1f}" if way in means else "-" for way in heads)
         lines.append(f"| {data_title(name)} | {cells} |")
     return "\n".join(lines) + "\n"
-
-
-def summary(found: Mapping[str, dict[str, Any]]) -> str:
-    """The README's second table: gains over the control, before and after the bias."""
-    two = ("class_acc", "miou")
-    heads = " | ".join(f"{TITLES[m]}, {when}" for m in two for when in ("before the bias", "after it"))
-    lines = [f"| points over the control | {heads} |", "|---" * 5 + "|"]
-    for name, r in found.items():
-        for arm in ("feataug", "class weights", "ceiling"):
-            if arm in r["differences"]:
-                cells = (interval(r[key][arm][m]) for m in two for key in ("differences_before_bias", "differences"))
-                lines.append(f"| {arm}: {data_title(name)} ({seeds(r['seeds'])}) | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from docs.drawing.findings import findings
 from docs.drawing.page import DOCS, wrap, write_or_check
-from docs.drawing.protocol_tables import bias, comparison, protocol, summary, ways
+from docs.drawing.protocol_tables import bias, comparison, protocol, ways
 from docs.drawing.room_tables import room, sites
 from docs.drawing.settings_table import settings_table
 from docs.drawing.teaching_tables import images_gone, teaching, variants
@@ -88,7 +88,7 @@ KEPT = """
 A site may not keep its images, or a decoder is trained where they must not go. What is left is what was made of them while they were there. Below,
 one encoded view of each image ({megabytes:.0f} MB as float16, without the masks) is compared with a generator ({generator:.1f} MB), which has learned
 from all views; both have the masks. *Real features* are what the images themselves would teach, in ever new views. The figures are those of
-[decoders trained for 1,600 steps](#camvid-half-resolution-1-600-steps).
+[decoders trained for 1,600 steps](#camvid-half-resolution-1600-steps).
 
 {table}
 """
@@ -144,7 +144,7 @@ def page() -> str:
 
 def readme() -> str:
     """Both tables of the README."""
-    return ways(read("protocol")) + "\n" + summary(read("compare"))
+    return settings_table("docs/results.md") + "\n\n" + ways(read("protocol"))
 
 
 if __name__ == "__main__":

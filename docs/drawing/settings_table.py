@@ -54,12 +54,12 @@ def _share(ours: float, ceiling: float) -> str:
     return f"{ours / ceiling:.0%}" if ceiling > 0 else "-"
 
 
-def settings_table() -> str:
-    """The table in Markdown."""
+def settings_table(page: str = "") -> str:
+    """The table in Markdown; ``page`` is that of the sections that it points to, if another."""
     lines = [
         "| setting | runs | mIoU, ClassAcc without | real data would gain | features of a flow gain | share | best of the rest |",
         "|---" * 7 + "|",
-        *(setting.row() for setting in all_settings()),
+        *(setting.row().replace("](#", f"]({page}#") for setting in all_settings()),
     ]
     return "\n".join(lines)
 

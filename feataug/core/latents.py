@@ -37,3 +37,8 @@ def noise_from_seeds(seeds: Tensor, size: int, device: torch.device) -> Tensor:
     for row, seed in zip(rows, seeds.tolist(), strict=True):
         row.normal_(generator=torch.Generator(device).manual_seed(seed))
     return rows
+
+
+def latents_on(device: torch.device, z: Tensor) -> Tensor:
+    """Noise on a device, without waiting for it. Seeds stay on the CPU, which reads them."""
+    return z.to(device, non_blocking=True) if z.is_floating_point() else z

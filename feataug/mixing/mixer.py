@@ -16,7 +16,7 @@ from feataug.core.compatibility import check_spec, labels_checked
 from feataug.core.distributed import gather_strided, local_slice, rank_and_world
 from feataug.core.fingerprints import fingerprint
 from feataug.core.identity import architecture, describe_filter, describe_masks
-from feataug.core.latents import draw_latents
+from feataug.core.latents import draw_latents, latents_on
 from feataug.cutting.hooks import cut_of, join
 from feataug.errors import ConfigError, ShapeError
 from feataug.losses import segmentation_loss
@@ -268,8 +268,7 @@ class FeatureMixer(nn.Module):
             self.side_stream.synchronize()
         checked = labels_checked(self.generator, plan.masks, device)
         with torch.no_grad(), self.side_stream.work(device, real_masks) if beside_encoder else nullcontext():
-            # Seeds stay on the CPU, which reads them.
-            masks, z = plan.masks.to(device, non_blocking=True), plan.z.to(device, non_blocking=True) if plan.z.ndim > 1 else plan.z
+            masks, z = plan.masks.to(device, non_blocking=True), latents_on(device, plan.z)
             if self.bank is not None and plan.slots is not None and not replayed:
                 synthetic, masks = self.bank.fetch(plan.slots, masks, z, partial(self._generate, checked=checked))
             else:

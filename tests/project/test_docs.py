@@ -57,10 +57,9 @@ def test_the_plots_are_drawn_from_the_committed_figures(tmp_path):
 def test_the_figures_in_the_readme_are_those_of_the_files():
     drawn = load(ROOT / "docs" / "drawing" / "results.py")
     assert drawn.readme() in (ROOT / "README.md").read_text()
-    (name, first), *_ = drawn.read("compare").items()
-    planted = {name: first | {"seeds": first["seeds"][:1]}}
     assert drawn.ways(drawn.read("protocol")) in drawn.readme()
-    assert drawn.summary(planted) not in (ROOT / "README.md").read_text()
+    assert drawn.settings_table("docs/results.md") in drawn.readme()
+    assert drawn.settings_table("docs/other.md") not in (ROOT / "README.md").read_text()
 
 
 def test_the_page_on_the_paper_is_drawn_from_the_committed_figures():

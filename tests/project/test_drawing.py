@@ -1,10 +1,13 @@
 """The drawn pages: verdicts follow one rule, findings need their figures, prose is wrapped."""
 
+import re
+
 import pytest
 
 from docs.drawing import results, verdicts
 from docs.drawing.findings import findings
 from docs.drawing.page import wrap
+from docs.drawing.settings_table import Setting, all_settings, settings_table
 from docs.drawing.verdicts import Evidence, summary, verdict
 
 
@@ -35,7 +38,7 @@ def test_verdicts_are_counted_by_measure():
 
 
 def test_a_finding_that_the_figures_do_not_bear_out_is_an_error():
-    assert findings(results.read).count("\n- **") == 9
+    assert findings(results.read).count("\n- **") == 10
 
     def planted(study):
         found = results.read(study)
@@ -57,3 +60,24 @@ def test_prose_is_wrapped_and_the_rest_stays():
     assert all(len(line) <= 100 for line in prose)
     assert " ".join(wrapped.split()) == " ".join(text.split())
     assert wrap(wrapped) == wrapped
+
+
+def test_a_setting_is_a_row_of_gains_over_its_start():
+    def runs(*values):
+        return [{"miou": miou, "class_acc": class_acc} for miou, class_acc in values]
+
+    setting = Setting(
+        "here", runs((40, 50), (42, 52)), runs((44, 55), (46, 57)), runs((43, 56), (45, 58)),
+        {"first": runs((41, 50), (43, 52)), "second": runs((40, 99), (42, 99))},
+    )  # fmt: skip
+    assert setting.row() == "| here | 2 seeds | 41.0, 51.0 | +4.0, +5.0 | +3.0, +6.0 | 75%, 120% | first: +1.0, +0.0 |"
+    nothing = Setting("there", runs((40, 50)), runs((39, 51)), runs((41, 50)), {})
+    assert nothing.row() == "| there | one seed | 40.0, 50.0 | -1.0, +1.0 | +1.0, +0.0 | -, 0% | - |"
+
+
+def test_the_first_table_points_to_the_sections_of_its_page():
+    here, there = settings_table(), settings_table("docs/results.md")
+    assert here.count("](#") == there.count("](docs/results.md#") == len(all_settings())
+    for anchor in re.findall(r"\]\(#([^)]*)\)", here):
+        titles = [title.lower().replace(",", "").replace(" ", "-") for title in re.findall(r"\n## ([^\n]*)", results.page())]
+        assert anchor in titles

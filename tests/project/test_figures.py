@@ -58,8 +58,8 @@ def taught(source):
 FIGURES = {
     "README.md": [
         (
-            "fresh decoder {0.79} of what real features do, and class Gaussians {0.91}. Those of a flow, now the default, teach {0.98}, "
-            "and {1.01} if half of their masks are composed",
+            "teach a fresh decoder {0.79} of what real features do in 400 steps, class Gaussians {0.91}, those of a flow {0.98}, and {1.01} if "
+            "half of its masks are composed",
             [taught("bicyclegan"), taught("gaussians"), taught("generator"), taught("generator, composed masks")],
         ),
     ],
