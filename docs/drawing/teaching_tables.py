@@ -45,11 +45,14 @@ def teaching(name: str, r: dict[str, Any]) -> str:
             f"{before['miou']:.2f} | {share['before']:.3f} |"
         )
     lines += ["", *_gaps(found["seeds"])]
-    minutes, images = s["seconds"]["generator"] / 60, sum(config["num_images"] for config in s["generator"])
+    images = sum(config["num_images"] for config in s["generator"])
+    # Of a training that was interrupted, only the last part was timed.
+    whole = "generator" not in s.get("seconds_of_the_last_part_only", ())
+    minutes = f" in {s['seconds']['generator'] / 60:.0f} minutes of one thread beside other jobs" if whole else ""
     weights = r["generator"]["parameters"] / 1e6
     lines += [
         "",
-        f"The flow was trained on {images:,} images in {minutes:.0f} minutes of one thread beside other jobs; {weights:.1f} M weights. "
+        f"The flow was trained on {images:,} images{minutes}; {weights:.1f} M weights. "
         f"Recognition on masks that it has not seen: {score['synthetic']:.2f} of {score['real']:.2f} (ratio {score['ratio']:.2f}), "
         f"diversity {score['diversity']:.2f}.",
         "",

@@ -192,7 +192,7 @@ def main() -> None:
         "data": args.dataset, "half": args.half, "eval_split": args.eval_split, "size": study.size, "batch": study.batch,
         "images": len(study.train), "model": study.name, "at": study.at, "base": study.base_config.to_dict(),
         "steps": result["settings"]["config"], "seeds": args.seeds, "generator": [config.to_dict() for config in study.generator_configs],
-        "seconds": study.seconds, "device": args.device, "torch": torch.__version__,
+        "seconds": study.seconds, "seconds_of_the_last_part_only": study.resumed, "device": args.device, "torch": torch.__version__,
     }  # fmt: skip
     if args.kept:
         settings["kept"] = {"views": args.kept, "bytes": study.kept_bytes}
