@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,14 +95,23 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def parse(parser: argparse.ArgumentParser, name: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """Parse ``argv`` (by default the command line), and name the folders after the data set and the fraction."""
+def parse(
+    parser: argparse.ArgumentParser, name: str, argv: Sequence[str] | None = None, ending: Callable[[argparse.Namespace], str] = lambda args: ""
+) -> argparse.Namespace:
+    """Parse ``argv`` (by default the command line), and name the folders after the data set and the fraction.
+
+    Args:
+        parser: The study's parser.
+        name: The study.
+        argv: The command line.
+        ending: What the name of the result file ends in, by the options, unless ``--result`` names it.
+    """
     args = parser.parse_args(argv)
     data = args.dataset + ("-half" if args.half else "") + (f"-{args.fraction:g}" if args.fraction < 1 else "")
     if args.quick:
         # A folder of its own: quick figures must not be mistaken for results.
         args.output = args.output or Path("runs") / f"quick-{data}"
-        args.result = args.result or args.output / "results" / f"{name}.json"
+        args.result = args.result or args.output / "results" / f"{name}{ending(args)}.json"
     args.output = args.output or Path("runs") / f"compare-{data}"
-    args.result = args.result or Path("studies/results") / f"{name}-{data}.json"
+    args.result = args.result or Path("studies/results") / f"{name}-{data}{ending(args)}.json"
     return args

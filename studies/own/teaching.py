@@ -170,12 +170,13 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     )
     parser.add_argument("--generators", nargs="+", type=Path, default=[], help="folders of further generators, each named after its folder")
     parser.set_defaults(seeds=[0, 1])
-    args = parse(parser, "teaching", None)
-    if args.model != "pspnet":
-        args.result = args.result.with_name(f"{args.result.stem}-{args.model}.json")
-    if args.decoder_steps != STEPS.num_steps:
-        args.result = args.result.with_name(f"{args.result.stem}-{args.decoder_steps}.json")
-    return args
+    return parse(parser, "teaching", None, _ending)
+
+
+def _ending(args: argparse.Namespace) -> str:
+    """Other models and other lengths have result files of their own."""
+    model = f"-{args.model}" if args.model != "pspnet" else ""
+    return model + (f"-{args.decoder_steps}" if args.decoder_steps != STEPS.num_steps else "")
 
 
 def main() -> None:

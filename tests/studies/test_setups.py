@@ -1,5 +1,6 @@
 """A comparison reads crops of one size to train on, and whole images of any size to measure on."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from studies.lib.comparison import Comparison
-from studies.lib.setups import SETUPS
+from studies.lib.setups import SETUPS, arguments, parse
 
 SIZES = [(40, 60), (60, 40), (48, 48)]
 FILES = {
@@ -39,3 +40,13 @@ def test_crops_and_whole_images(tmp_path, dataset, half):
         assert sum(len(images) for images, _ in loader) == 3
         assert all(torch.is_tensor(images) and images.shape[-2:] == masks.shape[-2:] for images, masks in loader)
     assert (tuple(next(iter(study.val_loader))[1].shape[-2:]) == (20, 30)) == half
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_result_file_is_named_after_the_options_unless_it_is_given(quick):
+    words = ["--data", "d", "--dataset", "camvid", "--half", *["--quick"][: int(quick)]]
+    named = parse(arguments(""), "teaching", words, lambda args: "-vit")
+    folder = "runs/quick-camvid-half/results/teaching" if quick else "studies/results/teaching-camvid-half"
+    assert named.result == Path(f"{folder}-vit.json")
+    assert parse(arguments(""), "teaching", words).result == Path(f"{folder}.json")
+    assert parse(arguments(""), "teaching", [*words, "--result", "mine.json"], lambda args: "-vit").result == Path("mine.json")
