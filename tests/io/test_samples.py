@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 import feataug
+from feataug.core.latents import draw_latents
 from feataug.data import Scenes, eval_transforms, seeded_loader
 from feataug.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from feataug.errors import DataError, FeatAugWarning
@@ -39,7 +40,7 @@ def test_what_is_kept_is_what_the_models_say(tmp_path, tiny_net, preset):
     with torch.no_grad():
         net.eval()
         expected = net(images).argmax(1)
-        z = generator.draw_z(6, torch.Generator().manual_seed(0), image_size=masks.shape[-2:])
+        z = draw_latents(generator, masks, torch.Generator().manual_seed(0), samples=2)
         made = generator.eval()(masks, z, samples=2)[0]
         synthetic = cut.decode((made[:3],), masks.shape[-2:]).argmax(1)
     assert torch.equal(read.predictions["mine"].long(), expected)
