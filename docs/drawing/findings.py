@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
+from docs.drawing.settings_table import read_result
 from docs.drawing.words import seeds
 from feataug.evaluation.paired_differences import interval
 
-RESULTS = Path(__file__).parents[2] / "studies" / "results"
 Read = Callable[[str], Mapping[str, Mapping[str, Any]]]
 
 
@@ -32,7 +30,7 @@ def findings(read: Read) -> str:
     flow_gain = read("compare")["camvid-half-flow"]["differences"]["feataug"]
     gone = read("teaching")["camvid-half-1600"]["teaching"]
     left = {name: parts["after"]["miou"] for name, parts in gone["sources"].items()}
-    site = json.loads((RESULTS / "sites.json").read_text())
+    site = read_result("sites")
     of = site["arms"]
     camvid, all_camvid = (of[arm]["camvid"]["miou"] - of["idd alone"]["camvid"]["miou"] for arm in ("generators of both", "real images of both"))
     idd, all_idd = (of[arm]["idd"]["miou"] - of["camvid alone"]["idd"]["miou"] for arm in ("generators of both", "real images of both"))

@@ -14,7 +14,7 @@ from docs.drawing.findings import findings
 from docs.drawing.page import DOCS, wrap, write_or_check
 from docs.drawing.protocol_tables import bias, comparison, protocol, ways
 from docs.drawing.room_tables import room, sites
-from docs.drawing.settings_table import settings_table
+from docs.drawing.settings_table import read_result, settings_table
 from docs.drawing.teaching_tables import images_gone, teaching, variants
 
 RESULTS = DOCS.parent / "studies" / "results"
@@ -137,8 +137,7 @@ def page() -> str:
     parts.append(KEPT.format(**images_gone(read("teaching")["camvid-half-1600"])))
     if results := read("room"):
         parts += [ROOM, *(room(name, r) for name, r in results.items())]
-    if (RESULTS / "sites.json").exists():
-        parts += [SITES, sites(json.loads((RESULTS / "sites.json").read_text()))]
+    parts += [SITES, sites(read_result("sites"))]
     return wrap("\n".join([*parts, WHEN_NOT]))
 
 

@@ -66,7 +66,7 @@ def settings_table(page: str = "") -> str:
 
 def all_settings() -> list[Setting]:
     """The settings in the order of the table."""
-    return [*kept(_read("teaching-camvid-half-1600")), *sites(_read("sites")), room(_read("room-camvid-half-0.1"))]
+    return [*kept(read_result("teaching-camvid-half-1600")), *sites(read_result("sites")), room(read_result("room-camvid-half-0.1"))]
 
 
 def kept(result: Mapping[str, Any]) -> list[Setting]:
@@ -98,6 +98,7 @@ def room(result: Mapping[str, Any]) -> Setting:
     return Setting("[a tenth of the labels, all masks](#few-labels-many-masks)", runs["control"], runs["ceiling"], runs["feataug"], others)
 
 
-def _read(name: str) -> dict[str, Any]:
+def read_result(name: str) -> dict[str, Any]:
+    """A study's result file."""
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
     return found

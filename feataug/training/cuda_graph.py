@@ -59,7 +59,7 @@ class GraphedLoss:
         # A graph holds the weights as they were cast when it was captured, unless every replay casts them again.
         with self.accelerator.autocast(AutocastKwargs(cache_enabled=False)):
             if self.graphed is None:
-                # The graph reads its inputs from where they lie now: from copies, that nobody else writes to.
+                # The graph always reads its inputs from where they lie now. Copies are not overwritten by anyone else.
                 static = torch.utils._pytree.tree_map(lambda leaf: leaf.detach().clone(), inputs)
                 self.graphed = torch.cuda.make_graphed_callables(self.make(), static, allow_unused_input=True)
                 self.shapes = shapes
