@@ -37,6 +37,14 @@ class _ResultsFolder(argparse.Action):
         RESULTS = values
 
 
+def frozen_lite0(classes: int) -> Any:
+    """The cut that generators' steps are measured on: PSPNet on lite0, frozen, at stride 16. The same weights after the same seed."""
+    from feataug import split
+    from feataug.models import PSPNet
+
+    return split(PSPNet("tf_efficientnet_lite0", classes, output_stride=16).eval().requires_grad_(False), "encoder.blocks.4")
+
+
 def name_of(device: str) -> str:
     """The GPU's name, or the number of threads."""
     return torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads"

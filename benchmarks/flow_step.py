@@ -16,7 +16,7 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.common import name_of, parser, race, write
+from benchmarks.common import frozen_lite0, name_of, parser, race, write
 from feataug import DatasetMasks, FeatureGenerator, FeatureMixer, GeneratorConfig, split
 from feataug.models import PSPNet
 from feataug.training.device import keep_freed_memory, make_accelerator
@@ -33,9 +33,8 @@ def objective(device: str, precision: str, *, cuda_graph: bool = False, compiled
         # One process measures several precisions.
         state._reset_state()
     torch.manual_seed(0)
-    model = PSPNet("tf_efficientnet_lite0", CLASSES, output_stride=16).eval().requires_grad_(False)
-    model.to(device, memory_format=torch.channels_last)
-    cut = split(model, "encoder.blocks.4")
+    cut = frozen_lite0(CLASSES)
+    cut.model.to(device, memory_format=torch.channels_last)
     config = GeneratorConfig(mixed_precision=precision, num_images=10**6)
     found = FlowObjective(FeatureGenerator(CLASSES, cut.spec), cut, config, cuda_graph=cuda_graph)
     found.prepare(make_accelerator(device, precision))

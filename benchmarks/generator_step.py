@@ -10,10 +10,9 @@ from functools import partial
 
 import torch
 
-from benchmarks.common import name_of, parser, race, write
+from benchmarks.common import frozen_lite0, name_of, parser, race, write
 from benchmarks.plain_objective import PlainObjective
-from feataug import FeatureGenerator, GeneratorConfig, split
-from feataug.models import PSPNet
+from feataug import FeatureGenerator, GeneratorConfig
 from feataug.training.bicyclegan import Objective
 from feataug.training.device import keep_freed_memory, make_accelerator
 
@@ -32,8 +31,7 @@ def main() -> None:
     sides = []
     for kind in (Objective, PlainObjective):
         torch.manual_seed(0)
-        model = PSPNet("tf_efficientnet_lite0", CLASSES, output_stride=16).eval().requires_grad_(False)
-        cut = split(model, "encoder.blocks.4")
+        cut = frozen_lite0(CLASSES)
         objective = kind(FeatureGenerator(CLASSES, cut.spec, "bicyclegan"), cut, config)
         objective.prepare(make_accelerator(args.device, config.mixed_precision) if kind is Objective else torch.device(args.device))
         sides.append(partial(objective.step, images, masks, 0))

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import parser, write
+from benchmarks.common import frozen_lite0, parser, write
 from benchmarks.kernel_count import kernels
 from benchmarks.mixed_step import REAL, SYNTHETIC, steps
 from benchmarks.plain_objective import PlainObjective
-from feataug import FeatureGenerator, GeneratorConfig, split
-from feataug.models import PSPNet
+from feataug import FeatureGenerator, GeneratorConfig
 from feataug.training.bicyclegan import Objective
 from feataug.training.device import make_accelerator
 from feataug.training.flow_matching import FlowObjective
@@ -33,8 +32,7 @@ OBJECTIVES: dict[str, tuple[Any, GeneratorConfig]] = {
 def generator_step(kind: Any, config: GeneratorConfig) -> int:
     """Kernels of one step of an objective."""
     torch.manual_seed(0)
-    model = PSPNet("tf_efficientnet_lite0", CLASSES, output_stride=16).eval().requires_grad_(False)
-    cut = split(model, "encoder.blocks.4")
+    cut = frozen_lite0(CLASSES)
     objective = kind(FeatureGenerator(CLASSES, cut.spec, config.objective), cut, config)
     objective.prepare(torch.device("cpu") if kind is PlainObjective else make_accelerator("cpu", "no"))
     images, masks = torch.randn(BATCH, 3, *SIZE), torch.randint(CLASSES, (BATCH, *SIZE))

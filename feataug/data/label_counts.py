@@ -37,11 +37,16 @@ class LabelCounts:
 
 def count_labels(reader: Any, limit: int) -> LabelCounts:
     """Count the labels of up to ``limit`` evenly spaced masks of a reader."""
-    number = min(limit, len(reader))
+    chosen = evenly_spaced(reader, limit)
     counts, void = np.zeros(reader.num_classes, np.int64), 0
-    for index in np.linspace(0, len(reader) - 1, number).round().astype(int).tolist():
+    for index in chosen:
         mask = reader.mask(index).numpy()
         known = mask[mask != reader.ignore_index]
         counts += np.bincount(known, minlength=reader.num_classes)
         void += mask.size - known.size
-    return LabelCounts(tuple(counts.tolist()), void, number, len(reader))
+    return LabelCounts(tuple(counts.tolist()), void, len(chosen), len(reader))
+
+
+def evenly_spaced(reader: Any, limit: int) -> list[int]:
+    """The numbers of up to ``limit`` samples, evenly spaced over a reader."""
+    return np.linspace(0, len(reader) - 1, min(limit, len(reader))).round().astype(int).tolist()

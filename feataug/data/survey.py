@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from feataug.data.dataset_root import FoundFiles, find_files
+from feataug.data.dataset_root import find_files
+from feataug.data.label_counts import evenly_spaced
 from feataug.errors import FeatAugError
 
 # Errors of single files that are kept in full; the rest are counted.
@@ -63,11 +64,10 @@ def survey(reader: Any, limit: int | None = None) -> Iterator[Survey]:
     Yields:
         What was found so far, after each sample: always the same object.
     """
-    count = len(reader) if limit is None else min(limit, len(reader))
     classes = len(reader.classes)
     found = Survey(len(reader), pixels=np.zeros(classes + 1, np.int64), samples=np.zeros(classes + 1, np.int64))
     found.passed_over = passed_over(reader)
-    for index in np.linspace(0, len(reader) - 1, count).round().astype(int).tolist():
+    for index in evenly_spaced(reader, len(reader) if limit is None else limit):
         try:
             _, mask = reader[index]
         except FeatAugError as error:
@@ -93,7 +93,6 @@ def passed_over(reader: Any) -> dict[Path, str]:
         folder = Path(os.path.commonpath([file.parent for file in files]))
         if folder in found:
             continue
-        there = FoundFiles(folder)
         suffixes = sorted({file.suffix.lower() for other in lists for file in other})
         try:
             there = find_files(type(reader).__name__, folder, suffixes=suffixes)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from feataug import __version__
+from feataug.data.label_counts import evenly_spaced
 from feataug.data.survey import Survey
 from feataug.errors import FeatAugError
 from feataug.io.atomic import explain_write_errors
@@ -87,7 +88,7 @@ def as_result(found: Mapping[str, Survey], readers: Mapping[str, Any]) -> dict[s
 def pictures_of(reader: Any) -> list[list[Picture]]:
     """Some samples as small pictures: image, and mask in the classes' colours."""
     rows: list[list[Picture]] = []
-    for index in torch.linspace(0, len(reader) - 1, min(_PICTURES, len(reader))).round().int().tolist():
+    for index in evenly_spaced(reader, _PICTURES):
         try:
             image, mask = reader[index]
         except FeatAugError:
