@@ -39,6 +39,6 @@ def noise_from_seeds(seeds: Tensor, size: int, device: torch.device) -> Tensor:
     return rows
 
 
-def latents_on(device: torch.device, z: Tensor) -> Tensor:
+def latents_on(device: torch.device | str, z: Tensor) -> Tensor:
     """Noise on a device, without waiting for it. Seeds stay on the CPU, which reads them."""
     return z.to(device, non_blocking=True) if z.is_floating_point() else z

@@ -258,8 +258,8 @@ class Cut:
 
         Weights that are used before the cut alone require no gradient. Layers that run before the cut alone stay in eval mode, also after
         ``model.train()``: the running statistics of norms do not change, and dropout and stochastic depth are off. ``feataug.update_bn``
-        leaves these norms as they are. Copies of the model stay frozen. Make the optimizer afterwards, or leave it as it is: weights
-        without gradients are not updated.
+        leaves these norms as they are. Copies of the model stay frozen; of a pickled one only the weights do. Make the optimizer
+        afterwards, or leave it as it is: weights without gradients are not updated.
         """
         freeze(self)
 

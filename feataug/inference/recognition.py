@@ -12,7 +12,7 @@ from torch import Tensor
 from feataug.core.checks import check_batch, check_features, check_loader, check_number
 from feataug.core.devices import device_of
 from feataug.core.label_checks import refuse_one_class
-from feataug.core.latents import draw_latents
+from feataug.core.latents import draw_latents, latents_on
 from feataug.core.modes import eval_mode
 from feataug.core.windows import tiles
 from feataug.inference.context_check import CropSize, resolve_crop_size
@@ -74,7 +74,7 @@ def recognition(
             for part, given, counted in tiles(images, masks, tile, ignore_index):
                 size = (int(given.shape[-2]), int(given.shape[-1]))
                 features = check_features("recognition", cut.encode(part), generator.spec, size)
-                z = draw_latents(generator, given, rng, samples=2).to(device)
+                z = latents_on(device, draw_latents(generator, given, rng, samples=2))
                 first, second = zip(*(x.chunk(2) for x in generator(given, z, samples=2)), strict=True)
                 real.update(split_outputs(cut.decode(features, size))[0], counted)
                 synthetic.update(split_outputs(cut.decode(first, size))[0], counted)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from feataug.core.checks import check_batch
 from feataug.core.devices import device_of
 from feataug.core.distributed import is_main
-from feataug.core.latents import draw_latents
+from feataug.core.latents import draw_latents, latents_on
 from feataug.core.modes import eval_mode
 from feataug.errors import DataError, FeatAugWarning
 from feataug.io.atomic import write_tensors
@@ -166,7 +166,7 @@ def _make_samples(images: Tensor, masks: Tensor, models: dict[str, Any], cut: An
     if cut is not None and generator is not None:
         with eval_mode(cut.model), eval_mode(generator):
             real = cut.encode(device_images)
-            z = draw_latents(generator, device_masks, torch.Generator().manual_seed(0), samples=2).to(device_masks.device)
+            z = latents_on(device_masks.device, draw_latents(generator, device_masks, torch.Generator().manual_seed(0), samples=2))
             made = generator(device_masks, z, samples=2)
             first = tuple(level.chunk(2)[0] for level in made)
             predictions["real features"] = _labels(cut.decode(real, masks.shape[-2:]), masks)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from feataug.core.checks import check_mask_form, check_number
 from feataug.core.distributed import gather_strided, local_slice
-from feataug.core.latents import draw_latents
+from feataug.core.latents import draw_latents, latents_on
 from feataug.core.modes import eval_mode
 from feataug.losses import per_sample_loss, split_outputs
 
@@ -58,7 +58,7 @@ def synthetic_loss(
                 if not len(part):
                     break
                 part = part.to(device)
-                out = cut.decode(generator(part, noise.to(device)), part.shape[-2:])
+                out = cut.decode(generator(part, latents_on(device, noise)), part.shape[-2:])
                 losses.append(per_sample_loss(split_outputs(out)[0], part, ignore_index))
         return gather_strided(torch.cat(losses), len(masks)) if across_processes else torch.cat(losses)
 

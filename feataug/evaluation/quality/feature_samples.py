@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from feataug.core.checks import check_batch, check_features, check_loader, check_masks
-from feataug.core.latents import draw_latents
+from feataug.core.latents import draw_latents, latents_on
 from feataug.core.rng import generator_for
 from feataug.core.specs import LevelSpec
 from feataug.errors import DataError
@@ -109,7 +109,7 @@ def gather(
         pictures = pictures[: len(masks)].to(device, memory_format=torch.channels_last)
         seen += len(masks)
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
-        z = torch.cat([draw_latents(generator, mask[None], noise) for mask in masks]).to(device)
+        z = latents_on(device, torch.cat([draw_latents(generator, mask[None], noise) for mask in masks]))
         real = generator.standardize(check_features(who, cut.encode(pictures), spec, size))
         synthetic = generator.standardize(check_features(who, generator(masks, z), spec, size))
         for number, gathered in zip(maps, levels, strict=True):

@@ -17,7 +17,7 @@ from feataug.core.compatibility import check_spec
 from feataug.core.copying import copy_model
 from feataug.core.fingerprints import fingerprint
 from feataug.core.identity import architecture, describe_callable, describe_data
-from feataug.core.latents import draw_latents
+from feataug.core.latents import draw_latents, latents_on
 from feataug.cutting.cut import Cut
 from feataug.cutting.layer_lookup import layer_names
 from feataug.errors import ConfigError
@@ -224,7 +224,7 @@ def _make_source(
         return ClassGaussians.fit(cut, batches, num_classes, ignore_index=ignore_index, device=device)
     if name == "generator":
         made = copy_model(generator).to(device).eval()
-        return lambda masks, real, rng: made(masks, draw_latents(made, masks, rng).to(device))
+        return lambda masks, real, rng: made(masks, latents_on(device, draw_latents(made, masks, rng)))
     source = others[name]
     return copy_model(source).to(device).eval() if isinstance(source, nn.Module) else source
 
