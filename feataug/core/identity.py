@@ -23,7 +23,7 @@ from feataug.core.fingerprints import digest_of, files_of, fingerprint, spread, 
 _LONG, _MANY = 1000, 64
 _DEPTH, _ITEMS = 8, 8
 # Common names of the settings that decide a data set's items.
-_DATA_SETTINGS = ("seed", "size", "num_images", "num_classes", "split", "image_set", "mode", "year", "fold", "void", "ignore_index")
+_DATA_SETTINGS = ("seed", "size", "crowd", "num_images", "num_classes", "split", "image_set", "mode", "year", "fold", "void", "ignore_index")
 _TRANSFORMS = ("transforms", "transform", "target_transform")
 
 

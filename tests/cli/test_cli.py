@@ -9,9 +9,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from feataug.cli.commands import fit_generator, shared
-from feataug.cli.demo import DemoConfig, run_demo, summary
 from feataug.cli.main import main
-from feataug.core.measures import MEASURES
 from feataug.data import Scenes, eval_transforms, seeded_loader
 from feataug.errors import DataError, FeatAugWarning
 from feataug.evaluation import Inference
@@ -19,27 +17,6 @@ from feataug.inference.evaluate import evaluate
 from feataug.models import PSPNet
 
 TINY = ["--dataset", "scenes", "--size", "32", "48", "--batch-size", "16", "--quiet", "--device", "cpu"]
-
-
-@pytest.mark.filterwarnings("ignore::feataug.errors.FeatAugWarning")
-def test_demo_leaves_what_it_promises(tmp_path, monkeypatch):
-    # Its crops have the size of its scenes: there is nothing to predict by windows.
-    monkeypatch.setattr(Inference, "forward", lambda self, images: pytest.fail("windows"))
-    config = DemoConfig(
-        size=(32, 48), train_images=16, val_images=8, batch_size=4, base_steps=6, generator_images=16, finetune_steps=3
-    )
-    result = run_demo(tmp_path, device="cpu", config=config, progress=False)
-    stored = json.loads((tmp_path / "result.json").read_text())
-    assert stored == json.loads(json.dumps(result))
-    for arm in ("base", "control", "feataug"):
-        assert all(0 <= stored[arm][name] <= 100 for name in MEASURES)
-        assert set(stored[arm]["per_class"]["road"]) == {"acc", "iou"}
-    assert set(stored["recognition"]) >= {"real", "synthetic", "ratio", "diversity"}
-    assert set(stored["seconds"]) == {"base", "generator", "control", "feataug", "picture", "total"}
-    assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
-    text = summary(result)
-    assert "recognition score" in text
-    assert "feataug minus control" in text
 
 
 @pytest.mark.filterwarnings("ignore::feataug.errors.FeatAugWarning")

@@ -197,3 +197,26 @@ def test_refuses_seed(given):
 
 def test_doctest():
     assert doctest.testmod(feataug.data.scenes.dataset) == (0, 2)
+
+
+def test_a_crowd_has_more_people_and_leaves_the_street_as_it_is():
+    usual, crowded, empty = (Scenes(12, (96, 128), seed=2, crowd=crowd) for crowd in (1, 4, 0))
+    assert same(usual[3], Scenes(12, (96, 128), seed=2)[3])
+
+    def share(scenes, label):
+        return sum(int((scenes.mask(i) == label).sum()) for i in range(12))
+
+    for name in ("pedestrian", "bicyclist"):
+        label = Scenes.classes.index(name)
+        assert share(crowded, label) > 2 * share(usual, label) > 0
+        assert share(empty, label) == 0
+    # Sky and walls are drawn before the people, from the same random numbers.
+    sky = [scenes.mask(5) == 0 for scenes in (usual, crowded)]
+    assert (sky[0] ^ sky[1]).float().mean() < 0.02
+
+
+@pytest.mark.parametrize("given", [-1, 1.5, True])
+def test_refuses_crowd(given):
+    with pytest.raises(ConfigError) as error:
+        Scenes(8, crowd=given)
+    assert str(error.value) == f"Scenes: crowd must be an int of at least 0.\n  given:   crowd={given!r}\n  needed:  crowd >= 0"

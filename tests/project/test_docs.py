@@ -62,6 +62,11 @@ def test_the_figures_in_the_readme_are_those_of_the_files():
     assert drawn.settings_table("docs/other.md") not in (ROOT / "README.md").read_text()
 
 
+def test_the_demos_figures_in_the_readme_are_those_of_its_run():
+    drawn = load(ROOT / "docs" / "drawing" / "teaser.py")
+    assert f"\n{drawn.table()}\n" in (ROOT / "README.md").read_text()
+
+
 def test_the_page_on_the_paper_is_drawn_from_the_committed_figures():
     drawn = load(ROOT / "docs" / "drawing" / "paper.py")
     for name, old in drawn.PAGES.items():

@@ -7,7 +7,7 @@ import warnings
 
 import pytest
 
-from feataug.cli.demo import DemoConfig, run_demo
+from feataug.cli.demo.run import DemoConfig, run_demo
 from feataug.errors import FeatAugWarning
 from feataug.io.results import write_command
 
@@ -16,7 +16,7 @@ from feataug.io.results import write_command
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "demo"
     tiny = DemoConfig(
-        size=(32, 48), train_images=16, val_images=8, batch_size=4, base_steps=6, generator_images=16, finetune_steps=3
+        size=(32, 48), labelled=16, unlabelled=8, val_images=8, batch_size=4, base_steps=6, generator_images=16, further_steps=3, pairs=2
     )
     began = time.time()
     with warnings.catch_warnings():

@@ -233,3 +233,11 @@ def test_the_docs_state_the_thresholds():
     stated = [features.LATENT, features.CRITICS, features.RECOGNITION, features.EASY, features.AVERAGE, *features.KL, arms.SEEDS]
     for value in (*stated, DIVERSITY_ALARM, arms.POINTS, 2 * arms.POINTS, arms.LOST, arms.UNSEEN):
         assert re.search(rf"\b{value:g}\b", table), value
+
+
+def test_measures_beside_the_main_ones_do_not_warn(tmp_path):
+    clear, unclear = comparison(HEALTHY)["difference"], comparison([0.1, -0.2, 0.3, -0.1])["difference"]
+    for main, expected in ((clear, []), (unclear, ["zero"])):
+        gaps = unclear | {name: main[name] for name in ("miou", "class_acc")}
+        folder = write(tmp_path / str(len(expected)), comparison(HEALTHY) | {"difference": gaps, "differences": {"feataug": gaps}})
+        assert names(folder) == expected

@@ -32,20 +32,20 @@ def test_a_demo_has_every_part_and_its_own_numbers(demo, tmp_path, capsys):
     page, result = Page(target.read_text()), json.loads((demo / "result.json").read_text())
     assert [name for name in page.ids if name in PARTS] == PARTS
     assert [link for link in page.addresses if link.startswith("#")] == [f"#{name}" for name in PARTS]
-    rows = page.tables["Percent; differences in points, of one pair: no intervals"]
+    rows = page.tables["Percent, means over 2 seeds; differences in points, with 95 % intervals by Student's t"]
     assert rows[0] == ["", *TITLES.values()]
-    assert rows[1:4] == [[name, *cells(result[name])] for name in ("base", "control", "feataug")]
-    gaps = [f"{result['feataug'][name] - result['control'][name]:+.2f}" for name in TITLES]
-    assert rows[4] == ["feataug − control", *gaps]
-    by_class = page.tables["IoU by class, percent; differences in points"]
+    arms = {"base": result["base"]} | result["arms"]
+    assert rows[1:5] == [[name, *cells(arms[name])] for name in ("base", "control", "feataug", "ceiling")]
+    assert [row[0] for row in rows[5:7]] == ["feataug − control", "ceiling − control"]
+    (by_class,) = (table for caption, table in page.tables.items() if caption.startswith("IoU by class"))
     assert [row[0] for row in by_class[1:]] == list(result["base"]["per_class"])
     for row in by_class[1:]:
-        expected = [result[arm]["per_class"][row[0]]["iou"] for arm in ("base", "control", "feataug")]
-        assert row[1:4] == ["–" if value is None else f"{value:.2f}" for value in expected]
+        expected = [figures["per_class"][row[0]]["iou"] for figures in arms.values()]
+        assert row[1:5] == ["–" if value is None else f"{value:.2f}" for value in expected]
     recognised = dict(page.tables["How the frozen decoder recognises synthetic features, and how much samples vary"][1:])
     assert recognised["recognition ratio"] == f"{result['recognition']['ratio']:.3f}"
     assert recognised["diversity ratio"] == f"{result['recognition']['diversity']:.3f}"
-    for text in ("PSPNet on resnet10t", "encoder.layer3.0", "torch", "feataug demo", "Begun"):
+    for text in ("StreetNet", "encoder", "torch", "feataug demo", "Begun"):
         assert text in page.texts["run"]
     for name in ("flow", "held_out", "recognition score", "loss, trained further"):
         assert name in page.texts["losses"]
@@ -54,20 +54,22 @@ def test_a_demo_has_every_part_and_its_own_numbers(demo, tmp_path, capsys):
 
 def test_a_demo_shows_features_and_predictions(demo):
     page = page_of(demo)
-    assert page.tags.count("img") == 4 * 5 + 4 * 3 + 4 * 6  # samples by kind; four channels of the first; predictions
+    # Samples by kind; four channels of the first; image, mask and the decoder's two predictions; one prediction of each arm.
+    assert page.tags.count("img") == 4 * 5 + 4 * 3 + 4 * 4 + 4 * 3
     for name in (
         "image",
         "mask",
         "real features",
         "synthetic, z1",
         "synthetic, z2",
-        "control",
-        "feataug",
+        "control, seed 0",
+        "feataug, seed 0",
+        "ceiling, seed 0",
         "decoder on real features",
     ):
         assert f"{name}, sample 1" in page.alts
     assert all(page.alts)
-    samples = read_samples(demo / SAMPLES)
+    samples = read_samples(demo / "seed-0" / "feataug" / SAMPLES)
     right = (samples.predictions["feataug"][0] == samples.masks[0])[samples.masks[0] >= 0].float().mean()
     assert f"{100 * float(right):.1f} % of pixels right" in page.texts["predictions"]
 

@@ -22,6 +22,7 @@ class Canvas:
         self.horizon, self.vanish = rng.uniform(0.36, 0.52), rng.uniform(-0.14, 0.14)
         self.focal, self.eye = rng.uniform(0.9, 1.15), rng.uniform(1.4, 2.0)
         self.night = rng.random() < 0.15
+        self.crowd = 1  # how many times as many people
         self.half = rng.uniform(3.2, 5.5)
         self.centre = rng.uniform(-0.4, 0.4) * self.half
         verge, walk = rng.uniform(0.6, 2.0, 2) * (rng.random(2) < 0.3), rng.uniform(1.8, 4.5, 2)

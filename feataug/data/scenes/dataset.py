@@ -21,7 +21,7 @@ class Scenes(torch.utils.data.Dataset):
     """Street-like scenes, drawn by code: no file is read, and nothing is downloaded.
 
     Each scene is a street from a driver's view. Signs, pedestrians and bicyclists are rare and small. Classes share colours, and
-    texture, shadows, fog, night and noise vary. A scene depends only on ``(seed, index, size)``, not on the order of reading, the
+    texture, shadows, fog, night and noise vary. A scene depends only on ``(seed, index, size, crowd)``, not on the order of reading, the
     process or global random numbers. Different seeds never share a scene: train on seed 0, validate on seed 1. Drawn scenes stay in
     memory, up to 128 MiB.
 
@@ -29,6 +29,7 @@ class Scenes(torch.utils.data.Dataset):
         num_images: Number of scenes, at least 1.
         size: Height and width in pixels, each at least 16. The layout of a 4:3 view is stretched to it.
         seed: An int of at least 0.
+        crowd: How many times as many pedestrians and bicyclists there are; an int of at least 0.
         transforms: ``(image, mask) -> (image, mask)``, or a transform that takes ``image=`` and ``mask=``; applied last.
 
     Raises:
@@ -55,7 +56,13 @@ class Scenes(torch.utils.data.Dataset):
     license: str = "none needed: drawn by feataug"
 
     def __init__(
-        self, num_images: int, size: tuple[int, int] = (96, 128), *, seed: int = 0, transforms: Callable | None = None
+        self,
+        num_images: int,
+        size: tuple[int, int] = (96, 128),
+        *,
+        seed: int = 0,
+        crowd: int = 1,
+        transforms: Callable | None = None,
     ) -> None:
         pair = tuple(size) if isinstance(size, (tuple, list)) else ()
         good = len(pair) == 2 and all(_at_least(n, 16) for n in pair)
@@ -63,10 +70,12 @@ class Scenes(torch.utils.data.Dataset):
             ("num_images", num_images, _at_least(num_images, 1), "a positive int", "num_images >= 1"),
             ("size", size, good, "two ints of at least 16", "(height, width), such as (96, 128)"),
             ("seed", seed, _at_least(seed, 0), "an int of at least 0", "seed >= 0"),
+            ("crowd", crowd, _at_least(crowd, 0), "an int of at least 0", "crowd >= 0"),
         ):
             if not fine:
                 raise ConfigError(f"Scenes: {name} must be {rule}.", given=f"{name}={value!r}", needed=needed)
-        self.num_images, self.seed, self.transforms = operator.index(num_images), operator.index(seed), transforms
+        self.num_images, self.seed, self.crowd = operator.index(num_images), operator.index(seed), operator.index(crowd)
+        self.transforms = transforms
         self.size = operator.index(pair[0]), operator.index(pair[1])
         self._drawn: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -92,7 +101,7 @@ class Scenes(torch.utils.data.Dataset):
         if number in self._drawn:
             return self._drawn[number]
         rng = np.random.default_rng([self.seed, number])
-        image, labels = draw_street(self.size, rng)
+        image, labels = draw_street(self.size, rng, self.crowd)
         scene = torch.from_numpy(image), torch.from_numpy(labels)
         # Nothing is evicted: in a shuffled order, the oldest scene would often be needed next.
         if (len(self._drawn) + 1) * 4 * labels.size <= _CACHE_BYTES:

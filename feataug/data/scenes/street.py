@@ -162,7 +162,7 @@ def _draw_people(canvas: Canvas, rng: np.random.Generator) -> None:
     def body(x: float, wide: float, y: Pair, colors: tuple, label: int, lit: float = 1.0, oval: bool = False) -> None:
         canvas.front((x - wide, x + wide), y, z, _pick(rng, colors, 0.1) * lit, label, oval=oval)
 
-    for _ in range(rng.choice(4, p=(0.45, 0.3, 0.15, 0.1))):
+    for _ in range(canvas.crowd * rng.choice(4, p=(0.45, 0.3, 0.15, 0.1))):
         z, tall, step, side = rng.uniform(10, 24), rng.uniform(0.9, 1.1), rng.uniform(0.02, 0.2), rng.integers(2)
         x = rng.uniform(*(sorted((canvas.kerb[side], canvas.wall[side])) if rng.random() < 0.8 else canvas.kerb))
         canvas.shade((x - 0.3, x + 0.3), (z - 0.3, z + 0.6), 0.6)
@@ -170,7 +170,7 @@ def _draw_people(canvas: Canvas, rng: np.random.Generator) -> None:
             body(foot, 0.08, (0, 0.85 * tall), _PAINTS, PEDESTRIAN, 0.7)
         body(x, 0.27, (0.75 * tall, 1.45 * tall), _PAINTS, PEDESTRIAN)
         body(x, 0.13, (1.45 * tall, 1.75 * tall), _SKIN, PEDESTRIAN, oval=True)
-    for _ in range(rng.choice(3, p=(0.6, 0.3, 0.1))):
+    for _ in range(canvas.crowd * rng.choice(3, p=(0.6, 0.3, 0.1))):
         z, x, lean = rng.uniform(9, 20), rng.uniform(*canvas.kerb), rng.uniform(-0.3, 0.3)
         apart = rng.choice((0.0, 0.5))  # distance of the hubs: 0 from behind, 0.5 when crossing the street
         canvas.shade((x - 0.4 - apart, x + 0.4 + apart), (z - 0.3, z + 0.7), 0.6)
@@ -222,9 +222,10 @@ def _render(canvas: Canvas, rng: np.random.Generator) -> tuple[np.ndarray, np.nd
 _LAYERS = (_draw_ground, _draw_buildings, _draw_trees, _draw_cars, _draw_poles, _draw_people, _draw_void)
 
 
-def draw_street(size: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a scene of ``size`` (rows, columns): image and labels, as ``_render`` returns them."""
+def draw_street(size: tuple[int, int], rng: np.random.Generator, crowd: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a scene of ``size`` (rows, columns): image and labels, as ``_render`` returns them. ``crowd`` multiplies the people."""
     canvas = Canvas(size, rng, SKY)
+    canvas.crowd = crowd
     for draw in _LAYERS:
         draw(canvas, rng)
     return _render(canvas, rng)

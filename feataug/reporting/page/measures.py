@@ -50,12 +50,6 @@ def measures(run: Run) -> dict[str, Any]:
 
 def _verdicts(run: Run) -> list[str]:
     """The conclusions in words, for every arm."""
-    if run.kind == "demo":
-        gap = run.differences["feataug"]["miou"]["mean"]
-        if gap is None:
-            return []
-        text = f"One pair of runs: feataug is {'ahead' if gap > 0 else 'behind'} by {abs(gap):.2f} points of mIoU."
-        return [f"{text} With one seed, differences of about one point are noise: nothing is shown yet."]
     if run.kind == "teach":
         return [as_text(run.result.get("verdict"), 2000)]
     after = {arm: gaps for arm, gaps in run.differences.items() if is_complete(gaps)}

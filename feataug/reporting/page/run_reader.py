@@ -10,12 +10,11 @@ from typing import Any
 from feataug.core.measures import TITLES
 from feataug.errors import CheckpointError, DataError, FeatAugError, MissingDataError
 from feataug.io.samples import SAMPLES, Samples, read_samples
-from feataug.reporting.page.untrusted import as_dict, as_figures, as_gaps, as_list, as_number, as_quality, single_pair_gaps
+from feataug.reporting.page.untrusted import as_dict, as_figures, as_gaps, as_list, as_number, as_quality
 from feataug.training.checkpoint import checkpoints, stored_settings
 from feataug.training.run_settings import IDENTITY
 
 KINDS = {
-    "demo": "a demo run",
     "generator": "the training of a generator",
     "finetune": "the training of a segmentation model",
     "compare": "a comparison on paired seeds",
@@ -58,8 +57,6 @@ class Run:
         result = self.result
         if self.kind == "compare":
             found = {"base": result.get("base")} | as_dict(result.get("arms"))
-        elif self.kind == "demo":
-            found = {name: result.get(name) for name in ("base", "control", "feataug")}
         elif self.kind == "teach":
             found = {name: as_dict(x).get("after") for name, x in as_dict(result.get("sources")).items()}
         elif self.kind in ("finetune", "evaluate"):
@@ -77,8 +74,6 @@ class Run:
         """Each arm minus the control, with intervals if there are several pairs."""
         if self.kind == "compare":
             return {str(name)[:80]: as_gaps(value) for name, value in as_dict(self.result.get("differences")).items()}
-        if self.kind == "demo":
-            return {"feataug": single_pair_gaps(self.arms["control"], self.arms["feataug"])}
         return {}
 
     @property
@@ -199,8 +194,6 @@ def _kind(result: dict[str, Any], lines: dict[str, Any]) -> str | None:
         return "compare"
     if {"sources", "score", "verdict"} <= result.keys():
         return "teach"
-    if "recognition" in result and {"control", "feataug"} <= result.keys():
-        return "demo"
     if "recognition" in result:
         return "generator"
     if set(TITLES) <= result.keys():

@@ -104,17 +104,6 @@ def as_gaps(value: Any) -> dict[str, Any]:
     return {m: as_gap(source.get(m)) for m in TITLES} | {"per_class": named}
 
 
-def single_pair_gaps(control: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``as_gaps`` returns, for a single pair: differences without intervals."""
-
-    def minus(a: float | None, b: float | None) -> dict[str, float | None]:
-        return {"mean": b - a if a is not None and b is not None else None, "low": None, "high": None}
-
-    before, after = control["per_class"], other["per_class"]
-    named = {c: {m: minus(before[c][m], after[c][m]) for m in ("acc", "iou")} for c in before if c in after}
-    return {m: minus(control[m], other[m]) for m in TITLES} | {"per_class": named}
-
-
 def is_complete(differences: Mapping[str, Any]) -> bool:
     """Whether all measures have a difference, and all or none have an interval, as sentences about them need."""
     found = [differences[m] for m in TITLES]
