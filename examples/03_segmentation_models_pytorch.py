@@ -5,7 +5,7 @@
 # metrics, and the ten lines that bring synthetic features into it. Your loss stays yours: the mixed
 # batch is a batch with more masks than images.
 #
-# **How long it takes.** About a minute on two CPU cores. Nothing is downloaded.
+# **How long it takes.** A few minutes on two CPU cores. Nothing is downloaded.
 #
 # **Install.** `pip install . segmentation-models-pytorch` in a clone of the repository (Python 3.11
 # or newer); `pip install ".[notebooks]"` adds Jupyter and everything that these notebooks use.

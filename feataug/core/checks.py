@@ -133,13 +133,18 @@ def check_pair(who: str, batch: Any) -> tuple[Any, Any]:
 
 
 def check_loader(who: str, loader: Iterable[Any]) -> Iterator[Any]:
-    """An iterator over a loader; ``DataError`` if it cannot be iterated over."""
+    """An iterator over a loader; ``DataError`` if it cannot be iterated over.
+
+    Of a loader from ``data.seeded_loader`` it reads epoch 0, unless a trainer asked for another pass.
+    """
     if not hasattr(loader, "__iter__") and not hasattr(loader, "__getitem__"):
         raise DataError(
             f"{who}: the loader cannot be read.",
             given=describe(loader),
             needed="an iterable of (images, masks), such as a DataLoader",
         )
+    if callable(measure := getattr(getattr(loader, "batch_sampler", None), "measure", None)):
+        measure()
     return iter(loader)
 
 

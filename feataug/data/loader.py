@@ -17,27 +17,39 @@ from feataug.errors import ConfigError, DataError, FeatAugWarning, ShapeError, m
 
 
 class SeededBatches(Sampler):
-    """Batches of ``(epoch, index)`` keys. The seed and the epoch alone decide the order and, by the keys, the transforms."""
+    """Batches of ``(epoch, index)`` keys. The seed and the epoch alone decide the order and, by the keys, the transforms.
+
+    Attributes:
+        epoch: The epoch of the next pass of a plain ``for`` loop. With ``shuffle`` every such pass moves it on, as users of a ``DataLoader``
+            expect: new order, new crops. Passes that trainers and measures ask for leave it alone.
+    """
 
     def __init__(self, num_items: int, batch_size: int, seed: int, shuffle: bool, drop_last: bool) -> None:
         self.num_items, self.batch_size, self.seed = num_items, batch_size, seed
         self.shuffle, self.drop_last = shuffle, drop_last
-        self.start(epoch=0)
+        self.epoch = 0
+        # Epoch, skip, rank and world size of a pass that was asked for.
+        self._asked: tuple[int, int, int, int] | None = None
 
     def start(self, epoch: int, skip: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        """Set up the next pass. Passes after it read the whole epoch again, since others may read all batches in one process.
+        """Set up the next pass alone.
 
         Args:
-            epoch: Selects the order and the transforms, also for later passes.
+            epoch: Selects the order and the transforms.
             skip: The pass leaves out this many batches, as a trainer needs that resumes in the middle of an epoch.
             rank: The process that reads the pass.
             world_size: Number of processes that share the pass.
         """
-        self.epoch, self._skip, self._rank, self._world_size = epoch, skip, rank, world_size
+        self._asked = (epoch, skip, rank, world_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Select the order of the next pass, as with torch's ``DistributedSampler``."""
-        self.epoch = epoch
+        """Select the order of the next pass, as with torch's ``DistributedSampler``; later passes go on from there."""
+        self.start(epoch)
+        self.epoch = epoch + 1 if self.shuffle else epoch
+
+    def measure(self) -> None:
+        """Make the next pass one of epoch 0, unless another was asked for: what is measured must not depend on what was read before."""
+        self._asked = self._asked or (0, 0, 0, 1)
 
     def __len__(self) -> int:
         return self.count()
@@ -48,8 +60,11 @@ class SeededBatches(Sampler):
         return self.num_items // samples if self.drop_last else -(-self.num_items // samples)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch, skip, rank, world_size = self.epoch, self._skip, self._rank, self._world_size
-        self.start(epoch)
+        if self._asked is None:
+            self.set_epoch(self.epoch)
+            assert self._asked is not None
+        epoch, skip, rank, world_size = self._asked
+        self._asked = None
         order = torch.arange(self.num_items)
         if self.shuffle:
             order = torch.randperm(self.num_items, generator=generator_for(self.seed, "order", epoch))
@@ -140,7 +155,9 @@ def seeded_loader(
         batch_size: Samples in a batch of each process. Several processes together read the batches that one process with the total
             size would read. With ``shuffle``, an incomplete last batch is dropped.
         seed: Seeds the order and every random transform.
-        shuffle: False for evaluation: items in their order, including the last batch.
+        shuffle: False for evaluation: items in their order, including the last batch, and the same in every pass. With ``shuffle`` each
+            pass of a ``for`` loop is the next epoch, with another order and other transforms; ``loader.batch_sampler.set_epoch(epoch)``
+            selects one, as in a loop that resumes. Trainers and measures of feataug ask for their epochs themselves.
         num_workers: As in ``DataLoader``.
         on_bad_sample: For a sample that cannot be read, ``"raise"`` its error, or ``"skip"``: warn and take the next one.
             ``loader.dataset.bad_samples`` counts them, and trainers add the count to their results.

@@ -16,7 +16,7 @@ from einops import rearrange
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from feataug.core.checks import check_batch
+from feataug.core.checks import check_batch, check_loader
 from feataug.core.devices import device_of
 from feataug.core.distributed import is_main
 from feataug.core.latents import draw_latents, latents_on
@@ -198,7 +198,7 @@ def _spread_samples(loader: Any, count: int) -> tuple[Tensor, Tensor]:
         pairs = all(isinstance(x, (tuple, list)) and len(x) == 2 and all(isinstance(part, Tensor) for part in x) for x in items)
         if pairs and len({(x.shape, y.shape) for x, y in items}) == 1:
             return torch.stack([x for x, _ in items]), torch.stack([y for _, y in items])
-    images, masks = next(iter(loader))
+    images, masks = next(check_loader("samples", loader))
     return images[:count], masks[:count]
 
 

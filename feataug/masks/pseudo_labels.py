@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from feataug.core.checks import check_images, check_number, check_void
+from feataug.core.checks import check_images, check_loader, check_number, check_void
 from feataug.core.modes import eval_mode
 from feataug.losses import resize_logits, split_outputs
 
@@ -49,7 +49,7 @@ def pseudo_masks(
         device = next((p.device for p in predict.parameters()), None)
     masks: list[Tensor] = []
     with eval_mode(predict) if isinstance(predict, torch.nn.Module) else nullcontext():
-        for batch in loader:
+        for batch in check_loader("pseudo_masks", loader):
             images = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
             check_images("pseudo_masks", images, predict)
             logits = resize_logits(split_outputs(predict(images.to(device)))[0], images.shape[-2:])

@@ -67,7 +67,7 @@ def part_of(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, T
     """One pass over this process's part of a loader from ``data.seeded_loader``. Of any other loader, every process reads all."""
     batches: Any = getattr(loader, "batch_sampler", None)
     if _can_start(batches):
-        batches.start(batches.epoch, 0, *rank_and_world())
+        batches.start(0, 0, *rank_and_world())
     yield from check_loader("feataug", loader)
 
 

@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from feataug.core.checks import check_features, check_masks
+from feataug.core.checks import check_features, check_loader, check_masks
 from feataug.core.distributed import local_slice, rank_and_world
 from feataug.core.modes import eval_mode
 from feataug.core.rng import generator_for
@@ -149,7 +149,7 @@ class FlowObjective:
         rng, loss_of = generator_for(self.config.seed, "held out", 0), VelocityLoss(generator)
         total, seen = 0.0, 0
         with eval_mode(self.cut.model):
-            for images, masks in loader:
+            for images, masks in check_loader("GeneratorTrainer", loader):
                 masks, real = self._real(images, masks)
                 noise, times = self._draw(len(masks), masks, rng, slice(None))
                 total, seen = total + float(loss_of(masks, real, noise, times)[0]) * len(masks), seen + len(masks)

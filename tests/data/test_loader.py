@@ -1,11 +1,16 @@
 """Batches follow from the seed and the epoch alone, wherever a pass starts and however many ranks share it."""
 
+from itertools import combinations
+
 import pytest
 import torch
 from torch.utils.data import Dataset
 
+import feataug
+from feataug.core.checks import check_loader
 from feataug.data import Scenes, seeded_loader, train_transforms
 from feataug.errors import ConfigError
+from feataug.training.batches import part_of
 
 
 def scenes(count=7):
@@ -34,7 +39,42 @@ def test_batches_follow_from_seed_and_epoch(num_workers):
     torch.rand(100)
     assert equal(batches(loader, 0), expected[0])
     assert equal(batches(loader, 1, skip=2), expected[1][2:])
-    assert equal(list(loader), expected[1])  # `skip` holds for one pass, the epoch for all
+    assert equal(list(loader), expected[0])  # what was asked for holds for one pass
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_plain_loop_sees_new_crops_in_every_epoch(num_workers):
+    expected = [batches(seeded_loader(scenes(), 2), epoch) for epoch in range(4)]
+    assert not any(equal(a, b) for a, b in combinations(expected, 2))
+    loader = seeded_loader(scenes(), 2, num_workers=num_workers)
+    assert equal(list(loader), expected[0])
+    # A trainer that resumes, a process of several, a measure: each asks for its own pass, and the loop goes on where it was.
+    batches(loader, 3, skip=1, rank=1, world_size=2)
+    assert equal(list(check_loader("test", loader)), expected[0])
+    assert equal(list(part_of(loader)), expected[0])
+    assert equal(list(loader), expected[1])
+    next(iter(loader))  # a pass that is left early is a pass
+    assert equal(list(loader), expected[3])
+    loader.batch_sampler.set_epoch(1)
+    assert equal(list(loader), expected[1])
+    assert equal(list(loader), expected[2])
+
+
+def test_what_is_measured_does_not_depend_on_what_was_read_before():
+    torch.manual_seed(0)
+    model = torch.nn.Conv2d(3, Scenes.num_classes, 1)
+    loader = seeded_loader(scenes(8), 2)
+    first = feataug.fit_class_bias(model, loader, Scenes.num_classes)
+    other = seeded_loader(scenes(8), 2)
+    other.batch_sampler.set_epoch(1)
+    assert not torch.equal(feataug.fit_class_bias(model, other, Scenes.num_classes), first)  # other crops, another bias
+    list(loader)
+    assert torch.equal(feataug.fit_class_bias(model, loader, Scenes.num_classes), first)
+
+
+def test_without_shuffle_every_pass_is_the_same():
+    loader = seeded_loader(scenes(), 2, shuffle=False)
+    assert equal(list(loader), list(loader))
 
 
 def test_another_seed_gives_others():
