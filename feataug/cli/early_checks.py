@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from feataug.data.dataset_root import FOLDERS, find_root, folders_of
-from feataug.data.split_layouts import find_layout
-from feataug.errors import ConfigError, FeatAugError
+from feataug.data.split_layouts import find_layout, find_undivided
+from feataug.errors import ConfigError, FeatAugError, MissingDataError
 
 _READERS = {"camvid": "CamVid", "cityscapes": "Cityscapes", "idd": "IDDLite"}
 # Other splits are refused by the readers, which know them.
@@ -21,6 +22,10 @@ def check_data(args: argparse.Namespace) -> None:
         MissingDataError: folders are missing.
     """
     dataset = getattr(args, "dataset", "scenes")
+    if getattr(args, "holdout", None) is not None and dataset != "folder":
+        raise ConfigError(
+            "feataug: --holdout does not fit.", given=f"--dataset {dataset}, which has splits", needed="--dataset folder"
+        )
     if dataset == "scenes":
         return
     if args.data is None:
@@ -30,7 +35,9 @@ def check_data(args: argparse.Namespace) -> None:
     for split in splits:
         try:
             if dataset in _READERS and split in _SPLITS:
-                find_root(_READERS[dataset], args.data, folders_of(_READERS[dataset], split))
+                _find_root(_READERS[dataset], args.data, split)
+            elif dataset == "folder" and args.folders is None and args.holdout is not None:
+                find_undivided(args.data)
             elif dataset == "folder" and args.folders is None:
                 find_layout(args.data, split, args.eval_names if split == args.eval_split else getattr(args, "names", None))
         except FeatAugError as error:
@@ -38,6 +45,17 @@ def check_data(args: argparse.Namespace) -> None:
     # The doctor says what it finds of one split, and what is wrong with the other.
     if errors and (args.command != "doctor" or len(errors) == len(splits)):
         raise errors[0]
+
+
+def _find_root(reader: str, data: Path, split: str) -> None:
+    """As the reader finds its folders. ``camvid`` is the default, so that its error may be the first that a new user sees."""
+    try:
+        find_root(reader, data, folders_of(reader, split))
+    except MissingDataError as error:
+        raise MissingDataError(
+            f"{error}\nIs this another data set? --dataset folder reads any folder of images and masks; --dataset camvid, cityscapes, ade20k "
+            "and idd read those."
+        ) from error
 
 
 assert set(_READERS.values()) == set(FOLDERS)

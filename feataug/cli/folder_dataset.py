@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from feataug.core.label_checks import check_labels
@@ -30,8 +31,10 @@ def folder_data(args: argparse.Namespace, split: str, transforms: Any) -> Any:
             needed="at most 255",
             advice="From Python, pass ignore_index=-1 to MaskedImages, train_transforms, FeatureGenerator and FeatureMixer.",
         )
-    names = getattr(args, "names", None) if split == getattr(args, "split", None) else args.eval_names
-    if args.folders is not None:
+    names: Any = getattr(args, "names", None) if split == getattr(args, "split", None) else args.eval_names
+    if args.holdout is not None:
+        images, masks, names = _divided(args, split)
+    elif args.folders is not None:
         images, masks = (args.data / folder.replace("{split}", split) for folder in args.folders)
     else:
         layout = find_layout(args.data, split, names)
@@ -50,6 +53,26 @@ def folder_data(args: argparse.Namespace, split: str, transforms: Any) -> Any:
     )
     check_labels(f"feataug {args.command}", data)
     return data
+
+
+def _divided(args: argparse.Namespace, split: str) -> tuple[Path, Path, list[str]]:
+    """Folders and image files of a split that ``--holdout`` makes."""
+    from feataug.data.holdout import hold_out
+    from feataug.data.pairing import pair_files
+    from feataug.data.split_layouts import find_undivided
+
+    if split not in ("train", "val"):
+        raise _option_error("--holdout", f"the split {split}", "train and val, the splits that it makes")
+    if lists := [option for option in ("names", "eval_names") if getattr(args, option, None) is not None]:
+        raise _option_error("--holdout", f"--holdout and --{lists[0].replace('_', '-')}", "one of them: both divide the images")
+    if args.folders is None:
+        layout = find_undivided(args.data)
+        images, masks = layout.images, layout.masks
+    else:
+        images, masks = (args.data / folder for folder in args.folders)
+    files, _ = pair_files("MaskedImages", images, masks, tuple(args.endings or ("", "")), None, None)
+    train, val = hold_out([file.relative_to(images).as_posix() for file in files], args.holdout)
+    return images, masks, train if split == "train" else val
 
 
 def _parse_ids(given: list[str] | None, classes: list[str]) -> dict[int, int] | None:

@@ -52,12 +52,49 @@ def find_layout(root: Path, split: str, names: Path | None = None) -> Layout:
         return Layout(*found[0], names)
     if found:
         raise _several(root, split, [f"{i.relative_to(root)} and {m.relative_to(root)}" for i, m in found])
+    undivided = _pairs(root, root)
     raise MissingDataError(
         f"feataug: no images and masks of the split {split!r} were found.",
         given=f"{root}, which {contents(root)}",
         needed=f"{_KNOWN}; or images, masks and {split}.txt with names",
-        advice="Name other folders with --folders IMAGES MASKS, such as --folders pictures/{split} truth/{split}.",
+        advice=f"{undivided[0][0].name} and {undivided[0][1].name} are not divided: --holdout 0.2 evaluates on a fifth of the images and trains on "
+            "the others, or write the names of each split into a list."
+            if undivided
+            else "Name other folders with --folders IMAGES MASKS, such as --folders pictures/{split} truth/{split}.",
     )
+
+
+def find_undivided(root: Path) -> Layout:
+    """Find the folders of images and masks of a data set without splits, by their usual names.
+
+    Raises:
+        MissingDataError: there are no such folders.
+        ConfigError: there are several, or they are divided into splits.
+    """
+    divided = _by_folders(root, "train") or _by_folders(root, "val")
+    if divided:
+        images, masks = divided[0]
+        raise ConfigError(
+            "feataug: the folders are divided already.",
+            given=f"--holdout, and {images.relative_to(root)} and {masks.relative_to(root)} in {root}",
+            needed="no --holdout; or with --folders the folders to divide",
+        )
+    found = _pairs(root, root)
+    if not found:
+        raise MissingDataError(
+            "feataug: no folders of images and masks were found.",
+            given=f"{root}, which {contents(root)}",
+            needed="images and masks",
+            advice="Name other folders with --folders IMAGES MASKS, such as --folders pictures truth.",
+        )
+    if len(found) > 1:
+        raise ConfigError(
+            "feataug: several folders may hold the images or the masks.",
+            given=f"in {root}: {'; '.join(f'{i.name} and {m.name}' for i, m in found)}",
+            needed="one of them",
+            advice="Choose with --folders IMAGES MASKS, such as --folders images masks.",
+        )
+    return Layout(*found[0])
 
 
 def _by_folders(root: Path, split: str) -> list[tuple[Path, Path]]:

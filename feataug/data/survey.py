@@ -100,7 +100,7 @@ def passed_over(reader: Any) -> dict[Path, str]:
             found[folder] = str(error).splitlines()[0]
             continue
         extra = [file for _, file in there.files if os.path.realpath(file) not in used]
-        parts = [f"{len(extra)} images or masks without a partner in this split, such as {extra[0].name}"] if extra else []
+        parts = [f"{len(extra)} images or masks without a partner or of another split, such as {extra[0].name}"] if extra else []
         if text := "; ".join([*parts, *filter(None, [there.skipped()])]):
             found[folder] = text
     return found

@@ -136,6 +136,11 @@ def test_help_is_for_newcomers(capsys):
         assert all(option in text for option in ("--output", "--seed", "--device"))
 
 
+OTHER_DATA = (
+    "Is this another data set? --dataset folder reads any folder of images and masks; --dataset camvid, cityscapes, ade20k and idd read those."
+)
+
+
 def test_errors_are_one_message_without_a_traceback(tmp_path, capsys):
     folder = tmp_path / "nowhere"
     command = ["finetune", "--data", str(folder), "--encoder", "test_resnet", "--output", str(tmp_path / "out"), "--device", "cpu"]
@@ -144,6 +149,7 @@ def test_errors_are_one_message_without_a_traceback(tmp_path, capsys):
         "MissingDataError: CamVid: folders are missing.\n"
         f"  given:   {folder}, which is not a readable folder\n"
         "  needed:  a folder that holds train and trainannot\n"
+        f"{OTHER_DATA}\n"
     )
     assert main([*command, "--traceback"]) == 1
     assert "Traceback" in capsys.readouterr().err
@@ -165,6 +171,7 @@ def test_the_official_folders_are_asked_for_by_name(tmp_path, capsys, dataset, w
     )
     assert capsys.readouterr().err == (
         f"MissingDataError: {who}: folders are missing.\n  given:   {tmp_path}, which is empty\n  needed:  a folder that holds {needed}\n"
+        + (f"{OTHER_DATA}\n" if dataset != "ade20k" else "")  # ADE20K's folders are found by its reader
     )
 
 

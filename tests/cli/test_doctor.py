@@ -81,7 +81,7 @@ def test_files_that_are_passed_over_are_named(root, capsys):
     mask(root / "train" / "masks" / "alone.png")
     (root / "train" / "images" / "notes.txt").write_text("x")
     text = doctor(root, capsys, *CLASSES)
-    assert f"  passed over in {root / 'train' / 'masks'}: 1 images or masks without a partner in this split, such as alone.png" in text
+    assert f"  passed over in {root / 'train' / 'masks'}: 1 images or masks without a partner or of another split, such as alone.png" in text
     assert f"  passed over in {root / 'train' / 'images'}: 1 of other kinds (1 .txt)" in text
     assert f"passed over in {root / 'val'}" not in text
 

@@ -47,6 +47,10 @@ def add_source(command: CommandParser, *, training: bool = True) -> None:
         help="image and mask folders of --dataset folder below --data if they have other names; {split} stands for the split",
     )  # fmt: skip
     command.add_option(
+        "--holdout", type=Number(low=0, high=1, open_low=True, open_high=True), metavar="SHARE",
+        help="for a --dataset folder without splits: evaluate on this share of the images, always the same ones, and train on the others",
+    )  # fmt: skip
+    command.add_option(
         "--endings", nargs=2, metavar=("IMAGES", "MASKS"), help="endings of the image and mask files' names before the suffix"
     )
     for option, split in (("--names", "--split"), ("--eval-names", "--eval-split"))[not training :]:
