@@ -116,7 +116,7 @@ ERRORS = {
     "option of another command": (
         "[demo]\nworkers = 4",
         "feataug: {file}, [demo]: workers is unknown.\n  given:   'workers'\n"
-        "  needed:  an option of `feataug demo`: device, output, quiet, seed, traceback",
+        "  needed:  an option of `feataug demo`: check, device, output, quiet, seed, traceback",
     ),
     "no section": ("demo = 4", "feataug: {file}: demo is not a section.\n  given:   4\n  needed:  [demo]"),
     "type": (
@@ -172,7 +172,7 @@ ERRORS = {
     "a command without settings": (
         "[demo.config]\nlr = 4",
         "feataug: {file}, [demo]: config is unknown.\n  given:   'config'\n"
-        "  needed:  an option of `feataug demo`: device, output, quiet, seed, traceback",
+        "  needed:  an option of `feataug demo`: check, device, output, quiet, seed, traceback",
     ),
 }  # fmt: skip
 

@@ -94,8 +94,8 @@ def test_the_check_finds_a_class_that_is_not_learned_and_a_gain_that_is_none(ran
             good["differences"][arm][measure]["mean"] = gain
             good["ceiling"]["share_of_ceiling"]["feataug"][measure] = 0.5
     assert check(good) == (
-        "check: every class of the base is above 5 % IoU; the real images gain +2.00 points of mIoU and +2.00 of ClassAcc; feataug "
-        "reaches 50% and 50% of that over 2 seeds."
+        "check: every class of the base is above 5 % IoU before the class bias; the real images gain +2.00 points of mIoU and +2.00 of "
+        "ClassAcc; feataug reaches 50% and 50% of that over 2 seeds."
     )
     bad = copy.deepcopy(good)
     bad["base"]["before_bias"]["per_class"]["pole"]["iou"] = 4.9
@@ -106,6 +106,6 @@ def test_the_check_finds_a_class_that_is_not_learned_and_a_gain_that_is_none(ran
     assert str(error.value) == (
         "feataug demo --check: the demo does not show what it is there to show.\n"
         "  given:   IoU of the base below 5: pole 4.9; feataug gains +0.00 points of miou; ceiling gains -0.10 points of class_acc\n"
-        "  needed:  every class of the base above 5 % IoU, and gains of ClassAcc and mIoU of both feataug and ceiling\n"
+        "  needed:  every class of the base above 5 % IoU before the class bias, and gains of ClassAcc and mIoU of both feataug and ceiling\n"
         "The defaults were chosen with seed 0 on a CPU. result.json has all figures."
     )
