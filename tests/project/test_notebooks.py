@@ -21,6 +21,7 @@ NUMBERS = {
     "05_masks_you_already_have": (r"share of rendered masks: (\S+)", (0.22, 0.28), (0.22, 0.28)),
     "06_does_it_help": (r"(?s)feataug minus control.*?mIoU +(\S+)", (-8, 8), (-80, 80)),
     "07_decoder_without_images": (r"on real images: .* mIoU (\S+)", (15, 70), (0, 100)),
+    "08_frozen_vit_backbone": (r"generated: mIoU (\S+)", (-1, 5), (-30, 30)),
 }
 
 every = pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
@@ -70,7 +71,7 @@ def documented() -> set[str]:
     return names
 
 
-def test_there_are_seven_with_a_number_each():
+def test_there_are_eight_with_a_number_each():
     assert [script.stem for script in SCRIPTS] == list(NUMBERS)
     assert sorted(path.stem for path in (ROOT / "examples").glob("*.ipynb")) == list(NUMBERS)
 
