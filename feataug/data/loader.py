@@ -31,6 +31,11 @@ class SeededBatches(Sampler):
         # Epoch, skip, rank and world size of a pass that was asked for.
         self._asked: tuple[int, int, int, int] | None = None
 
+    @property
+    def sampler(self) -> SeededBatches:
+        """Itself: Lightning and accelerate call ``loader.batch_sampler.sampler.set_epoch`` before each epoch, also when they resume."""
+        return self
+
     def start(self, epoch: int, skip: int = 0, rank: int = 0, world_size: int = 1) -> None:
         """Set up the next pass alone.
 

@@ -55,7 +55,7 @@ def test_a_plain_loop_sees_new_crops_in_every_epoch(num_workers):
     assert equal(list(loader), expected[1])
     next(iter(loader))  # a pass that is left early is a pass
     assert equal(list(loader), expected[3])
-    loader.batch_sampler.set_epoch(1)
+    loader.batch_sampler.sampler.set_epoch(1)  # as Lightning and accelerate call it
     assert equal(list(loader), expected[1])
     assert equal(list(loader), expected[2])
 

@@ -109,7 +109,7 @@ def test_nothing_else_changes(tmp_path, tiny_net):
         (batches(), lambda images: 1 / 0, "ZeroDivisionError: division by zero"),
         ([], None, "StopIteration: "),
         ([torch.zeros(1)], None, "ValueError: "),
-        (None, None, "TypeError: "),
+        (None, None, "DataError: samples: the loader cannot be read."),
     ],
 )
 def test_what_goes_wrong_is_a_warning(loader, model, said, tmp_path):

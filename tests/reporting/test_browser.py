@@ -68,7 +68,7 @@ def test_it_is_readable(number, dark, width, pages, window):
     assert ratio >= 4.5, where
     broken = "[...document.images].filter(i => !i.complete || !i.naturalWidth).length"
     assert window.value(broken) == 0
-    assert window.value("document.images.length") == (56, 0, 16)[number]
+    assert window.value("document.images.length") == (60, 0, 16)[number]
     # Letters of charts as they are shown. The doctor's page has none.
     smallest = "Math.min(...[...document.querySelectorAll('svg.chart')].map(s => 11 * s.getBoundingClientRect().width / 340))"
     assert number == 2 or window.value(smallest) >= 9
