@@ -71,6 +71,15 @@ def part_of(loader: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, T
     yield from check_loader("feataug", loader)
 
 
+def ask_for_first_epoch(loader: Any) -> None:
+    """Make the next pass over a loader one of its first epoch, where its batch sampler has epochs."""
+    batches: Any = getattr(loader, "batch_sampler", None)
+    if callable(getattr(batches, "measure", None)):
+        batches.measure()
+    elif hasattr(batches, "set_epoch"):
+        batches.set_epoch(0)
+
+
 def bad_samples(loader: Any) -> dict[str, int]:
     """The entry ``bad_samples`` of a result, if the loader skips and counts unreadable samples."""
     count = getattr(getattr(loader, "dataset", None), "bad_samples", None)

@@ -21,7 +21,7 @@ from feataug.inference.context_check import CropSize
 from feataug.io.hub import HubModel
 from feataug.losses import segmentation_loss
 from feataug.training.batch_norm import frozen_parts, measure, modes, modes_of
-from feataug.training.batches import bad_samples, endless, shared
+from feataug.training.batches import ask_for_first_epoch, bad_samples, endless, shared
 from feataug.training.config import FinetuneConfig
 from feataug.training.device import make_accelerator
 from feataug.training.poly_sgd import parameter_groups, set_poly_lr
@@ -244,10 +244,8 @@ class Finetuner:
         Source:
             ``torch.optim.swa_utils.update_bn``. Ours: to use it here.
         """
-        batches: Any = getattr(loader, "batch_sampler", None)
-        if hasattr(batches, "set_epoch"):
-            # Otherwise a run that was resumed at its end would see the crops of another epoch.
-            batches.set_epoch(0)
+        # Otherwise a run that was resumed at its end would see the crops of another epoch.
+        ask_for_first_epoch(loader)
         if self.model in self._modes or self.model.training:
             measure(self.model, loader, self.accelerator.device, self._modes, "Finetuner.update_bn")
             return

@@ -10,7 +10,7 @@ import feataug
 from feataug.core.checks import check_loader
 from feataug.data import Scenes, seeded_loader, train_transforms
 from feataug.errors import ConfigError
-from feataug.training.batches import part_of
+from feataug.training.batches import ask_for_first_epoch, part_of
 
 
 def scenes(count=7):
@@ -52,6 +52,8 @@ def test_a_plain_loop_sees_new_crops_in_every_epoch(num_workers):
     batches(loader, 3, skip=1, rank=1, world_size=2)
     assert equal(list(check_loader("test", loader)), expected[0])
     assert equal(list(part_of(loader)), expected[0])
+    ask_for_first_epoch(loader)
+    assert equal(list(loader), expected[0])
     assert equal(list(loader), expected[1])
     next(iter(loader))  # a pass that is left early is a pass
     assert equal(list(loader), expected[3])

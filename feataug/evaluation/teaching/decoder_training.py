@@ -22,6 +22,7 @@ from feataug.evaluation.teaching.fresh_decoder import encoder_of
 from feataug.losses import segmentation_loss
 from feataug.mixing.batch import MixedBatch
 from feataug.training.batch_norm import measure, norms_of
+from feataug.training.batches import ask_for_first_epoch
 from feataug.training.config import FinetuneConfig
 from feataug.training.finetuner import Finetuner
 
@@ -186,9 +187,7 @@ def teach(
 
 def first_batches(loader: Any, count: int) -> Iterator[Any]:
     """Yield the first batches of a loader's first epoch, or all if there are fewer. Every process reads the same ones."""
-    batches: Any = getattr(loader, "batch_sampler", None)
-    if hasattr(batches, "set_epoch"):
-        batches.set_epoch(0)
+    ask_for_first_epoch(loader)
     return islice(check_loader("teaching_score", loader), count)
 
 
