@@ -103,8 +103,8 @@ print(f"{len(bank)} encoded images, {megabytes:.1f} MB")
 # %% [markdown]
 # ## Once: a generator for this cut
 #
-# While the images are still at hand, a generator learns what the ViT makes of them: of new crops in
-# every step, where the bank holds one of each.
+# While the images are still at hand, a generator learns how the ViT encodes them: new crops in
+# every step, where the bank holds one of each image.
 
 # %%
 generator = feataug.FeatureGenerator(num_classes, cut.spec)

@@ -35,7 +35,7 @@ def table() -> str:
 
 
 def main(folder: str) -> None:
-    """Two of the demo's scenes (image, mask, features, and what the decoder makes of each kind of features), and the arms' figures."""
+    """Two of the demo's scenes (image, mask, features, and what the decoder predicts from each kind of features), and the arms' figures."""
     samples = read_samples(Path(folder) / SAMPLES)
     palette = samples.about["palette"]
     decoded = {name.split()[-2]: color_masks(x[ROWS], palette) for name, x in samples.predictions.items()}

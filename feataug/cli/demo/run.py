@@ -113,7 +113,7 @@ def run_demo(
 
 
 def _picture(path: Path, samples: Samples, palette: Any) -> None:
-    """Write a grid of images, masks, real and synthetic features, and what the decoder makes of both."""
+    """Write a grid of images, masks, real and synthetic features, and what the decoder predicts from both."""
     columns = {"image": samples.images, "mask": color_masks(samples.masks, palette)}
     columns |= {name if name.startswith("synthetic") else f"{name} features": x for name, x in samples.colors.items()}
     titles = {"real features": "decoded from real", "synthetic features": "decoded from synthetic"}
