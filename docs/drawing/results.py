@@ -21,7 +21,7 @@ RESULTS = DOCS.parent / "studies" / "results"
 # In the order of the page.
 DATA = (
     "camvid-half", "camvid-half-1600", "camvid-half-flow", "camvid-half-flow-composed", "camvid-half-0.25", "camvid-half-0.1", "camvid",
-    "idd-half", "idd-half-0.1", "idd", "camvid-half-fpn", "camvid-half-vit",
+    "idd-half", "idd-half-1600", "idd-half-0.1", "idd", "camvid-half-fpn", "camvid-half-vit",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docs.drawing.words import seeds
+from docs.drawing.words import NAMES, seeds
 from feataug.evaluation.paired_differences import difference
 
 RESULTS = Path(__file__).parents[2] / "studies" / "results"
@@ -66,17 +66,19 @@ def settings_table(page: str = "") -> str:
 
 def all_settings() -> list[Setting]:
     """The settings in the order of the table."""
-    return [*kept(read_result("teaching-camvid-half-1600")), *sites(read_result("sites")), room(read_result("room-camvid-half-0.1"))]
+    gone = [setting for data in ("camvid",) for setting in kept(data, read_result(f"teaching-{data}-half-1600"))]
+    return [*gone, *sites(read_result("sites")), room(read_result("room-camvid-half-0.1"))]
 
 
-def kept(result: Mapping[str, Any]) -> list[Setting]:
+def kept(data: str, result: Mapping[str, Any]) -> list[Setting]:
     """The images are gone: one encoded view of each was kept; beside it, or in its place, there are generator and masks."""
     runs = {name: [run[name]["after"] for run in result["teaching"]["seeds"]] for name in result["teaching"]["sources"]}
-    others = {text: runs[name] for name, text in (("kept and gaussians", "class Gaussians"), ("kept, mirrored", "mirrored features"))}
-    where = "[images are gone](#images-are-gone)"
+    beside = (("kept and gaussians", "class Gaussians"), ("kept, mirrored", "mirrored features"))
+    others = {text: runs[name] for name, text in beside if name in runs}
+    where = f"[images are gone](#images-are-gone), {NAMES[data]}"
     return [
-        Setting(f"{where}, an encoded view of each was kept; a flow beside it", runs["kept"], runs["real"], runs["kept and generator"], others),
-        Setting(f"{where}; a flow in place of the views", runs["kept"], runs["real"], runs["generator"], {"class Gaussians": runs["gaussians"]}),
+        Setting(f"{where}: an encoded view of each was kept; a flow beside it", runs["kept"], runs["real"], runs["kept and generator"], others),
+        Setting(f"{where}: a flow in place of the views", runs["kept"], runs["real"], runs["generator"], {"class Gaussians": runs["gaussians"]}),
     ]
 
 

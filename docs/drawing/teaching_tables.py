@@ -8,6 +8,8 @@ from typing import Any
 from docs.drawing.words import data_title, seeds
 from feataug.core.measures import TITLES
 from feataug.evaluation.paired_differences import difference, interval
+from studies.lib.setups import SETUPS
+from studies.own.teaching import STEPS
 
 NAMES = {"real": "real features", "generator": "a flow (the default)", "gaussians": "class Gaussians", "bicyclegan": "a BicycleGAN"} | {
     f"generator, {kind} masks": f"a flow, half of its masks {kind}" for kind in ("composed", "balanced")
@@ -27,7 +29,13 @@ def teaching(name: str, r: dict[str, Any]) -> str:
     s, found = r["settings"], r["teaching"]
     score = r["generator"][s["eval_split"]]
     option = " --half" if s["half"] else ""
-    option += {"fpn": " --model fpn", "vit": " --model vit", "1600": " --decoder-steps 1600 --kept 1"}.get(name.rpartition("-")[2], "")
+    option += {"fpn": " --model fpn", "vit": " --model vit"}.get(name.rpartition("-")[2], "")
+    # Models of other kinds have numbers of steps of their own.
+    if s["model"].startswith("PSPNet") and s["base"]["num_steps"] != SETUPS[s["data"]].base_steps:
+        option += f" --steps {s['base']['num_steps']}"
+    if s["steps"]["num_steps"] != STEPS.num_steps:
+        option += f" --decoder-steps {s['steps']['num_steps']}"
+    option += f" --kept {s['kept']['views']}" if "kept" in s else ""
     lines = [
         "",
         f"### {data_title(name)}",
