@@ -66,7 +66,7 @@ def settings_table(page: str = "") -> str:
 
 def all_settings() -> list[Setting]:
     """The settings in the order of the table."""
-    gone = [setting for data in ("camvid",) for setting in kept(data, read_result(f"teaching-{data}-half-1600"))]
+    gone = [setting for data in ("camvid", "idd") for setting in kept(data, read_result(f"teaching-{data}-half-1600"))]
     return [*gone, *sites(read_result("sites")), room(read_result("room-camvid-half-0.1"))]
 
 
@@ -76,10 +76,12 @@ def kept(data: str, result: Mapping[str, Any]) -> list[Setting]:
     beside = (("kept and gaussians", "class Gaussians"), ("kept, mirrored", "mirrored features"))
     others = {text: runs[name] for name, text in beside if name in runs}
     where = f"[images are gone](#images-are-gone), {NAMES[data]}"
-    return [
-        Setting(f"{where}: an encoded view of each was kept; a flow beside it", runs["kept"], runs["real"], runs["kept and generator"], others),
-        Setting(f"{where}: a flow in place of the views", runs["kept"], runs["real"], runs["generator"], {"class Gaussians": runs["gaussians"]}),
-    ]
+    found = []
+    if "kept and generator" in runs:
+        name = f"{where}: an encoded view of each was kept; a flow beside it"
+        found.append(Setting(name, runs["kept"], runs["real"], runs["kept and generator"], others))
+    gaussians = {"class Gaussians": runs["gaussians"]}
+    return [*found, Setting(f"{where}: a flow in place of the views", runs["kept"], runs["real"], runs["generator"], gaussians)]
 
 
 def sites(result: Mapping[str, Any]) -> list[Setting]:

@@ -40,7 +40,11 @@ def teaching(name: str, r: dict[str, Any]) -> str:
         "",
         f"### {data_title(name)}",
         "",
-        f"`python -m studies.own.teaching --data DIR --dataset {s['data']}{option}`: {s['model']}; decoders after `{s['at']}`, "
+        "```sh",
+        f"python -m studies.own.teaching --data DIR --dataset {s['data']}{option}",
+        "```",
+        "",
+        f"{s['model']}; decoders after `{s['at']}`, "
         f"{s['steps']['num_steps']} steps of {s['batch']}, {seeds(s['seeds'])}.",
         "",
         "| a fresh decoder is trained on | PixelAcc | ClassAcc | mIoU | share of the real features' mIoU | before the class bias: mIoU | share |",
