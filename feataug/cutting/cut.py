@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from feataug.core.checks import check_dtype_of, check_features, check_images, check_size
 from feataug.core.copying import copy_model
-from feataug.core.specs import FeatureSpec
+from feataug.core.specs import FeatureSpec, crossing
 from feataug.cutting.cut_sites import CutSite
 from feataug.cutting.encoder_decoder import EncoderDecoder
 from feataug.cutting.example import Example, explain_failures
@@ -163,7 +163,7 @@ class Cut:
         self._executor.remove()
 
     def __repr__(self) -> str:
-        return f"Cut({type(self.model).__name__} at {self.label}, {self.spec})"
+        return f"Cut({type(self.model).__name__} at {self.label}; channels / stride: {crossing(self.spec)})"
 
     def encode(self, images: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         """Run the encoder alone: nothing after the cut is computed.

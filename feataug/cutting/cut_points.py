@@ -68,7 +68,14 @@ class CutPoint:
 Place = CutPoint
 
 
-def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8, everything: bool = False) -> list[CutPoint]:
+class CutPoints(list[CutPoint]):
+    """A list of places that is shown as one line for each."""
+
+    def __repr__(self) -> str:
+        return "\n".join(map(str, self)) or "[]"
+
+
+def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8, everything: bool = False) -> CutPoints:
     """List the places where a cut of the model is complete, from its input to its output.
 
     A place is a layer whose output holds every tensor that depends on the images and is read later; or, where skip connections go
@@ -82,17 +89,17 @@ def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8, everythi
             the model where few tensors cross.
 
     Returns:
-        Places in the order of the forward pass. Training-only branches are checked as well. Where several layers end at one place,
-        the outermost is named; of a convolution, its norm and its activation, the last. The list comes from a trace; ``split``
-        verifies the place that you choose by decoding, and may find that class tokens listed here are not read.
+        A list of places in the order of the forward pass; printed, it has a line for each. Training-only branches are checked as
+        well. Where several layers end at one place, the outermost is named; of a convolution, its norm and its activation, the
+        last. The list comes from a trace; ``split`` verifies the place that you choose by decoding, and may find that class tokens
+        listed here are not read.
 
     Raises:
         SplitError: the example holds no images, or the model does not take it.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Conv2d(8, 2, 1))
-        >>> for place in cuts(model):
-        ...     print(place)
+        >>> cuts(model)
         1: 8 / 2; encoder has 93% of the parameters, 93% of the multiply-adds
 
     Source:
@@ -116,11 +123,11 @@ def cuts(model: nn.Module, example: Any = None, *, max_levels: int = 8, everythi
     try:
         calls, _, flow = trace(model, case.followed, call, training=True)
     except Exception:  # a forward that needs targets while it trains
-        return places if everything else shortlist(places)
+        return CutPoints(places if everything else shortlist(places))
     # An auxiliary head may read more than eval mode shows.
     in_training = {place.at: place for place in _find(_PointFinder(model, calls, flow, case, max_levels, elsewhere))}
     places = [in_training[place.at] for place in places if place.at in in_training]
-    return places if everything else shortlist(places)
+    return CutPoints(places if everything else shortlist(places))
 
 
 def shortlist(places: list[CutPoint]) -> list[CutPoint]:

@@ -38,6 +38,8 @@ class CamVid(MaskedImages):
         Brostow, Fauqueur, Cipolla (2008); the folders and the 11 classes are those of Badrinarayanan et al. (2015).
     """
 
+    official = True
+
     def __init__(self, root: str | Path, split: str = "train", *, transforms: Callable[..., Any] | None = None) -> None:
         if split not in ("train", "val", "test"):
             raise ConfigError("CamVid: no such split.", given=repr(split), needed='"train", "val" or "test"')

@@ -53,6 +53,7 @@ class Cityscapes(MaskedImages):
     """
 
     license = "the terms of use at https://www.cityscapes-dataset.com/license/"
+    official = True
 
     def __init__(
         self,

@@ -183,6 +183,9 @@ class Images(Dataset):
     def __len__(self) -> int:
         return len(self.image_files)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} images)"
+
     def image(self, index: int) -> tv_tensors.Image:
         """The image, ``(3, H, W)``, without transforms: uint8, or float32 in ``[0, 1]`` from files of 16 bits or floats."""
         return decode_image(type(self).__name__, self.image_files[index])

@@ -32,6 +32,8 @@ class IDDLite(MaskedImages):
         Varma et al. (2019), IDD; its "lite" release with the seven classes of the first level.
     """
 
+    official = True
+
     def __init__(self, root: str | Path, split: str = "train", *, transforms: Callable[..., Any] | None = None) -> None:
         if split not in ("train", "val"):
             raise ConfigError("IDDLite: no such split.", given=repr(split), needed='"train" or "val"')

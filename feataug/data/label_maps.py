@@ -44,6 +44,8 @@ class LabelFiles(Dataset):
 
     # Licence of the data, for model cards; only if it is certain.
     license: str | None = None
+    # Whether the data set's publisher says what its labels mean, so that no argument of the user can change it.
+    official: bool = False
 
     def __init__(
         self,
@@ -86,6 +88,9 @@ class LabelFiles(Dataset):
     def __len__(self) -> int:
         return len(self.mask_files)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} masks, {self.num_classes} classes)"
+
     def mask(self, index: int) -> tv_tensors.Mask:
         """The mask, int64 ``(H, W)``, without transforms."""
         who, file = type(self).__name__, self.mask_files[index]
@@ -102,7 +107,11 @@ class LabelFiles(Dataset):
             )
         self._compare_palettes(who, found, file)
         wide = pixels.dtype.itemsize > 1
-        advice = "The file has 16 bits a pixel, as instance ids have: labels of classes are in another file." if wide else None
+        advice = None
+        if wide:
+            advice = "The file has 16 bits a pixel, as instance ids have: labels of classes are in another file."
+        elif self.void_is_assumed and not self.official:
+            advice = "If it is void, pass void=; if labels in the files are other numbers than the classes, pass ids=."
         labels: np.ndarray = pixels.astype(np.int64 if wide else np.uint8, copy=False)
         mask = self._table[np.where((labels >= 0) & (labels < _LABELS), labels, _LABELS) if wide else labels]
         wrong = mask == _UNKNOWN

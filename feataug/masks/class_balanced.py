@@ -64,6 +64,9 @@ class ClassBalancedMasks:
                 needed=f"{min_pixels} pixels of one class",
             )
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.masks}, {len(self.held)} classes)"
+
     def settings(self) -> dict[str, Any]:
         """Everything that decides which masks are drawn, for checkpoints and result files."""
         numbers = {"min_pixels": self.min_pixels, "tries": self.tries, "num_classes": self.num_classes}

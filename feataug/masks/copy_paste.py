@@ -66,6 +66,9 @@ class LayoutComposer(Nested):
         self.classes = tuple(int(number) for number in classes)
         self.objects, self.min_pixels, self.max_share, self.shift = objects, min_pixels, max_share, shift
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.masks}, {self.donors}, classes={self.classes}, objects={self.objects})"
+
     def inner(self) -> dict[str, Any]:
         """The sources of masks and of objects. If one source is both, it is listed once."""
         return {"masks": self.masks} | ({"donors": self.donors} if self.donors is not self.masks else {})

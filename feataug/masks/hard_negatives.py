@@ -72,6 +72,10 @@ class HardNegativeSampler(Nested):
         self._last_draw: tuple[Tensor, Tensor] | None = None
         self._observed: tuple[Tensor, Tensor, Tensor] | None = None
 
+    def __repr__(self) -> str:
+        numbers = f"candidates={self.candidates}, keep={self.keep}, refresh_every={self.refresh_every}"
+        return f"{type(self).__name__}({self.source}, {numbers}{', learn=True' if self.learn else ''})"
+
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw ``n`` masks, ``(n, H, W)`` int64, from the pool: each mask once before any repeats. Mines first when it is time."""
         check_count("HardNegativeSampler", n)

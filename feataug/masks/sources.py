@@ -79,6 +79,9 @@ class DatasetMasks:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} masks of {type(self.dataset).__name__})"
+
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw ``n`` masks with replacement, ``(n, H, W)`` int64.
 
@@ -175,6 +178,10 @@ class MaskMixture(Nested):
         self.sources = [as_source(source) for source in sources]
         self.weights = torch.tensor(weights, dtype=torch.float64)
         self._last: tuple[Tensor, Tensor, list[tuple[Any, Tensor]]] | None = None
+
+    def __repr__(self) -> str:
+        weights = ", ".join(f"{weight:g}" for weight in self.weights.tolist())
+        return f"{type(self).__name__}({self.sources}, weights=({weights}))"
 
     @property
     def learn(self) -> bool:

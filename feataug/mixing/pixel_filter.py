@@ -62,6 +62,9 @@ class PixelFilter:
         self.cut, self.class_loss, self.factor, self.ignore_index = cut, class_loss, float(factor), ignore_index
         self.rejected = torch.zeros(())
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.class_loss)} classes, factor={self.factor:g})"
+
     @classmethod
     @torch.no_grad()
     def fit(

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from feataug.core.checks import check_batch, check_number, describe
 from feataug.core.modes import eval_mode
-from feataug.core.specs import FeatureSpec
+from feataug.core.specs import FeatureSpec, crossing
 from feataug.cutting.cut import Cut
 from feataug.errors import ConfigError, DataError
 from feataug.io.atomic import remove_partial_files, write_json, write_tensors
@@ -70,6 +70,9 @@ class FeatureBank(Dataset):
 
     def __len__(self) -> int:
         return int(self._ends[-1])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} images; channels / stride: {crossing(self.spec)})"
 
     def __getitem__(self, index: int) -> tuple[tuple[Tensor, ...], Tensor]:
         """Return features, one ``(channels, h, w)`` float32 tensor for each level, and their mask ``(H, W)`` int64."""

@@ -98,6 +98,9 @@ class Finetuner:
         self.accelerator = make_accelerator(device, self.config.mixed_precision)
         self.progress = progress
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({type(self.model).__name__}{' with a FeatureMixer' * (self.mixer is not None)}, {self.config})"
+
     def fit(
         self,
         loader: Iterable[tuple[Tensor, Tensor]],

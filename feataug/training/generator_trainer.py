@@ -99,6 +99,9 @@ class GeneratorTrainer:
         )
         self.parts = self.objective.parts
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.cut}, {self.config})"
+
     def fit(
         self, loader: Iterable[tuple[Tensor, Tensor]], val_loader: Iterable[tuple[Tensor, Tensor]] | None = None
     ) -> list[dict[str, Any]]:

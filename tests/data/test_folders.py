@@ -1,4 +1,3 @@
-
 import pytest
 import torch
 from torchvision import tv_tensors
@@ -168,7 +167,8 @@ def test_label_that_is_no_class(tmp_path, void):
         assert str(error.value) == (
             "MaskedImages: a mask holds labels that are no class.\n"
             f"  given:   [40] in {tmp_path / 'masks' / 'x.png'}\n"
-            f"  needed:  0 .. 2, or {void} for void"
+            f"  needed:  0 .. 2, or {void} for void\n"
+            "If it is void, pass void=; if labels in the files are other numbers than the classes, pass ids=."
         )
 
 

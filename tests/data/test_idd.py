@@ -3,7 +3,7 @@ import torch
 from torchvision.io import write_jpeg, write_png
 
 from feataug.data import IDDLite, MaskedImages
-from feataug.errors import ConfigError, MissingDataError
+from feataug.errors import ConfigError, DataError, MissingDataError
 from tests.support import guards
 
 DATA = guards.real("idd-lite")
@@ -29,6 +29,17 @@ def test_reads_the_official_folders(tmp_path):
     assert [int(mask.unique()) for _, mask in data] == [2, 6]
     assert abs(int(data[0][0].float().mean()) - 40) < 4
     assert IDDLite(tmp_path, "val")[0][1].unique().tolist() == [255]
+
+
+def test_a_label_that_idd_does_not_have_cannot_be_explained_by_the_user(tmp_path):
+    write(tmp_path, "train", "9", "frame1", 8)
+    with pytest.raises(DataError) as error:
+        IDDLite(tmp_path)[0]
+    assert str(error.value) == (
+        "IDDLite: a mask holds labels that are no class.\n"
+        f"  given:   [8] in {tmp_path / 'gtFine' / 'train' / '9' / 'frame1_label.png'}\n"
+        "  needed:  0 .. 6, or 255 for void"
+    )
 
 
 def test_names_a_missing_mask(tmp_path):

@@ -79,6 +79,9 @@ class Scenes(torch.utils.data.Dataset):
         self.size = operator.index(pair[0]), operator.index(pair[1])
         self._drawn: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self)} scenes of {self.size[0]} x {self.size[1]}, {self.num_classes} classes)"
+
     def __len__(self) -> int:
         return self.num_images
 
