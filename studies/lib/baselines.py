@@ -40,13 +40,19 @@ def ohem(study: Any, threshold: float = 0.7, kept: float = 0.1) -> Any:
         Shrivastava et al. (2016), for pixels as mmsegmentation's ``OHEMPixelSampler``.
     """
 
+    return _trained_with_loss(study, lambda model: ohem_loss(threshold, kept))
+
+
+def ohem_loss(threshold: float = 0.7, kept: float = 0.1) -> Callable[[Any, Tensor], Tensor]:
+    """The mean loss of pixels whose own class has a probability below ``threshold``; of at least the share ``kept`` of all."""
+
     def loss(out: Any, masks: Tensor) -> Tensor:
         pixels = _pixel_losses(out, masks)[masks != VOID]
         hardest = pixels.detach().topk(max(1, round(kept * len(pixels)))).values[-1]
         hard = (torch.exp(-pixels.detach()) < threshold) | (pixels.detach() >= hardest)
         return pixels[hard].mean()
 
-    return _trained_with_loss(study, lambda model: loss)
+    return loss
 
 
 def isda(study: Any, strength: float = 0.5) -> Any:

@@ -34,6 +34,7 @@ from feataug.reporting.tables import teaching_table
 from feataug.training.device import keep_freed_memory
 from studies.lib.backbone import load_imagenet_weights, phase_dilations
 from studies.lib.feature_arms import FIT_BATCHES
+from studies.lib.kept_alternatives import alternatives, frequency_weights
 from studies.lib.kept_features import HalfAndHalf, KeptFeatures
 from studies.lib.other_models import ViTSegmenter, fpn
 from studies.lib.setups import arguments, parse
@@ -126,12 +127,15 @@ class Teaching(Protocol):
         gaussians = ClassGaussians.fit(cut, first_batches(seeded_loader(self.train, self.batch, seed=501), FIT_BATCHES), len(self.classes))
         cut.remove()
         self.kept_bytes = kept.bytes_in_float16
-        return {
+        found = {
             "kept": kept,
             "kept and generator": HalfAndHalf(kept, GeneratorSource(self.output / "generator-model")),
             "kept and gaussians": HalfAndHalf(kept, gaussians),
             "kept, mirrored": KeptFeatures(kept.features, kept.masks, flipped=True),
         }
+        if self.args.alternatives:
+            found |= alternatives(kept, frequency_weights(kept.masks, len(self.classes)))
+        return found
 
     def quality(self) -> dict[str, Any]:
         """Distances, precision and recall in feature space, and the memory test: training crops against windows of validation images."""
@@ -168,9 +172,13 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument(
         "--kept", type=int, default=0, help="also measure features of so many crops of each image that were encoded once, and the same with others"
     )
+    parser.add_argument("--alternatives", action="store_true", help="with --kept: also CutMix, ClassMix, noise on them, and other losses")
     parser.add_argument("--generators", nargs="+", type=Path, default=[], help="folders of further generators, each named after its folder")
     parser.set_defaults(seeds=[0, 1])
-    return parse(parser, "teaching", None, _ending)
+    args = parse(parser, "teaching", None, _ending)
+    if args.alternatives and not args.kept:
+        parser.error("--alternatives needs features to apply them to: --kept 1")
+    return args
 
 
 def _ending(args: argparse.Namespace) -> str:

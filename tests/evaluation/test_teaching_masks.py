@@ -1,4 +1,4 @@
-"""Sources of a teaching score that bring masks of their own."""
+"""Sources of a teaching score that bring masks of their own, or a loss."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 import feataug
 from feataug.errors import LabelError, ShapeError
 from feataug.evaluation import ClassGaussians
+from feataug.losses import segmentation_loss
 from tests.support.teaching_runs import CLASSES, SIZE, loud, planted  # noqa: F401
 
 CONFIG = feataug.FinetuneConfig(num_steps=60, lr=0.1)
@@ -60,3 +61,26 @@ def test_labels_that_are_no_class_are_refused(loud):  # noqa: F811
 
     with pytest.raises(LabelError, match="teaching_score: source 'own': a mask holds labels that are no class"):
         score(loud, beyond)
+
+
+class OwnLoss:
+    """Real features, and a loss for labels that are shifted by ``told``."""
+
+    def __init__(self, told=0):
+        self.told, self.seen = told, 0
+
+    def __call__(self, masks, real, rng):
+        return real, masks.flip(-1)  # which are others than those of the batch
+
+    def decoder_loss(self, out, masks):
+        self.seen += 1
+        return segmentation_loss(out, (masks.flip(-1) + self.told) % CLASSES)
+
+
+def test_a_source_may_have_a_loss_of_its_own_which_gets_its_masks(loud):  # noqa: F811
+    source = OwnLoss()
+    found = score(loud, source)
+    (runs,) = found["seeds"]
+    assert source.seen == CONFIG.num_steps
+    assert runs["own"]["before"] == runs["real"]["before"]
+    assert score(loud, OwnLoss(told=1))["score"]["own"]["before"] < 0.1

@@ -79,8 +79,8 @@ class SourceToDecoder(nn.Module):
 class _MaskPassing:
     """Pass each batch's masks to the ``SourceToDecoder``, with the interface of the mixer in ``Finetuner``."""
 
-    def __init__(self, aux_weight: float, ignore_index: int, about: dict[str, Any]) -> None:
-        self.aux_weight, self.ignore_index, self.about = aux_weight, ignore_index, about
+    def __init__(self, aux_weight: float, ignore_index: int, about: dict[str, Any], own_loss: Any = None) -> None:
+        self.aux_weight, self.ignore_index, self.about, self.own_loss = aux_weight, ignore_index, about, own_loss
         self.model: Any = None
 
     @contextmanager
@@ -90,6 +90,9 @@ class _MaskPassing:
         yield MixedBatch((), cut.model.masks, torch.zeros(len(masks), dtype=torch.bool, device=masks.device), len(masks))
 
     def loss(self, out: Any, batch: MixedBatch) -> Tensor:
+        if self.own_loss is not None:
+            found: Tensor = self.own_loss(out, self.model.masks)
+            return found
         return segmentation_loss(
             out, self.model.masks, aux_weight=self.aux_weight, ignore_index=self.ignore_index, across_processes=True
         )
@@ -132,7 +135,7 @@ def teach(
 
     Args:
         cut: A cut made by ``fresh_decoder``. Its model is trained in place.
-        source: ``(masks, real, rng) -> features``.
+        source: ``(masks, real, rng) -> features``. Its ``decoder_loss(out, masks)``, if any, takes the cross entropy's place.
         loader: Returns the loader of training ``(images, masks)`` from its beginning.
         config: Settings of the training; the prefixes of ``lr_scale`` are names in the cut's model.
         num_classes: Number of classes.
@@ -154,7 +157,7 @@ def teach(
     """
     trained = SourceToDecoder(cut, source, name, num_classes, ignore_index)
     config = replace(config, lr_scale={f"model.{prefix}": scale for prefix, scale in config.lr_scale.items()})
-    mixer: Any = _MaskPassing(config.aux_weight, ignore_index, {"source": name} | (about or {}))
+    mixer: Any = _MaskPassing(config.aux_weight, ignore_index, {"source": name} | (about or {}), getattr(source, "decoder_loss", None))
     same_cut: Any = SimpleNamespace(model=trained, at=cut.at, spec=cut.spec)
     tuner = Finetuner(trained, config, mixer=mixer, cut=same_cut, output=output, device=device, progress=progress)
     where = tuner.accelerator.device

@@ -78,7 +78,8 @@ def teaching_score(
     features of their images, a tuple with one ``(B, channels, h, w)`` tensor for each level. ``rng`` is a CPU ``torch.Generator``, seeded
     by the seed and the step; a source draws all its noise from it. The result is a tuple like ``real``, or a pair of such a tuple and the
     masks that it belongs to, where a source uses masks of its own; they have the size of ``masks``. A source that is a module is copied,
-    put into eval mode and moved to the device.
+    put into eval mode and moved to the device. If it has a method ``decoder_loss(out, masks)``, that takes the place of the cross entropy:
+    ``out`` is what the decoder returns, ``masks`` are those of its features.
 
     Args:
         model: The trained model; it is not changed.
