@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.common import name_of, parser, race, write
-from feataug import FeatureBank, FeatureGenerator, GeneratorConfig, split
+from benchmarks.common import frozen_lite0, name_of, parser, race, write
+from feataug import FeatureBank, FeatureGenerator, GeneratorConfig
 from feataug.data import MaskedImages, Scenes, seeded_loader, train_transforms
-from feataug.models import PSPNet
 from feataug.training.batches import endless
 from feataug.training.bicyclegan import Objective
 from feataug.training.device import keep_freed_memory, make_accelerator
@@ -41,9 +40,7 @@ def main() -> None:
     args = parser(__doc__).parse_args()
     keep_freed_memory()
     torch.manual_seed(0)
-    cut = split(
-        PSPNet("tf_efficientnet_lite0", Scenes.num_classes, output_stride=16).eval().requires_grad_(False), "encoder.blocks.4"
-    )
+    cut = frozen_lite0(Scenes.num_classes)
     lines = []
     with tempfile.TemporaryDirectory() as name:
         data = draw(Path(name))

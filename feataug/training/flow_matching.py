@@ -12,9 +12,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from feataug.core.checks import check_features, check_loader, check_masks
+from feataug.core.crop_sizes import noted_size
 from feataug.core.distributed import local_slice, rank_and_world
 from feataug.core.modes import eval_mode
 from feataug.core.rng import generator_for
+from feataug.core.windows import tiles
 from feataug.cutting.cut import Cut
 from feataug.errors import FeatAugWarning
 from feataug.generation.flow import draw_times, flow_loss, latent_size, noise_maps
@@ -137,25 +139,32 @@ class FlowObjective:
     def held_out(self, generator: FeatureGenerator, loader: Iterable[tuple[Tensor, Tensor]]) -> float:
         """The loss of ``generator`` on images that are not trained on, always with the same noise.
 
-        It bounds the likelihood of unseen features. If it rises while training goes on, the generator memorises.
+        It bounds the likelihood of unseen features. If it rises while training goes on, the generator memorises. Images larger than the
+        model's training crops are cut into windows of the crops' size, as in ``recognition``: other features lie at the edges of whole
+        images, above all where the stride does not divide them, and the loss could not be compared with that of training.
 
         Args:
             generator: The trained weights or their moving average.
             loader: ``(images, masks)``; the first ``HELD_OUT_IMAGES`` count.
 
         Returns:
-            The mean over these images; NaN if there are none.
+            The mean over these images, or over their windows; NaN if there are none.
         """
-        rng, loss_of = generator_for(self.config.seed, "held out", 0), VelocityLoss(generator)
-        total, seen = 0.0, 0
+        rng, loss_of, tile = generator_for(self.config.seed, "held out", 0), VelocityLoss(generator), noted_size(self.cut.model)
+        total, counted, seen = 0.0, 0, 0
         with eval_mode(self.cut.model):
             for images, masks in check_loader("GeneratorTrainer", loader):
-                masks, real = self._real(images, masks)
-                noise, times = self._draw(len(masks), masks, rng, slice(None))
-                total, seen = total + float(loss_of(masks, real, noise, times)[0]) * len(masks), seen + len(masks)
+                # Features from a bank are those of crops.
+                parts = tiles(images, masks, tile, generator.ignore_index) if isinstance(images, Tensor) else [(images, masks, masks)]
+                for part, given, _ in parts:
+                    given, real = self._real(part, given)
+                    noise, times = self._draw(len(given), given, rng, slice(None))
+                    total += float(loss_of(given, real, noise, times)[0]) * len(given)
+                    counted += len(given)
+                seen += len(masks)
                 if seen >= HELD_OUT_IMAGES:
                     break
-        return total / seen if seen else math.nan
+        return total / counted if counted else math.nan
 
     @torch.no_grad()
     def _real(self, images: Tensor | Sequence[Tensor], masks: Tensor) -> tuple[Tensor, list[Tensor]]:

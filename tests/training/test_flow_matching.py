@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from feataug import FeatureSpec, GeneratorTrainer, LevelSpec
+from feataug.core.crop_sizes import note_size
 from feataug.core.rng import generator_for
 from feataug.errors import FeatAugWarning
 from feataug.generation.flow import draw_times
@@ -181,6 +182,21 @@ def test_the_loss_on_held_out_images_depends_on_the_weights_and_the_seed_alone()
     seeded = FlowObjective(trainer.generator, trainer.cut, settings(seed=1))
     seeded.prepare(trainer.accelerator)
     assert seeded.held_out(trainer.generator, pairs) != results[-1]["held_out"]
+
+
+def test_images_larger_than_the_training_crops_are_held_out_in_windows_of_their_size():
+    # A whole image has other borders and another context than the crops.
+    objective = objective_of(PyramidCut(False), small_config())
+    rows, columns = SIZE
+    images, masks = torch.rand(3, 3, rows + 8, columns), torch.randint(CLASSES, (3, rows + 8, columns))
+    whole = objective.held_out(objective.generator, [(images, masks)])
+    note_size(objective.cut.model, SIZE)
+    found = objective.held_out(objective.generator, [(images, masks)])
+    by_hand = [(images[:, :, :rows], masks[:, :rows]), (images[:, :, 8:], masks[:, 8:])]
+    assert found == objective.held_out(objective.generator, by_hand)
+    assert found != whole
+    note_size(objective.cut.model, (rows + 8, columns))
+    assert objective.held_out(objective.generator, [(images, masks)]) == whole
 
 
 def test_the_first_held_out_images_count(monkeypatch):
