@@ -12,7 +12,7 @@ also holds the generator's ``recognition`` and ``feature_quality``. Figures go t
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -28,6 +28,7 @@ from feataug.core.identity import describe_masks
 from feataug.data import seeded_loader
 from feataug.evaluation import ClassGaussians
 from feataug.evaluation.teaching.decoder_training import first_batches
+from feataug.evaluation.teaching.teaching_score import SOURCES
 from feataug.io.atomic import write_json
 from feataug.models import PSPNet
 from feataug.reporting.tables import teaching_table
@@ -109,38 +110,65 @@ class Teaching(Protocol):
         args = self.args
         config = replace(STEPS, num_steps=10 if args.quick else args.decoder_steps)
         generators = ([self.output / "bicyclegan-model"] if args.bicyclegan else []) + args.generators
-        others = {folder.name.removesuffix("-model"): GeneratorSource(folder) for folder in generators}
+        others: dict[str, Callable[[], nn.Module]] = {
+            folder.name.removesuffix("-model"): partial(GeneratorSource, folder) for folder in generators
+        }
         others |= self.kept() if args.kept else {}
-        others |= {f"generator, {name} masks": GeneratorSource(self.output / "generator-model", self.masks(name)) for name in args.masks}
+        own = self.output / "generator-model"
+        others |= {f"generator, {name} masks": lambda name=name: GeneratorSource(own, self.masks(name)) for name in args.masks}  # type: ignore[misc]
+        self.check_only({*SOURCES, *others})
         return teaching_score(
-            self.load_base(), self.at, self.load_generator(),
+            self.load_base(), self.at, self.load_generator() if self.wanted("generator") else None,
             self.decoder_loader, self.val_loader, config, fresh=self.fresh(), seeds=args.seeds,
             window=self.size, bias_loader=self.bias_loader(), classes=self.classes, example=torch.zeros(1, 3, *self.size),
-            others=others,
+            sources=[name for name in SOURCES if self.wanted(name)], num_classes=len(self.classes),
+            others={name: make() for name, make in others.items() if self.wanted(name)},
             output=self.output / ("teaching" if args.decoder_steps == STEPS.num_steps else f"teaching-{args.decoder_steps}"), device=args.device,
         )  # fmt: skip
 
-    def kept(self) -> dict[str, Any]:
+    def wanted(self, name: str) -> bool:
+        """Whether a source is measured."""
+        return not self.args.only or name in ("real", *self.args.only)
+
+    def check_only(self, names: Iterable[str]) -> None:
+        """End with an error if ``--only`` names a source that there is not."""
+        if unknown := [name for name in self.args.only if name not in names]:
+            raise SystemExit(f"--only: no such sources: {', '.join(unknown)}. There are {', '.join(sorted(names))}.")
+
+    def kept(self) -> dict[str, Callable[[], nn.Module]]:
         """Features of a few crops of each image, encoded once: alone, mirrored, and with the generator or class Gaussians beside them."""
         cut, crops = self.cut(), chain.from_iterable(seeded_loader(self.train, self.batch, seed=500 + view) for view in range(self.args.kept))
         kept = KeptFeatures.encode(cut, crops)
-        gaussians = ClassGaussians.fit(cut, first_batches(seeded_loader(self.train, self.batch, seed=501), FIT_BATCHES), len(self.classes))
         cut.remove()
         self.kept_bytes = kept.bytes_in_float16
-        found = {
-            "kept": kept,
-            "kept and generator": HalfAndHalf(kept, GeneratorSource(self.output / "generator-model")),
-            "kept and gaussians": HalfAndHalf(kept, gaussians),
-            "kept, mirrored": KeptFeatures(kept.features, kept.masks, flipped=True),
+
+        def beside_gaussians() -> nn.Module:
+            cut, crops = self.cut(), seeded_loader(self.train, self.batch, seed=501)
+            fitted = ClassGaussians.fit(cut, first_batches(crops, FIT_BATCHES), len(self.classes))
+            cut.remove()
+            return HalfAndHalf(kept, fitted)
+
+        found: dict[str, Callable[[], nn.Module]] = {
+            "kept": lambda: kept,
+            "kept and generator": lambda: HalfAndHalf(kept, GeneratorSource(self.output / "generator-model")),
+            "kept and gaussians": beside_gaussians,
+            "kept, mirrored": lambda: KeptFeatures(kept.features, kept.masks, flipped=True),
         }
+        for folder in self.args.generators:
+            found[f"kept and {folder.name.removesuffix('-model')}"] = partial(_beside, kept, folder)
         if self.args.alternatives:
-            found |= alternatives(kept, frequency_weights(kept.masks, len(self.classes)))
+            others = alternatives(kept, frequency_weights(kept.masks, len(self.classes)))
+            found |= {name: partial(others.__getitem__, name) for name in others}
         return found
 
     def quality(self) -> dict[str, Any]:
         """Distances, precision and recall in feature space, and the memory test: training crops against windows of validation images."""
         crops = seeded_loader(self.train, self.batch, seed=400)
         return feature_quality(self.cut(), self.load_generator(), crops, self.val_windows(), device=self.device)
+
+
+def _beside(kept: KeptFeatures, folder: Path) -> nn.Module:
+    return HalfAndHalf(kept, GeneratorSource(folder))
 
 
 class TeachingFPN(FPN, Teaching):
@@ -173,6 +201,7 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
         "--kept", type=int, default=0, help="also measure features of so many crops of each image that were encoded once, and the same with others"
     )
     parser.add_argument("--alternatives", action="store_true", help="with --kept: also CutMix, ClassMix, noise on them, and other losses")
+    parser.add_argument("--only", nargs="+", default=[], metavar="SOURCE", help="measure these sources alone, and real features")
     parser.add_argument("--generators", nargs="+", type=Path, default=[], help="folders of further generators, each named after its folder")
     parser.set_defaults(seeds=[0, 1])
     args = parse(parser, "teaching", None, _ending)
@@ -182,9 +211,10 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def _ending(args: argparse.Namespace) -> str:
-    """Other models and other lengths have result files of their own."""
+    """Other models, other lengths and the alternatives have result files of their own."""
     model = f"-{args.model}" if args.model != "pspnet" else ""
-    return model + (f"-{args.decoder_steps}" if args.decoder_steps != STEPS.num_steps else "")
+    steps = f"-{args.decoder_steps}" if args.decoder_steps != STEPS.num_steps else ""
+    return model + steps + ("-alternatives" if args.alternatives else "")
 
 
 def main() -> None:
@@ -192,15 +222,18 @@ def main() -> None:
     keep_freed_memory()
     study = MODELS[args.model](args)
     study.run_base()
-    found = {"generator": study.run_generator()}
+    found = {}
+    if not args.only or any("generator" in name for name in args.only):
+        found["generator"] = study.run_generator()
+        found["quality"] = study.stage("quality", study.quality, study.generator_settings())
     if args.bicyclegan:
         found["bicyclegan"] = study.run_bicyclegan()
-    found["quality"] = study.stage("quality", study.quality, study.generator_settings())
     result = study.scores()
     settings = {
         "data": args.dataset, "half": args.half, "eval_split": args.eval_split, "size": study.size, "batch": study.batch,
         "images": len(study.train), "model": study.name, "at": study.at, "base": study.base_config.to_dict(),
-        "steps": result["settings"]["config"], "seeds": args.seeds, "generator": [config.to_dict() for config in study.generator_configs],
+        "steps": result["settings"]["config"], "seeds": args.seeds,
+        "generator": [config.to_dict() for config in study.generator_configs] if "generator" in found else [],
         "seconds": study.seconds, "seconds_of_the_last_part_only": study.resumed, "device": args.device, "torch": torch.__version__,
     }  # fmt: skip
     if args.kept:
