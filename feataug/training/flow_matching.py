@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from feataug.core.checks import check_features, check_loader, check_masks
-from feataug.core.crop_sizes import noted_size
 from feataug.core.distributed import local_slice, rank_and_world
 from feataug.core.modes import eval_mode
 from feataug.core.rng import generator_for
@@ -136,26 +135,29 @@ class FlowObjective:
         return {"flow": loss.detach(), "expected": expected.detach()}
 
     @torch.no_grad()
-    def held_out(self, generator: FeatureGenerator, loader: Iterable[tuple[Tensor, Tensor]]) -> float:
+    def held_out(
+        self, generator: FeatureGenerator, loader: Iterable[tuple[Tensor, Tensor]], window: tuple[int, int] | None = None
+    ) -> float:
         """The loss of ``generator`` on images that are not trained on, always with the same noise.
 
-        It bounds the likelihood of unseen features. If it rises while training goes on, the generator memorises. Images larger than the
-        model's training crops are cut into windows of the crops' size, as in ``recognition``: other features lie at the edges of whole
-        images, above all where the stride does not divide them, and the loss could not be compared with that of training.
+        It bounds the likelihood of unseen features. If it rises while training goes on, the generator memorises. Images larger than
+        ``window`` are cut into windows, as in ``recognition``: other features lie at the edges of whole images, above all where the
+        stride does not divide them, and the loss could not be compared with that of training.
 
         Args:
             generator: The trained weights or their moving average.
             loader: ``(images, masks)``; the first ``HELD_OUT_IMAGES`` count.
+            window: Rows and columns of the training crops; ``None`` for whole images.
 
         Returns:
             The mean over these images, or over their windows; NaN if there are none.
         """
-        rng, loss_of, tile = generator_for(self.config.seed, "held out", 0), VelocityLoss(generator), noted_size(self.cut.model)
+        rng, loss_of = generator_for(self.config.seed, "held out", 0), VelocityLoss(generator)
         total, counted, seen = 0.0, 0, 0
         with eval_mode(self.cut.model):
             for images, masks in check_loader("GeneratorTrainer", loader):
                 # Features from a bank are those of crops.
-                parts = tiles(images, masks, tile, generator.ignore_index) if isinstance(images, Tensor) else [(images, masks, masks)]
+                parts = tiles(images, masks, window, generator.ignore_index) if isinstance(images, Tensor) else [(images, masks, masks)]
                 for part, given, _ in parts:
                     given, real = self._real(part, given)
                     noise, times = self._draw(len(given), given, rng, slice(None))

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from feataug.core.compatibility import check_spec
+from feataug.core.crop_sizes import SeenSizes
 from feataug.core.distributed import all_reduce_sum
 from feataug.core.fingerprints import fingerprint
 from feataug.core.identity import architecture, describe_data
@@ -22,7 +23,6 @@ from feataug.core.modes import eval_mode
 from feataug.cutting.cut import Cut
 from feataug.errors import ConfigError, DataError, FeatAugWarning
 from feataug.generation.generator import FeatureGenerator
-from feataug.inference.recognition import recognition
 from feataug.io.card_facts import known_facts
 from feataug.training.batches import bad_samples, endless, shared
 from feataug.training.bicyclegan import MakeCritic, Objective
@@ -36,7 +36,7 @@ from feataug.training.progress import progress_bar
 from feataug.training.run_folder import RunFolder, check_finite, folder_lock
 from feataug.training.signals import StopRequest, stop_requests
 from feataug.training.state_io import broadcast_from_main, load_optimizer
-from feataug.training.validation import try_validation
+from feataug.training.validation import measure_generator, try_validation
 
 # The latent L1 alone does not show whether z is used: with the mode-seeking term it stayed above 0.8 (E|N(0, 1)|) while samples differed.
 DIVERSITY_ALARM = 0.1
@@ -110,7 +110,8 @@ class GeneratorTrainer:
         Args:
             loader: Yields ``(images, masks)`` in batches of two or more. It is read as often as needed. A loader of a ``FeatureBank``
                 yields ``(features, masks)`` instead, which saves the encoding.
-            val_loader: Pairs on which the recognition score and the diversity ratio are measured; without it they are not.
+            val_loader: Pairs on which the recognition score and the diversity ratio are measured; without it they are not. Images that are
+                larger than the crops that the model (or else the generator) was trained on are cut into windows of their size.
 
         Returns:
             One dictionary for each measurement: ``progress`` (images), what ``recognition`` returns, and for a flow ``held_out``, its loss
@@ -143,9 +144,10 @@ class GeneratorTrainer:
         self.objective.prepare(accelerator)
         optimizers = self.objective.optimizers
         ema = AveragedModel(self.generator) if config.ema_images else None
+        averaged = ema.module if ema is not None else self.generator
         seen, step, results = 0, 0, []
         sums: dict[str, Any] = {}
-        lines = 0
+        lines, sizes = 0, SeenSizes()
         last_batch: Any = None
         found = broadcast_from_main(self.run.resume, device)
         if found:
@@ -153,6 +155,7 @@ class GeneratorTrainer:
             step, results = state["step"], state["results"]
             if "running" in state:
                 sums, lines = state["running"]["sums"], state["running"]["lines"]
+                sizes = SeenSizes(state["running"].get("sizes", ()))
             self.generator.load_state_dict(state["generator"])
             self.parts.load_state_dict(state["parts"])
             for name, optimizer in optimizers.items():
@@ -161,8 +164,6 @@ class GeneratorTrainer:
                 ema.load_state_dict(state["ema"])
         loader, processes = shared(loader, accelerator), accelerator.num_processes
         with self._frozen():
-            if val_loader is not None:
-                try_validation(self.cut, val_loader, device)
             if not bool(self.generator.fitted):
                 self.generator.set_statistics(*channel_statistics(self.cut, endless(loader), config.stats_images, device))
                 if ema is not None:
@@ -174,9 +175,13 @@ class GeneratorTrainer:
             labels = FirstLabels("GeneratorTrainer", self.generator.ignore_index)
             with progress_bar(config.num_images, seen, text, "img", shown) as bar:
                 while seen < config.num_images:
-                    images, masks = last_batch = next(batches)
+                    images, masks = next(batches)
                     labels.look(masks, self.generator.num_classes)
                     losses = self.objective.step(images, masks, seen)
+                    sizes.see(masks)
+                    if val_loader is not None and last_batch is None:
+                        try_validation(self.cut, val_loader, sizes.one(), device)
+                    last_batch = images, masks
                     if ema is not None:
                         update_average(ema, self.generator, len(masks) * processes, config.ema_images)
                     before, seen, step = seen, seen + len(masks) * processes, step + 1
@@ -201,12 +206,13 @@ class GeneratorTrainer:
                         sums, lines, self._last = {}, 0, means
                     if val_loader is not None and due(config.eval_images):
                         with stop.interruptible():
-                            results.append({"progress": seen} | self._evaluate(val_loader, ema) | bad_samples(loader))
+                            measured = measure_generator(self.objective, averaged, val_loader, sizes.one(), device)
+                        results.append({"progress": seen} | measured | bad_samples(loader))
                         self.run.log(seen, results[-1])
                     if due(config.snapshot_images) or stop.signum:
                         for name, value in sums.items():
                             check_finite(f"the loss {name!r}", float(all_reduce_sum(value)), seen)
-                        self._save(seen, step, optimizers, ema, results, {"sums": sums, "lines": lines})
+                        self._save(seen, step, optimizers, ema, results, {"sums": sums, "lines": lines, "sizes": sizes.state()})
                     stop.raise_if_requested()
         if accelerator.is_main_process:
             warn_of_memory([result["held_out"] for result in results if "held_out" in result])
@@ -220,16 +226,8 @@ class GeneratorTrainer:
         if accelerator.is_main_process and (results or (last_batch is not None and isinstance(last_batch[0], Tensor))):
             # Without a validation set the last batch serves, unless it holds a single class.
             with suppress(DataError):
-                self._warn((results[-1] if results else self._evaluate([last_batch], None))["diversity"])
+                self._warn((results[-1] if results else measure_generator(self.objective, self.generator, [last_batch], None, device))["diversity"])
         return results
-
-    def _evaluate(self, val_loader: Iterable[tuple[Tensor, Tensor]], ema: Any) -> dict[str, Any]:
-        generator = ema.module if ema is not None else self.generator
-        ignore_index, device = self.generator.ignore_index, self.accelerator.device
-        found = recognition(self.cut, generator, val_loader, ignore_index=ignore_index, seed=self.config.seed, device=device)
-        if isinstance(self.objective, FlowObjective):
-            found["held_out"] = self.objective.held_out(generator, val_loader)
-        return found
 
     def _save(
         self, seen: int, step: int, optimizers: dict[str, Any], ema: Any, results: list[dict[str, Any]], running: dict[str, Any]

@@ -66,11 +66,13 @@ def test_a_setting_is_a_row_of_gains_over_its_start():
     def runs(*values):
         return [{"miou": miou, "class_acc": class_acc} for miou, class_acc in values]
 
-    setting = Setting(
-        "here", runs((40, 50), (42, 52)), runs((44, 55), (46, 57)), runs((43, 56), (45, 58)),
-        {"first": runs((41, 50), (43, 52)), "second": runs((40, 99), (42, 99))},
-    )  # fmt: skip
-    assert setting.row() == "| here | 2 seeds | 41.0, 51.0 | +4.0, +5.0 | +3.0, +6.0 | 75%, 120% | first: +1.0, +0.0 |"
+    start = runs((40, 50), (42, 52))
+    # The third was measured on another base, from where it gains most.
+    others = {
+        "first": (start, runs((41, 50), (43, 52))), "second": (start, runs((40, 99), (42, 99))), "third": (runs((10, 10)), runs((12, 11))),
+    }  # fmt: skip
+    setting = Setting("here", start, runs((44, 55), (46, 57)), runs((43, 56), (45, 58)), others)
+    assert setting.row() == "| here | 2 seeds | 41.0, 51.0 | +4.0, +5.0 | +3.0, +6.0 | 75%, 120% | third: +2.0, +1.0 |"
     nothing = Setting("there", runs((40, 50)), runs((39, 51)), runs((41, 50)), {})
     assert nothing.row() == "| there | one seed | 40.0, 50.0 | -1.0, +1.0 | +1.0, +0.0 | -, 0% | - |"
 

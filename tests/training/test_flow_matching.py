@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from feataug import FeatureSpec, GeneratorTrainer, LevelSpec
-from feataug.core.crop_sizes import note_size
 from feataug.core.rng import generator_for
 from feataug.errors import FeatAugWarning
 from feataug.generation.flow import draw_times
@@ -190,13 +189,11 @@ def test_images_larger_than_the_training_crops_are_held_out_in_windows_of_their_
     rows, columns = SIZE
     images, masks = torch.rand(3, 3, rows + 8, columns), torch.randint(CLASSES, (3, rows + 8, columns))
     whole = objective.held_out(objective.generator, [(images, masks)])
-    note_size(objective.cut.model, SIZE)
-    found = objective.held_out(objective.generator, [(images, masks)])
+    found = objective.held_out(objective.generator, [(images, masks)], SIZE)
     by_hand = [(images[:, :, :rows], masks[:, :rows]), (images[:, :, 8:], masks[:, 8:])]
     assert found == objective.held_out(objective.generator, by_hand)
     assert found != whole
-    note_size(objective.cut.model, (rows + 8, columns))
-    assert objective.held_out(objective.generator, [(images, masks)]) == whole
+    assert objective.held_out(objective.generator, [(images, masks)], (rows + 8, columns)) == whole
 
 
 def test_the_first_held_out_images_count(monkeypatch):
@@ -243,7 +240,7 @@ def memory_text(lowest, last):
 
 def test_a_training_that_memorises_says_so(monkeypatch):
     measured = iter([1.5, 1.25, 1.5])
-    monkeypatch.setattr(FlowObjective, "held_out", lambda self, generator, loader: next(measured))
+    monkeypatch.setattr(FlowObjective, "held_out", lambda *given: next(measured))
     with pytest.warns(FeatAugWarning, match=re.escape(memory_text("1.250", "1.500"))) as caught:
         results = make(settings(num_images=24, eval_images=8)).fit(loader(), [next(iter(loader()))])
     assert [result["held_out"] for result in results] == [1.5, 1.25, 1.5]

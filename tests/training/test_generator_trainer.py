@@ -7,10 +7,12 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from feataug import FeatureGenerator, GeneratorConfig, recognition, split
-from feataug.data import seeded_loader
+from feataug.core.crop_sizes import note_size
+from feataug.data import Scenes, eval_transforms, seeded_loader
+from feataug.errors import FeatAugError
 from feataug.training.generator_trainer import GeneratorTrainer
-from tests.support.generator_trainings import CLASSES, TinyModel, copied, loader, make, same, scenes, settings, statistics
-from tests.support.small_generators import PRESETS
+from tests.support.generator_trainings import CLASSES, SIZE, TinyModel, copied, loader, make, same, scenes, settings, statistics
+from tests.support.small_generators import PRESETS, small_generator
 
 # Runs as short as these ignore z; that they say so is tested in test_generator_trainer_errors.py.
 pytestmark = pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
@@ -182,3 +184,50 @@ def test_the_results_are_the_recognition_score(preset):
     own = {"held_out": results[-1]["held_out"]} if preset == "flow" else {}
     assert results[-1] == {"progress": 16} | recognition(trainer.cut, trainer.generator, pairs, seed=0) | own
     assert make(settings(preset)).fit(loader()) == []
+
+
+def large_pairs():
+    """Validation images that are larger than the training crops."""
+    return [
+        (images, masks) for images, masks in seeded_loader(Scenes(4, (SIZE[0] + 6, 2 * SIZE[1]), transforms=eval_transforms()), 2, shuffle=False)
+    ]
+
+
+@pytest.mark.parametrize("noted", [None, (24, 40)])
+def test_it_is_measured_in_windows_of_the_models_crops_or_else_of_its_own(noted):
+    # A loop of the user's own leaves no note on the model.
+    trainer, pairs = make(), large_pairs()
+    note_size(trainer.cut.model, noted)
+    (found,) = trainer.fit(loader(), pairs)
+    again = recognition(trainer.cut, trainer.generator, pairs, window=noted or SIZE)
+    whole = recognition(trainer.cut, trainer.generator, pairs, window=None)
+    assert {name: found[name] for name in again} == again
+    assert found["diversity"] != whole["diversity"]
+    assert found["held_out"] == trainer.objective.held_out(trainer.generator, pairs, noted or SIZE)
+    assert found["held_out"] != trainer.objective.held_out(trainer.generator, pairs)
+
+
+def test_a_resumed_run_remembers_the_sizes_of_all_crops(tmp_path):
+    # Crops of two sizes, of which the resumed part sees one: such images are measured whole, as in the undisturbed run.
+    sizes = [SIZE, (24, 40), SIZE, SIZE]
+    batches = [next(iter(seeded_loader(Scenes(4, size, transforms=eval_transforms()), 4, shuffle=False))) for size in sizes]
+    (undisturbed,) = make().fit(batches, large_pairs())
+    config = settings(snapshot_images=4)
+    stopping = [*batches[:3], None]  # the fourth batch is an error, after three were saved
+    with pytest.raises(FeatAugError):
+        make(config, output=tmp_path).fit(stopping, large_pairs())
+    (resumed,) = make(config, output=tmp_path).fit(batches, large_pairs())
+    assert resumed == undisturbed
+
+
+def test_a_model_that_takes_crops_alone_is_measured_on_larger_images():
+    class OneSize(TinyModel):
+        def forward(self, images):
+            assert tuple(images.shape[-2:]) == SIZE
+            return super().forward(images)
+
+    torch.manual_seed(0)
+    cut = split(OneSize(), at="encoder", example=torch.zeros(1, 3, *SIZE))
+    trainer = GeneratorTrainer(small_generator(CLASSES, cut.spec), cut, settings(), device="cpu", progress=False)
+    (found,) = trainer.fit(loader(), large_pairs())
+    assert math.isfinite(found["held_out"])
