@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from docs.drawing.teaching_tables import ALTERNATIVES
 from docs.drawing.words import NAMES, seeds
 from feataug.evaluation.paired_differences import difference
 
@@ -25,28 +26,33 @@ class Setting:
         start: What is there without synthetic features.
         ceiling: The same with the real data that are missing.
         ours: The same with features of a flow.
-        others: By name, what else one could do that sees no more labels.
+        others: By name, what else one could do that sees no more labels: where it started from, and what it reached.
     """
 
     name: str
     start: Runs
     ceiling: Runs
     ours: Runs
-    others: Mapping[str, Runs]
+    others: Mapping[str, tuple[Runs, Runs]]
 
-    def gain(self, arm: Runs, measure: str) -> float:
+    def gain(self, arm: Runs, measure: str, start: Runs | None = None) -> float:
         """Mean gain of an arm over the start."""
-        return float(difference([run[measure] for run in self.start], [run[measure] for run in arm])["mean"])
+        return float(difference([run[measure] for run in start or self.start], [run[measure] for run in arm])["mean"])
+
+    def gain_of_other(self, name: str, measure: str) -> float:
+        """Mean gain of something else over its own start."""
+        start, arm = self.others[name]
+        return self.gain(arm, measure, start)
 
     def row(self) -> str:
         """The setting as a row of the table."""
-        name, best = max(self.others.items(), key=lambda item: self.gain(item[1], "miou"), default=("-", None))
+        best = max(self.others, key=lambda name: self.gain_of_other(name, "miou"), default=None)
         means = [sum(run[m] for run in self.start) / len(self.start) for m in MEASURES]
         cells = [self.name, seeds(self.start), ", ".join(f"{mean:.1f}" for mean in means)]
         for arm in (self.ceiling, self.ours):
             cells.append(", ".join(f"{self.gain(arm, m):+.1f}" for m in MEASURES))
         cells.append(", ".join(_share(self.gain(self.ours, m), self.gain(self.ceiling, m)) for m in MEASURES))
-        cells.append(f"{name}: {', '.join(f'{self.gain(best, m):+.1f}' for m in MEASURES)}" if best is not None else "-")
+        cells.append(f"{best}: {', '.join(f'{self.gain_of_other(best, m):+.1f}' for m in MEASURES)}" if best is not None else "-")
         return "| " + " | ".join(cells) + " |"
 
 
@@ -66,21 +72,28 @@ def settings_table(page: str = "") -> str:
 
 def all_settings() -> list[Setting]:
     """The settings in the order of the table."""
-    gone = [setting for data in ("camvid", "idd") for setting in kept(data, read_result(f"teaching-{data}-half-1600"))]
+    gone = [
+        *kept("camvid", read_result("teaching-camvid-half-1600"), read_result("teaching-camvid-half-1600-alternatives")),
+        *kept("idd", read_result("teaching-idd-half-1600")),
+    ]
     return [*gone, *sites(read_result("sites")), room(read_result("room-camvid-half-0.1"))]
 
 
-def kept(data: str, result: Mapping[str, Any]) -> list[Setting]:
+def kept(data: str, result: Mapping[str, Any], alternatives: Mapping[str, Any] | None = None) -> list[Setting]:
     """The images are gone: one encoded view of each was kept; beside it, or in its place, there are generator and masks."""
     runs = {name: [run[name]["after"] for run in result["teaching"]["seeds"]] for name in result["teaching"]["sources"]}
-    beside = (("kept and gaussians", "class Gaussians"), ("kept, mirrored", "mirrored features"))
-    others = {text: runs[name] for name, text in beside if name in runs}
+    beside = {"kept and gaussians": "class Gaussians", "kept, mirrored": "mirrored features"}
+    others = {text: (runs["kept"], runs[name]) for name, text in beside.items() if name in runs}
+    if alternatives is not None:
+        more = {name: [run[name]["after"] for run in alternatives["teaching"]["seeds"]] for name in alternatives["teaching"]["sources"]}
+        about = f" ({seeds(more['kept'])}, another base)"
+        others |= {name.removeprefix("kept, ") + about: (more["kept"], arm) for name, arm in more.items() if name in ALTERNATIVES}
     where = f"[images are gone](#images-are-gone), {NAMES[data]}"
     found = []
     if "kept and generator" in runs:
         name = f"{where}: an encoded view of each was kept; a flow beside it"
         found.append(Setting(name, runs["kept"], runs["real"], runs["kept and generator"], others))
-    gaussians = {"class Gaussians": runs["gaussians"]}
+    gaussians = {"class Gaussians": (runs["kept"], runs["gaussians"])}
     return [*found, Setting(f"{where}: a flow in place of the views", runs["kept"], runs["real"], runs["generator"], gaussians)]
 
 
@@ -90,7 +103,7 @@ def sites(result: Mapping[str, Any]) -> list[Setting]:
     for site, title, other in (("camvid", "CamVid", "idd alone"), ("idd", "IDD-Lite", "camvid alone")):
         runs = {arm: [run[arm]["after"][site] for run in result["runs"]] for arm in result["arms"]}
         name = f"[two sites](#two-sites-no-images-shared), on {title}: from the other site's model"
-        others = {"class Gaussians": runs["class Gaussians of both"]}
+        others = {"class Gaussians": (runs[other], runs["class Gaussians of both"])}
         found.append(Setting(name, runs[other], runs["real images of both"], runs["generators of both"], others))
     return found
 
@@ -98,7 +111,7 @@ def sites(result: Mapping[str, Any]) -> list[Setting]:
 def room(result: Mapping[str, Any]) -> Setting:
     """A tenth of the labels, all masks."""
     runs = {arm: [run[arm] for run in result["seeds"]] for arm in result["arms"]}
-    others = {name: arm for name, arm in runs.items() if name not in ("control", "feataug", "ceiling")}
+    others = {name: (runs["control"], arm) for name, arm in runs.items() if name not in ("control", "feataug", "ceiling")}
     return Setting("[a tenth of the labels, all masks](#few-labels-many-masks)", runs["control"], runs["ceiling"], runs["feataug"], others)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from docs.drawing.words import NAMES as DATA
 from docs.drawing.words import data_title, seeds
 from feataug.core.measures import TITLES
 from feataug.evaluation.paired_differences import difference, interval
@@ -19,7 +20,33 @@ NAMES |= {
     "kept and generator": "these views and a flow, half and half",
     "kept and gaussians": "these views and class Gaussians, half and half",
     "kept, mirrored": "these views, mirrored at random",
+    "kept, CutMix": "these views, CutMix of their features",
+    "kept, ClassMix": "these views, ClassMix of their features",
+    "kept, noise": "these views with noise",
+    "kept, label smoothing": "these views, label smoothing",
+    "kept, OHEM": "these views, OHEM",
+    "kept, class weights": "these views, class weights",
 }
+# What else one could do with the kept views; each on the same base model as the views alone beside it.
+ALTERNATIVES = ("kept, CutMix", "kept, ClassMix", "kept, noise", "kept, label smoothing", "kept, OHEM", "kept, class weights")
+LONGER = "trained on 120,000 images"
+STEPS_4 = "four steps a sample"
+NAMES |= {
+    "generator-48k-4": f"a flow (the default), {STEPS_4}",
+    "generator-120k": f"a flow, {LONGER}",
+    "generator-120k-4": f"a flow, {LONGER}, {STEPS_4}",
+    "kept and generator-120k": f"these views and a flow, {LONGER}, half and half",
+    "kept and generator-120k-4": f"these views and a flow, {LONGER}, {STEPS_4}, half and half",
+}
+FURTHER = (
+    " Of the further generators, those with 120k are this study's with `--generator-images 120000`; those that end in 4 were loaded with "
+    "`FeatureGenerator.from_pretrained(folder, steps=4)` and saved again."
+)
+# The order of the tables of gains over the kept views.
+SHOWN = (
+    "kept, mirrored", "kept and gaussians", "gaussians", "kept and generator", "kept and generator-120k", "kept and generator-120k-4", "generator",
+    "generator-48k-4", "generator-120k", "generator-120k-4", "real",
+)  # fmt: skip
 # A class counts if real features teach it at least so much (IoU in percent).
 TAUGHT = 10.0
 
@@ -27,7 +54,6 @@ TAUGHT = 10.0
 def teaching(name: str, r: dict[str, Any]) -> str:
     """What fresh decoders learn from each source."""
     s, found = r["settings"], r["teaching"]
-    score = r["generator"][s["eval_split"]]
     option = " --half" if s["half"] else ""
     option += {"fpn": " --model fpn", "vit": " --model vit"}.get(name.rpartition("-")[2], "")
     # Models of other kinds have numbers of steps of their own.
@@ -36,6 +62,11 @@ def teaching(name: str, r: dict[str, Any]) -> str:
     if s["steps"]["num_steps"] != STEPS.num_steps:
         option += f" --decoder-steps {s['steps']['num_steps']}"
     option += f" --kept {s['kept']['views']}" if "kept" in s else ""
+    further = [source for source in found["sources"] if source.startswith("generator-")]
+    option += " --generators " + " ".join(f"{source}-model" for source in further) if further else ""
+    option += " --alternatives" if set(ALTERNATIVES) & set(found["sources"]) else ""
+    if "generator" not in found["sources"] or further:
+        option += " --only " + " ".join(f'"{source}"' if " " in source else source for source in found["sources"] if source != "real")
     lines = [
         "",
         f"### {data_title(name)}",
@@ -45,7 +76,8 @@ def teaching(name: str, r: dict[str, Any]) -> str:
         "```",
         "",
         f"{s['model']}; decoders after `{s['at']}`, "
-        f"{s['steps']['num_steps']} steps of {s['batch']}, {seeds(s['seeds'])}.",
+        f"{s['steps']['num_steps']} steps of {s['batch']}, {seeds(s['seeds'])}."
+        + FURTHER * bool(further),
         "",
         "| a fresh decoder is trained on | PixelAcc | ClassAcc | mIoU | share of the real features' mIoU | before the class bias: mIoU | share |",
         "|---|---|---|---|---|---|---|",
@@ -56,23 +88,34 @@ def teaching(name: str, r: dict[str, Any]) -> str:
             f"| {NAMES.get(source, source)} | {after['pixel_acc']:.2f} | {after['class_acc']:.2f} | {after['miou']:.2f} | {share['after']:.3f} | "
             f"{before['miou']:.2f} | {share['before']:.3f} |"
         )
-    lines += ["", *_gaps(found["seeds"])]
+    if "generator" in r:
+        lines += ["", *_gaps(found["seeds"]), *_flow(r)]
+    lines += ["", classes(found["sources"])]
+    if "quality" in r:
+        lines += ["", quality(r["quality"])]
+    return "\n".join(lines)
+
+
+def _flow(r: Mapping[str, Any]) -> list[str]:
+    """How the flow was trained, and how well its features are recognised."""
+    s, score = r["settings"], r["generator"][r["settings"]["eval_split"]]
     images = sum(config["num_images"] for config in s["generator"])
     # Of a training that was interrupted, only the last part was timed.
     whole = "generator" not in s.get("seconds_of_the_last_part_only", ())
     minutes = f" in {s['seconds']['generator'] / 60:.0f} minutes of one thread beside other jobs" if whole else ""
     weights = r["generator"]["parameters"] / 1e6
-    lines += [
+    return [
         "",
         f"The flow was trained on {images:,} images{minutes}; {weights:.1f} M weights. "
         f"Recognition on masks that it has not seen: {score['synthetic']:.2f} of {score['real']:.2f} (ratio {score['ratio']:.2f}), "
-        f"diversity {score['diversity']:.2f}.",
-        "",
-        classes(found["sources"]),
-        "",
-        quality(r["quality"]),
+        f"diversity {score['diversity']:.2f}." + _held_out(r.get("held_out", {})),
     ]
-    return "\n".join(lines)
+
+
+def _held_out(losses: Mapping[str, float]) -> str:
+    """The loss of flows on held-out images, where several are compared."""
+    named = [f"{loss:.3f} of {NAMES[name]}" for name, loss in losses.items()]
+    return f" Loss on windows of held-out images: {', '.join(named)}." if len(named) > 1 else ""
 
 
 def _gaps(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -83,18 +126,24 @@ def _gaps(runs: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["mIoU of the flow minus that of " + "; ".join(f"{text}: {interval(gap)}" for text, gap in gaps.items()) + "."] if gaps else []
 
 
-def images_gone(r: Mapping[str, Any]) -> dict[str, Any]:
-    """What is left of images that are gone: sizes in megabytes, and gains over the kept views with intervals."""
+def images_gone(r: Mapping[str, Any]) -> str:
+    """What is left of images that are gone: sizes, and gains over the kept views with intervals."""
+    kept, generator = r["settings"]["kept"]["bytes"] / 1e6, 2 * r["generator"]["parameters"] / 1e6
+    about = (
+        f"{DATA[r['settings']['data']]}, {r['settings']['images']:,} images: a view of each takes {kept:.0f} MB as float16, without the masks; "
+        f"a generator {generator:.1f} MB."
+    )
+    return f"{about}\n\n{gains_over_views(r, [name for name in SHOWN if name in r['teaching']['sources']])}"
+
+
+def gains_over_views(r: Mapping[str, Any], names: Sequence[str]) -> str:
+    """Sources of features minus one encoded view of each image, on the same base model and seeds."""
     runs, rows = r["teaching"]["seeds"], []
-    for name in ("kept, mirrored", "kept and gaussians", "gaussians", "kept and generator", "generator", "real"):
-        gaps = (difference([run["kept"]["after"][m] for run in runs], [run[name]["after"][m] for run in runs]) for m in TITLES)
-        rows.append(f"| {NAMES[name]} | " + " | ".join(interval(gap) for gap in gaps) + " |")
-    head = [f"| minus one encoded view of each image | {' | '.join(TITLES.values())} |", "|---" * (len(TITLES) + 1) + "|"]
-    return {
-        "table": "\n".join([*head, *rows]),
-        "megabytes": r["settings"]["kept"]["bytes"] / 1e6,
-        "generator": 2 * r["generator"]["parameters"] / 1e6,
-    }
+    for name in names:
+        if name in runs[0]:
+            gaps = (difference([run["kept"]["after"][m] for run in runs], [run[name]["after"][m] for run in runs]) for m in TITLES)
+            rows.append(f"| {NAMES[name]} | " + " | ".join(interval(gap) for gap in gaps) + " |")
+    return "\n".join([f"| minus one encoded view of each image | {' | '.join(TITLES.values())} |", "|---" * (len(TITLES) + 1) + "|", *rows])
 
 
 def classes(sources: Mapping[str, Any]) -> str:

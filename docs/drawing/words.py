@@ -13,6 +13,7 @@ SETTINGS = {
     "0.125": "an eighth of the images",
     "again": "another base",
     "1600": "1,600 steps",
+    "alternatives": "what else one could do with kept views",
     "flow": "features of a flow",
     "composed": "composed masks",
     "fpn": "FPN",

@@ -32,7 +32,8 @@ from feataug.evaluation.teaching.teaching_score import SOURCES
 from feataug.io.atomic import write_json
 from feataug.models import PSPNet
 from feataug.reporting.tables import teaching_table
-from feataug.training.device import keep_freed_memory
+from feataug.training.device import keep_freed_memory, make_accelerator
+from feataug.training.flow_matching import FlowObjective
 from studies.lib.backbone import load_imagenet_weights, phase_dilations
 from studies.lib.feature_arms import FIT_BATCHES
 from studies.lib.kept_alternatives import alternatives, frequency_weights
@@ -161,6 +162,18 @@ class Teaching(Protocol):
             found |= {name: partial(others.__getitem__, name) for name in others}
         return found
 
+    def held_out(self) -> dict[str, float]:
+        """The loss of each flow on windows of validation images, with the same noise."""
+        cut, config, found = self.cut(), self.generator_configs[0], {}
+        folders = {"generator": self.output / "generator-model"} | {folder.name.removesuffix("-model"): folder for folder in self.args.generators}
+        for name, folder in folders.items():
+            generator = FeatureGenerator.from_pretrained(folder).eval()
+            if generator.preset == "flow":
+                objective = FlowObjective(generator, cut, config)
+                objective.prepare(make_accelerator(self.args.device, "no"))
+                found[name] = objective.held_out(generator, self.val_windows())
+        return found
+
     def quality(self) -> dict[str, Any]:
         """Distances, precision and recall in feature space, and the memory test: training crops against windows of validation images."""
         crops = seeded_loader(self.train, self.batch, seed=400)
@@ -226,6 +239,7 @@ def main() -> None:
     if not args.only or any("generator" in name for name in args.only):
         found["generator"] = study.run_generator()
         found["quality"] = study.stage("quality", study.quality, study.generator_settings())
+        found["held_out"] = study.held_out()
     if args.bicyclegan:
         found["bicyclegan"] = study.run_bicyclegan()
     result = study.scores()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import feataug
 from feataug.cli.parser import parse
 from feataug.data import Scenes, eval_transforms, seeded_loader
 from feataug.models import PSPNet
@@ -33,7 +34,9 @@ def test_the_loops_run_as_they_stand(tmp_path, monkeypatch):
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.01),
     }
     train, loop, halves, question = blocks("python")
-    exec(train, user)
+    assert "num_images=20_000" in train
+    assert feataug.GeneratorConfig().num_images == 20_000
+    exec(train.replace("num_images=20_000", "num_images=160"), user)
     encoder = {name: p.clone() for name, p in user["cut"].model.named_parameters() if name.startswith("encoder.layer1")}
     decoder = {name: p.clone() for name, p in model.named_parameters() if name.startswith("head")}
     exec(loop, user)
