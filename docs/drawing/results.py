@@ -140,10 +140,11 @@ def page() -> str:
             parts += [title, *(draw(name, r) for name, r in results.items())]
         if study == "teaching":
             parts += ["", *(variants(r) for r in read("teaching-variants").values())]
-    gone = {name: read("teaching")[name] for name in ("camvid-half-1600", "idd-half-1600")}
-    other = read_result("teaching-camvid-half-1600-alternatives")
+    taught = read("teaching")
+    other = taught["camvid-half-1600-alternatives"]
     runs, alternatives = seeds(other["settings"]["seeds"]), gains_over_views(other, (*ALTERNATIVES, "real"))
-    parts.append(KEPT.format(tables="\n\n".join(map(images_gone, gone.values())), runs=runs, alternatives=alternatives))
+    tables = "\n\n".join(images_gone(taught[name]) for name in ("camvid-half-1600", "idd-half-1600"))
+    parts.append(KEPT.format(tables=tables, runs=runs, alternatives=alternatives))
     if results := read("room"):
         parts += [ROOM, *(room(name, r) for name, r in results.items())]
     parts += [SITES, sites(read_result("sites"))]

@@ -35,25 +35,21 @@ class Setting:
     ours: Runs
     others: Mapping[str, tuple[Runs, Runs]]
 
-    def gain(self, arm: Runs, measure: str, start: Runs | None = None) -> float:
-        """Mean gain of an arm over the start."""
-        return float(difference([run[measure] for run in start or self.start], [run[measure] for run in arm])["mean"])
-
-    def gain_of_other(self, name: str, measure: str) -> float:
-        """Mean gain of something else over its own start."""
-        start, arm = self.others[name]
-        return self.gain(arm, measure, start)
-
     def row(self) -> str:
         """The setting as a row of the table."""
-        best = max(self.others, key=lambda name: self.gain_of_other(name, "miou"), default=None)
+        best = max(self.others, key=lambda name: _gain(*self.others[name], "miou"), default=None)
         means = [sum(run[m] for run in self.start) / len(self.start) for m in MEASURES]
         cells = [self.name, seeds(self.start), ", ".join(f"{mean:.1f}" for mean in means)]
         for arm in (self.ceiling, self.ours):
-            cells.append(", ".join(f"{self.gain(arm, m):+.1f}" for m in MEASURES))
-        cells.append(", ".join(_share(self.gain(self.ours, m), self.gain(self.ceiling, m)) for m in MEASURES))
-        cells.append(f"{best}: {', '.join(f'{self.gain_of_other(best, m):+.1f}' for m in MEASURES)}" if best is not None else "-")
+            cells.append(", ".join(f"{_gain(self.start, arm, m):+.1f}" for m in MEASURES))
+        cells.append(", ".join(_share(_gain(self.start, self.ours, m), _gain(self.start, self.ceiling, m)) for m in MEASURES))
+        cells.append(f"{best}: {', '.join(f'{_gain(*self.others[best], m):+.1f}' for m in MEASURES)}" if best is not None else "-")
         return "| " + " | ".join(cells) + " |"
+
+
+def _gain(start: Runs, arm: Runs, measure: str) -> float:
+    """Mean gain of an arm over where it started from."""
+    return float(difference([run[measure] for run in start], [run[measure] for run in arm])["mean"])
 
 
 def _share(ours: float, ceiling: float) -> str:
@@ -83,18 +79,16 @@ def kept(data: str, result: Mapping[str, Any], alternatives: Mapping[str, Any] |
     """The images are gone: one encoded view of each was kept; beside it, or in its place, there are generator and masks."""
     runs = {name: [run[name]["after"] for run in result["teaching"]["seeds"]] for name in result["teaching"]["sources"]}
     beside = {"kept and gaussians": "class Gaussians", "kept, mirrored": "mirrored features"}
-    others = {text: (runs["kept"], runs[name]) for name, text in beside.items() if name in runs}
+    others = {text: (runs["kept"], runs[name]) for name, text in beside.items()}
     if alternatives is not None:
         more = {name: [run[name]["after"] for run in alternatives["teaching"]["seeds"]] for name in alternatives["teaching"]["sources"]}
         about = f" ({seeds(more['kept'])}, another base)"
         others |= {name.removeprefix("kept, ") + about: (more["kept"], arm) for name, arm in more.items() if name in ALTERNATIVES}
     where = f"[images are gone](#images-are-gone), {NAMES[data]}"
-    found = []
-    if "kept and generator" in runs:
-        name = f"{where}: an encoded view of each was kept; a flow beside it"
-        found.append(Setting(name, runs["kept"], runs["real"], runs["kept and generator"], others))
     gaussians = {"class Gaussians": (runs["kept"], runs["gaussians"])}
-    return [*found, Setting(f"{where}: a flow in place of the views", runs["kept"], runs["real"], runs["generator"], gaussians)]
+    texts = ("an encoded view of each was kept; a flow beside it", "a flow in place of the views")
+    arms = ((runs["kept and generator"], others), (runs["generator"], gaussians))
+    return [Setting(f"{where}: {text}", runs["kept"], runs["real"], ours, rest) for text, (ours, rest) in zip(texts, arms, strict=True)]
 
 
 def sites(result: Mapping[str, Any]) -> list[Setting]:

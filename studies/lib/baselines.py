@@ -39,7 +39,6 @@ def ohem(study: Any, threshold: float = 0.7, kept: float = 0.1) -> Any:
     Source:
         Shrivastava et al. (2016), for pixels as mmsegmentation's ``OHEMPixelSampler``.
     """
-
     return _trained_with_loss(study, lambda model: ohem_loss(threshold, kept))
 
 
@@ -115,7 +114,7 @@ def classmix(study: Any) -> Any:
     Source:
         Olsson et al. (2021), ClassMix, on labelled images.
     """
-    return _trained_on(study, lambda data: Pasted(data, _half_of_the_classes))
+    return _trained_on(study, lambda data: Pasted(data, half_of_the_classes))
 
 
 def cutmix(study: Any) -> Any:
@@ -124,7 +123,7 @@ def cutmix(study: Any) -> Any:
     Source:
         Yun et al. (2019), CutMix; French et al. (2020) for segmentation.
     """
-    return _trained_on(study, lambda data: Pasted(data, _box))
+    return _trained_on(study, lambda data: Pasted(data, box))
 
 
 def feature_noise(study: Any) -> Any:
@@ -230,18 +229,20 @@ class Pasted(Dataset):
         return torch.where(chosen, other_image, image), torch.where(chosen, other_mask, mask)
 
 
-def _half_of_the_classes(mask: Tensor) -> Tensor:
+def half_of_the_classes(mask: Tensor, rng: torch.Generator | None = None) -> Tensor:
+    """ClassMix's region: where half of the classes of a mask are. ``rng`` draws them; by default torch's own generator."""
     classes = mask.unique()
     classes = classes[classes != VOID]
-    chosen = classes[torch.randperm(len(classes))[: (len(classes) + 1) // 2]]
+    chosen = classes[torch.randperm(len(classes), generator=rng)[: (len(classes) + 1) // 2]]
     return torch.isin(mask, chosen)
 
 
-def _box(mask: Tensor) -> Tensor:
+def box(mask: Tensor, rng: torch.Generator | None = None) -> Tensor:
+    """CutMix's region: a box of half of the area, of any shape, at any place. ``rng`` as above."""
     rows, columns = mask.shape
-    share = 0.5 ** float(torch.rand(()))  # height times width is half of the area, of any shape
-    height, width = round(rows * share), round(columns * 0.5 / share)
-    top, left = int(torch.randint(rows - height + 1, ())), int(torch.randint(columns - width + 1, ()))
+    share = 0.5 ** float(torch.rand((), generator=rng))  # height times width is half of the area, of any shape
+    height, width = max(1, round(rows * share)), max(1, round(columns * 0.5 / share))
+    top, left = (int(torch.randint(room + 1, (), generator=rng)) for room in (rows - height, columns - width))
     region = torch.zeros(rows, columns, dtype=torch.bool)
     region[top : top + height, left : left + width] = True
     return region

@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from feataug.losses import segmentation_loss
-from studies.lib.baselines import VOID, ohem_loss
+from studies.lib.baselines import VOID, box, half_of_the_classes, ohem_loss
 from studies.lib.kept_features import KeptFeatures
 
-# Picks a region of a sample: from its labels (rows, columns of the finest features) and random numbers, true where it is.
-Region = Callable[[Tensor, torch.Generator], Tensor]
+REGIONS = {"CutMix": box, "ClassMix": half_of_the_classes}
 
 
 class Pasted(nn.Module):
@@ -29,16 +28,12 @@ class Pasted(nn.Module):
 
     def forward(self, masks: Tensor, real: tuple[Tensor, ...], rng: torch.Generator) -> Any:
         """As many samples as there are masks, and their masks."""
-        *levels, labels = self._drawn(masks, real, rng)
-        cells = F.interpolate(labels[:, None].float(), levels[-1].shape[-2:], mode="nearest")[:, 0].long()
+        levels, labels = self.kept(masks, real, rng)
+        cells = F.interpolate(labels[:, None].float(), levels[-1].shape[-2:], mode="nearest")[:, 0].long().cpu()
         order = torch.randperm(len(labels), generator=rng)
         into = torch.rand(len(labels), generator=rng) < 0.5
         chosen = torch.stack([REGIONS[self.name](cells[index], rng) & bool(hit) for index, hit in zip(order.tolist(), into, strict=True)])
         return tuple(_paste(level, order, chosen) for level in levels), _paste(labels[:, None], order, chosen)[:, 0]
-
-    def _drawn(self, masks: Tensor, real: tuple[Tensor, ...], rng: torch.Generator) -> tuple[Tensor, ...]:
-        features, labels = self.kept(masks, real, rng)
-        return *features, labels
 
     def settings(self) -> dict[str, Any]:
         """Identify this source."""
@@ -98,28 +93,6 @@ def frequency_weights(masks: Tensor, classes: int, power: float = 0.5) -> Tensor
     shares = counts / counts.sum()
     weights = shares.clamp(min=1 / float(counts.sum())) ** -power  # a class that is absent counts as one pixel
     return (weights / (weights * shares).sum()).float()
-
-
-def _box(cells: Tensor, rng: torch.Generator) -> Tensor:
-    """CutMix (Yun et al., 2019): a box of half the area, of any shape, at any place."""
-    rows, columns = cells.shape
-    share = 0.5 ** float(torch.rand((), generator=rng))
-    height, width = max(1, round(rows * share)), max(1, round(columns * 0.5 / share))
-    top, left = (int(torch.randint(room + 1, (), generator=rng)) for room in (rows - height, columns - width))
-    region = torch.zeros(rows, columns, dtype=torch.bool)
-    region[top : top + height, left : left + width] = True
-    return region
-
-
-def _half_of_the_classes(cells: Tensor, rng: torch.Generator) -> Tensor:
-    """ClassMix (Olsson et al., 2021): the cells of half of a sample's classes."""
-    found = cells.unique()
-    found = found[found != VOID].cpu()
-    chosen = found[torch.randperm(len(found), generator=rng)[: (len(found) + 1) // 2]]
-    return torch.isin(cells.cpu(), chosen)
-
-
-REGIONS: dict[str, Region] = {"CutMix": _box, "ClassMix": _half_of_the_classes}
 
 
 def _paste(level: Tensor, order: Tensor, chosen: Tensor) -> Tensor:

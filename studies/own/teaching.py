@@ -110,13 +110,10 @@ class Teaching(Protocol):
     def scores(self) -> dict[str, Any]:
         args = self.args
         config = replace(STEPS, num_steps=10 if args.quick else args.decoder_steps)
-        generators = ([self.output / "bicyclegan-model"] if args.bicyclegan else []) + args.generators
-        others: dict[str, Callable[[], nn.Module]] = {
-            folder.name.removesuffix("-model"): partial(GeneratorSource, folder) for folder in generators
-        }
+        generators = ({"bicyclegan": self.output / "bicyclegan-model"} if args.bicyclegan else {}) | self.further()
+        others: dict[str, Callable[[], nn.Module]] = {name: partial(GeneratorSource, folder) for name, folder in generators.items()}
         others |= self.kept() if args.kept else {}
-        own = self.output / "generator-model"
-        others |= {f"generator, {name} masks": lambda name=name: GeneratorSource(own, self.masks(name)) for name in args.masks}  # type: ignore[misc]
+        others |= {f"generator, {name} masks": lambda name=name: GeneratorSource(self.own(), self.masks(name)) for name in args.masks}  # type: ignore[misc]
         self.check_only({*SOURCES, *others})
         return teaching_score(
             self.load_base(), self.at, self.load_generator() if self.wanted("generator") else None,
@@ -126,6 +123,14 @@ class Teaching(Protocol):
             others={name: make() for name, make in others.items() if self.wanted(name)},
             output=self.output / ("teaching" if args.decoder_steps == STEPS.num_steps else f"teaching-{args.decoder_steps}"), device=args.device,
         )  # fmt: skip
+
+    def own(self) -> Path:
+        """The folder of the study's own generator."""
+        return Path(self.output / "generator-model")
+
+    def further(self) -> dict[str, Path]:
+        """The folders of ``--generators``, by name."""
+        return {folder.name.removesuffix("-model"): folder for folder in self.args.generators}
 
     def wanted(self, name: str) -> bool:
         """Whether a source is measured."""
@@ -143,6 +148,9 @@ class Teaching(Protocol):
         cut.remove()
         self.kept_bytes = kept.bytes_in_float16
 
+        def beside(folder: Path) -> nn.Module:
+            return HalfAndHalf(kept, GeneratorSource(folder))
+
         def beside_gaussians() -> nn.Module:
             cut, crops = self.cut(), seeded_loader(self.train, self.batch, seed=501)
             fitted = ClassGaussians.fit(cut, first_batches(crops, FIT_BATCHES), len(self.classes))
@@ -151,12 +159,11 @@ class Teaching(Protocol):
 
         found: dict[str, Callable[[], nn.Module]] = {
             "kept": lambda: kept,
-            "kept and generator": lambda: HalfAndHalf(kept, GeneratorSource(self.output / "generator-model")),
+            "kept and generator": partial(beside, self.own()),
             "kept and gaussians": beside_gaussians,
             "kept, mirrored": lambda: KeptFeatures(kept.features, kept.masks, flipped=True),
         }
-        for folder in self.args.generators:
-            found[f"kept and {folder.name.removesuffix('-model')}"] = partial(_beside, kept, folder)
+        found |= {f"kept and {name}": partial(beside, folder) for name, folder in self.further().items()}
         if self.args.alternatives:
             others = alternatives(kept, frequency_weights(kept.masks, len(self.classes)))
             found |= {name: partial(others.__getitem__, name) for name in others}
@@ -165,8 +172,7 @@ class Teaching(Protocol):
     def held_out(self) -> dict[str, float]:
         """The loss of each flow on windows of validation images, with the same noise."""
         cut, config, found = self.cut(), self.generator_configs[0], {}
-        folders = {"generator": self.output / "generator-model"} | {folder.name.removesuffix("-model"): folder for folder in self.args.generators}
-        for name, folder in folders.items():
+        for name, folder in ({"generator": self.own()} | self.further()).items():
             generator = FeatureGenerator.from_pretrained(folder).eval()
             if generator.preset == "flow":
                 objective = FlowObjective(generator, cut, config)
@@ -178,10 +184,6 @@ class Teaching(Protocol):
         """Distances, precision and recall in feature space, and the memory test: training crops against windows of validation images."""
         crops = seeded_loader(self.train, self.batch, seed=400)
         return feature_quality(self.cut(), self.load_generator(), crops, self.val_windows(), device=self.device)
-
-
-def _beside(kept: KeptFeatures, folder: Path) -> nn.Module:
-    return HalfAndHalf(kept, GeneratorSource(folder))
 
 
 class TeachingFPN(FPN, Teaching):

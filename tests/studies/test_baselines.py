@@ -115,7 +115,7 @@ def test_pasting_takes_image_and_mask_from_the_same_place():
     class Data(list):
         pass
 
-    for region in (baselines._box, baselines._half_of_the_classes):
+    for region in (baselines.box, baselines.half_of_the_classes):
         pasted = baselines.Pasted(Data(images), region)
         torch.manual_seed(0)
         mixed = 0
