@@ -24,19 +24,23 @@ from feataug.training.flow_matching import FlowObjective
 CLASSES, BATCH, SIZE = 19, 8, (224, 288)
 OBJECTIVES: dict[str, tuple[Any, GeneratorConfig]] = {
     "flow": (FlowObjective, GeneratorConfig()),
+    "flow, distillation": (FlowObjective, GeneratorConfig()),
     "BicycleGAN": (Objective, GeneratorConfig.bicyclegan()),
     "BicycleGAN, the paper's critics": (Objective, GeneratorConfig.bicyclegan(critic_masks="aspp")),
 }
 
 
-def generator_step(kind: Any, config: GeneratorConfig) -> int:
-    """Kernels of one step of an objective."""
+def generator_step(kind: Any, config: GeneratorConfig, *, distillation: bool = False) -> int:
+    """Kernels of one step of an objective, or of a flow's second part."""
     torch.manual_seed(0)
     cut = frozen_lite0(CLASSES)
     objective = kind(FeatureGenerator(CLASSES, cut.spec, config.objective), cut, config)
     objective.prepare(torch.device("cpu") if kind is PlainObjective else make_accelerator("cpu", "no"))
+    seen = objective.first_part if distillation else 0
+    if distillation:
+        objective.next_part(seen, objective.generator)
     images, masks = torch.randn(BATCH, 3, *SIZE), torch.randint(CLASSES, (BATCH, *SIZE))
-    return kernels(partial(objective.step, images, masks, 0))
+    return kernels(partial(objective.step, images, masks, seen))
 
 
 def mixed_steps() -> dict[str, int]:
@@ -57,8 +61,9 @@ def main() -> None:
     plain = {masks: generator_step(PlainObjective, GeneratorConfig.bicyclegan(critic_masks=masks)) for masks in ("shares", "aspp")}
     lines = []
     for name, (kind, config) in OBJECTIVES.items():
-        ours, other = generator_step(kind, config), plain["aspp" if name.endswith("critics") else "shares"]
-        bound = "at most 450" if name == "flow" else "for comparison"
+        ours = generator_step(kind, config, distillation=name.endswith("distillation"))
+        other = plain["aspp" if name.endswith("critics") else "shares"]
+        bound = {"flow": "at most 450", "flow, distillation": "at most 900"}.get(name, "for comparison")
         lines.append(line("kernels_generator_step", name, ours, other, bound, [BATCH, CLASSES, *SIZE]))
     mixed = mixed_steps()
     for name, side, bound in (("samples from a bank", "there", "at most 30 more"), ("new samples", "mixed", "for comparison")):

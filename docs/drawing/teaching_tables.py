@@ -12,7 +12,7 @@ from feataug.evaluation.paired_differences import difference, interval
 from studies.lib.setups import SETUPS
 from studies.own.teaching import STEPS
 
-NAMES = {"real": "real features", "generator": "a flow (the default)", "gaussians": "class Gaussians", "bicyclegan": "a BicycleGAN"} | {
+NAMES = {"real": "real features", "generator": "a flow", "gaussians": "class Gaussians", "bicyclegan": "a BicycleGAN"} | {
     f"generator, {kind} masks": f"a flow, half of its masks {kind}" for kind in ("composed", "balanced")
 }
 NAMES |= {
@@ -33,29 +33,42 @@ ALTERNATIVES = {
 NAMES |= ALTERNATIVES
 LONGER = "trained on 120,000 images"
 STEPS_4 = "four steps a sample"
+DISTILLED = "distilled (the default)"
 NAMES |= {
-    "generator-48k-4": f"a flow (the default), {STEPS_4}",
+    "generator-48k-4": f"a flow, {STEPS_4}",
+    "generator-48k-distilled": f"a flow, {DISTILLED}",
     "generator-120k": f"a flow, {LONGER}",
     "generator-120k-4": f"a flow, {LONGER}, {STEPS_4}",
+    "kept and generator-48k-distilled": f"these views and a flow, {DISTILLED}, half and half",
     "kept and generator-120k": f"these views and a flow, {LONGER}, half and half",
     "kept and generator-120k-4": f"these views and a flow, {LONGER}, {STEPS_4}, half and half",
 }
 FURTHER = (
-    " Of the further generators, those with 120k are this study's with `--generator-images 120000`; those that end in 4 were loaded with "
-    "`FeatureGenerator.from_pretrained(folder, steps=4)` and saved again."
+    " No flow was distilled but the one that says so. Of the further generators, those with 120k are this study's with `--generator-images 120000`; "
+    "those that end in 4 were loaded with `FeatureGenerator.from_pretrained(folder, steps=4)` and saved again; the distilled one is this study's."
 )
 # The order of the tables of gains over the kept views.
 SHOWN = (
-    "kept, mirrored", "kept and gaussians", "gaussians", "kept and generator", "kept and generator-120k", "kept and generator-120k-4", "generator",
-    "generator-48k-4", "generator-120k", "generator-120k-4", "real",
+    "kept, mirrored", "kept and gaussians", "gaussians", "kept and generator", "kept and generator-48k-distilled", "kept and generator-120k",
+    "kept and generator-120k-4", "generator", "generator-48k-4", "generator-48k-distilled", "generator-120k", "generator-120k-4", "real",
 )  # fmt: skip
 # A class counts if real features teach it at least so much (IoU in percent).
 TAUGHT = 10.0
 
 
+def titles(r: Mapping[str, Any]) -> dict[str, str]:
+    """What each source of a study is called: its generator is the default one, or of before flows were distilled."""
+    if not any(config.get("distill_share") for config in r["settings"]["generator"]):
+        return NAMES
+    return NAMES | {
+        "generator": f"a flow, {DISTILLED}", "kept and generator": f"these views and a flow, {DISTILLED}, half and half",
+        "generator-48k": "a flow, not distilled",
+    }  # fmt: skip
+
+
 def teaching(name: str, r: dict[str, Any]) -> str:
     """What fresh decoders learn from each source."""
-    s, found = r["settings"], r["teaching"]
+    s, found, names = r["settings"], r["teaching"], titles(r)
     option = " --half" if s["half"] else ""
     option += {"fpn": " --model fpn", "vit": " --model vit"}.get(name.rpartition("-")[2], "")
     # Models of other kinds have numbers of steps of their own.
@@ -87,12 +100,12 @@ def teaching(name: str, r: dict[str, Any]) -> str:
     for source, parts in found["sources"].items():
         after, before, share = parts["after"], parts["before"], found["score"][source]
         lines.append(
-            f"| {NAMES.get(source, source)} | {after['pixel_acc']:.2f} | {after['class_acc']:.2f} | {after['miou']:.2f} | {share['after']:.3f} | "
+            f"| {names.get(source, source)} | {after['pixel_acc']:.2f} | {after['class_acc']:.2f} | {after['miou']:.2f} | {share['after']:.3f} | "
             f"{before['miou']:.2f} | {share['before']:.3f} |"
         )
     if "generator" in r:
-        lines += ["", *_gaps(found["seeds"]), *_flow(r)]
-    lines += ["", classes(found["sources"])]
+        lines += ["", *_gaps(found["seeds"], names), *_flow(r)]
+    lines += ["", classes(found["sources"], names)]
     if "quality" in r:
         lines += ["", quality(r["quality"])]
     return "\n".join(lines)
@@ -110,20 +123,20 @@ def _flow(r: Mapping[str, Any]) -> list[str]:
         "",
         f"The flow was trained on {images:,} images{minutes}; {weights:.1f} M weights. "
         f"Recognition on masks that it has not seen: {score['synthetic']:.2f} of {score['real']:.2f} (ratio {score['ratio']:.2f}), "
-        f"diversity {score['diversity']:.2f}." + _held_out(r.get("held_out", {})),
+        f"diversity {score['diversity']:.2f}." + _held_out(r.get("held_out", {}), titles(r)),
     ]
 
 
-def _held_out(losses: Mapping[str, float]) -> str:
+def _held_out(losses: Mapping[str, float], names: Mapping[str, str]) -> str:
     """The loss of flows on held-out images, where several are compared."""
-    named = [f"{loss:.3f} of {NAMES[name]}" for name, loss in losses.items()]
+    named = [f"{loss:.3f} of {names[name]}" for name, loss in losses.items()]
     return f" Loss on windows of held-out images: {', '.join(named)}." if len(named) > 1 else ""
 
 
-def _gaps(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+def _gaps(runs: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[str]:
     """The flow against the other sources of synthetic features, on paired seeds."""
     ours = [run["generator"]["after"]["miou"] for run in runs]
-    others = {name: NAMES.get(name, name) for name in runs[0] if name not in ("seed", "real", "generator")}
+    others = {name: names.get(name, name) for name in runs[0] if name not in ("seed", "real", "generator")}
     gaps = {text: difference([run[name]["after"]["miou"] for run in runs], ours) for name, text in others.items()}
     return ["mIoU of the flow minus that of " + "; ".join(f"{text}: {interval(gap)}" for text, gap in gaps.items()) + "."] if gaps else []
 
@@ -144,11 +157,11 @@ def gains_over_views(r: Mapping[str, Any], names: Sequence[str]) -> str:
     for name in names:
         if name in runs[0]:
             gaps = (difference([run["kept"]["after"][m] for run in runs], [run[name]["after"][m] for run in runs]) for m in TITLES)
-            rows.append(f"| {NAMES[name]} | " + " | ".join(interval(gap) for gap in gaps) + " |")
+            rows.append(f"| {titles(r)[name]} | " + " | ".join(interval(gap) for gap in gaps) + " |")
     return "\n".join([f"| minus one encoded view of each image | {' | '.join(TITLES.values())} |", "|---" * (len(TITLES) + 1) + "|", *rows])
 
 
-def classes(sources: Mapping[str, Any]) -> str:
+def classes(sources: Mapping[str, Any], names: Mapping[str, str]) -> str:
     """IoU by class, for the classes that real features teach."""
     real = sources["real"]["after"]["per_class"]
     known = [name for name, values in real.items() if values is not None and values["iou"] > TAUGHT]
@@ -160,7 +173,7 @@ def classes(sources: Mapping[str, Any]) -> str:
     ]
     for source, parts in sources.items():
         figures = " | ".join(f"{parts['after']['per_class'][name]['iou']:.1f}" for name in known)
-        lines.append(f"| {NAMES.get(source, source)} | {figures} |")
+        lines.append(f"| {names.get(source, source)} | {figures} |")
     return "\n".join(lines)
 
 

@@ -21,7 +21,7 @@ from feataug.generation.layers.class_shares import class_shares
 from feataug.generation.layers.mask_context import MaskCodes
 from feataug.generation.layers.unet import UNet, unet_widths
 from feataug.generation.layers.velocity import VelocityNet
-from feataug.generation.presets import PRESETS, settings_of
+from feataug.generation.presets import PRESETS, check_steps, settings_of
 from feataug.io.hub import HubModel
 from feataug.io.model_card import generator_text
 
@@ -43,6 +43,8 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         modulation: What the U-Net's norms depend on, instead of the preset's; see ``layers.unet.UNet``.
         steps: Steps of a flow from noise to features, at least 2. The first needs the mask alone, each of the others an evaluation of the
             network. More are slower and closer to the trained distribution.
+        distilled_steps: The number of steps that the end of the training made a flow for; ``steps`` must be the same. ``GeneratorTrainer``
+            sets it.
         ignore_index: Label of void.
 
     Raises:
@@ -73,6 +75,7 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         depth: int | None = None,
         modulation: str | None = None,
         steps: int | None = None,
+        distilled_steps: int | None = None,
         ignore_index: int = 255,
     ) -> None:
         super().__init__()
@@ -94,12 +97,13 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
             )
         given = {
             "latent_dim": latent_dim, "mask_widths": mask_widths, "width": width, "depth": depth, "modulation": modulation, "steps": steps,
+            "distilled_steps": distilled_steps,
         }  # fmt: skip
         settings = settings_of(preset, given)
         self.num_classes, self.spec, self.ignore_index, self.preset = num_classes, spec, ignore_index, preset
         self.finest = spec.finest
         if preset == "flow":
-            self.steps = settings["steps"]
+            self.steps, self.distilled_steps = settings["steps"], settings["distilled_steps"]
             self.velocity_net = VelocityNet(num_classes, spec, width=settings["width"], depth=settings["depth"])
         else:
             self.latent_dim, self.modulation = settings["latent_dim"], settings["modulation"]
@@ -221,6 +225,13 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         levels = (self._follow_flow if self.preset == "flow" else self._run_unet)(masks, z, samples, size)
         return tuple(levels) if standardized else self.destandardize(levels)
 
+    def note_distillation(self, steps: int | None) -> None:
+        """Note for how many steps a flow's weights were made; ``None`` for any. It is saved with them."""
+        self.distilled_steps = steps
+        known = getattr(self, "_hub_mixin_config", None)
+        if isinstance(known, dict) and "distilled_steps" in known:
+            known["distilled_steps"] = steps
+
     def encode_masks(self, masks: Tensor) -> MaskCodes:
         """A flow's condition: what ``velocity`` needs to know of ``(B, H, W)`` masks, and the mean of their features."""
         return self.velocity_net.condition(masks)
@@ -231,6 +242,7 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         return found
 
     def _follow_flow(self, masks: Tensor, z: Tensor, samples: int, size: tuple[int, int]) -> list[Tensor]:
+        check_steps(self.steps, self.distilled_steps)
         codes = self.encode_masks(masks).repeat(samples)
         noise = flow.noise_maps(z.to(self.fitted.device, self.velocity_net.dtype), self.spec, size)
         return flow.follow(lambda noisy, times: self.velocity(noisy, times, codes), noise, codes.expected, self.steps)

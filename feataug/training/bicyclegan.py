@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from feataug.core.checks import check_features, check_masks, describe
 from feataug.core.distributed import local_slice, rank_and_world
@@ -77,6 +78,8 @@ class Objective:
 
     def __init__(self, generator: FeatureGenerator, cut: Cut, config: GeneratorConfig, critic: MakeCritic | None = None) -> None:
         self.generator, self.cut, self.config = generator, cut, config
+        # There is no other part.
+        self.first_part = config.num_images
         if critic is None:
             critic = partial(Discriminator, width=config.critic_width, scales=config.critic_scales, masks=config.critic_masks)
         with seeded(derive_seed(config.seed, "critics"), torch.get_default_device()):
@@ -85,6 +88,22 @@ class Objective:
                 check_critic(made)
             latent = LatentEncoder(cut.spec, generator.latent_dim, width=config.critic_width)
             self.parts = nn.ModuleDict(critics | {"latent": latent})
+
+    @property
+    def half_life(self) -> int:
+        """Of the weights' moving average, in images."""
+        return self.config.ema_images
+
+    def begin(self) -> None:
+        """Start the only part of the training."""
+
+    def next_part(self, seen: int, averaged: FeatureGenerator) -> bool:
+        """Whether another part of the training began: it has one."""
+        return False
+
+    def restore(self, parts: dict[str, Any], averaged: FeatureGenerator) -> None:
+        """Load the state of ``parts`` from a checkpoint."""
+        self.parts.load_state_dict(parts)
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Move everything to the accelerator's device and make the optimizers."""
@@ -189,8 +208,10 @@ class Objective:
         for critic in critics.values():
             critic.requires_grad_(True)
         if config.gan_weight:
-            critic_loss = self._critic_loss(critics["encoded"], masks1, real1, masks1, encoded)
-            critic_loss = critic_loss + self._critic_loss(critics["random"], masks2, real2, masks1, random)
+            # Spectral norms are computed once for the two uses of a critic.
+            with parametrize.cached():
+                critic_loss = self._critic_loss(critics["encoded"], masks1, real1, masks1, encoded)
+                critic_loss = critic_loss + self._critic_loss(critics["random"], masks2, real2, masks1, random)
             optimizers["critics"].zero_grad()
             self.accelerator.backward(critic_loss)
             optimizers["critics"].step()

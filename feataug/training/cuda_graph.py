@@ -28,7 +28,7 @@ def can_capture(accelerator: Accelerator, objective: str) -> bool:
         reason = f"{accelerator.num_processes} processes average their gradients during the backward pass"
     else:
         return True
-    warnings.warn(f"GeneratorTrainer: cuda_graph=True has no effect: {reason}. Training goes on without.", FeatAugWarning, stacklevel=3)
+    warnings.warn(f"GeneratorTrainer: cuda_graph=True has no effect: {reason}. Training goes on without.", FeatAugWarning, stacklevel=4)
     return False
 
 

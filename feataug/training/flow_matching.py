@@ -1,7 +1,8 @@
-"""One training step of a generator that flows from noise to features: conditional flow matching."""
+"""One training step of a generator that flows from noise to features: conditional flow matching, then distillation."""
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Iterable, Sequence
@@ -17,12 +18,13 @@ from feataug.core.modes import eval_mode
 from feataug.core.rng import generator_for
 from feataug.core.windows import tiles
 from feataug.cutting.cut import Cut
-from feataug.errors import FeatAugWarning
-from feataug.generation.flow import draw_times, flow_loss, latent_size, noise_maps
+from feataug.errors import ConfigError, FeatAugWarning
+from feataug.generation.flow import draw_times, latent_size, noise_maps
 from feataug.generation.generator import FeatureGenerator
 from feataug.training.config import GeneratorConfig
 from feataug.training.cuda_graph import GraphedLoss
 from feataug.training.feature_statistics import features_of
+from feataug.training.flow_losses import FlowLosses
 
 # Images on which the held-out loss is measured.
 HELD_OUT_IMAGES = 200
@@ -30,6 +32,8 @@ HELD_OUT_IMAGES = 200
 EXPECTED_WEIGHT = 0.25
 # Images in which the learning rate rises to its full value.
 WARM_UP = 600
+# Steps whose samples the generator's own few learn to give, and their learning rate in shares of the flow's (measured on IDD-Lite).
+TEACHER_STEPS, DISTILL_RATE = 8, 0.25
 
 
 def _schedule(seen: int, num_images: int) -> float:
@@ -38,32 +42,11 @@ def _schedule(seen: int, num_images: int) -> float:
     return min(1.0, (seen + 1) / max(rise, 1)) * (1 + math.cos(math.pi * min(1.0, seen / num_images))) / 2
 
 
-class VelocityLoss(nn.Module):
-    """The losses as the forward pass of a module, which is where DistributedDataParallel averages gradients."""
-
-    def __init__(self, generator: FeatureGenerator) -> None:
-        super().__init__()
-        self.generator = generator
-
-    def forward(self, masks: Tensor, real: Sequence[Tensor], noise: Sequence[Tensor], times: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean squared errors of the velocity, and of the features that the masks let expect.
-
-        Args:
-            masks: ``(B, H, W)`` int64.
-            real: Standardised features, ``(B, channels, h, w)`` for each level.
-            noise: ``(n B, channels, h, w)`` for each level: ``n`` noise levels for each feature, which is encoded once.
-            times: ``(n B,)``.
-        """
-        copies = len(times) // len(masks)
-        encoded = self.generator.encode_masks(masks)
-        expected = torch.stack([(mean.float() - x).square().mean() for mean, x in zip(encoded.expected, real, strict=True)]).mean()
-        codes = encoded.repeat(copies)
-        targets = [level.repeat(copies, 1, 1, 1) for level in real]
-        return flow_loss(lambda noisy, at: self.generator.velocity(noisy, at, codes), targets, noise, times), expected
-
-
 class FlowObjective:
     """A flow generator, its optimizer, and what they learn from a batch.
+
+    Training has two parts. First the network learns velocities from features. Then the generator, in its own few steps, learns to give the
+    samples that these weights give in many: it needs masks alone there.
 
     Args:
         generator: Made for ``cut.spec`` with ``preset="flow"``.
@@ -72,20 +55,59 @@ class FlowObjective:
         cuda_graph: Whether the loss and its gradient are replayed from CUDA graphs.
 
     Attributes:
-        parts: Empty: nothing but the generator is trained.
+        parts: Empty at first, since nothing but the generator is trained; then ``teacher``, the weights of the first part.
         optimizers: ``generator``; there after ``prepare``.
+        first_part: The length of the first part.
 
     Source:
-        Lipman et al. (2023). Ours: in the space of intermediate features, for all levels of a cut together.
+        Lipman et al. (2023). Distillation: Luhman and Luhman (2021), of all steps at once. Ours: in the space of intermediate features,
+        for all levels of a cut together.
     """
 
     accelerator: Accelerator
     loss: Any
+    velocity_loss: Any
     optimizers: dict[str, Any]
 
     def __init__(self, generator: FeatureGenerator, cut: Cut, config: GeneratorConfig, *, cuda_graph: bool = False) -> None:
         self.generator, self.cut, self.config, self.cuda_graph = generator, cut, config, cuda_graph
         self.parts = nn.ModuleDict()
+        share = config.distill_share if generator.steps < TEACHER_STEPS else 0
+        self.first_part = config.num_images - round(share * config.num_images)
+
+    @property
+    def half_life(self) -> int:
+        """Of the weights' moving average, in images. Weights from before the second part must not remain in its average."""
+        rest = self.config.num_images - self.first_part
+        return min(self.config.ema_images, max(1, rest // 8)) if self.parts else self.config.ema_images
+
+    def begin(self) -> None:
+        """Start the first part, also with a generator that an earlier training distilled."""
+        self.parts.clear()
+        self.generator.note_distillation(None)
+
+    def next_part(self, seen: int, averaged: FeatureGenerator) -> bool:
+        """Start the second part, from the averaged weights of the first, if it is time. Return whether it was."""
+        if self.parts or seen < self.first_part or self.first_part == self.config.num_images:
+            return False
+        self._distill_from(averaged)
+        return True
+
+    def restore(self, parts: dict[str, Any], averaged: FeatureGenerator) -> None:
+        """Load the state of ``parts`` from a checkpoint of either part."""
+        if parts:
+            self._distill_from(averaged)
+        self.parts.load_state_dict(parts)
+
+    def _distill_from(self, averaged: FeatureGenerator) -> None:
+        teacher = copy.deepcopy(averaged).eval().requires_grad_(False)
+        teacher.steps = TEACHER_STEPS
+        self.parts["teacher"] = teacher
+        self.generator.load_state_dict(averaged.state_dict())
+        teacher.note_distillation(None)
+        for made in {self.generator, averaged}:
+            made.note_distillation(made.steps)
+        self.optimizers["generator"].state.clear()
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Move everything to the accelerator's device, and make the optimizer."""
@@ -96,9 +118,8 @@ class FlowObjective:
         adam = torch.optim.AdamW(
             self.generator.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=fused
         )
-        self.loss, adam = accelerator.prepare(VelocityLoss(self.generator), adam)
-        if self.cuda_graph:
-            self.loss = GraphedLoss(lambda: VelocityLoss(self.generator), accelerator)
+        self.loss, adam = accelerator.prepare(FlowLosses(self.generator), adam)
+        self.velocity_loss = GraphedLoss(lambda: FlowLosses(self.generator), accelerator) if self.cuda_graph else self.loss
         self.optimizers = {"generator": adam}
 
     def step(self, images: Tensor | Sequence[Tensor], masks: Tensor, seen: int) -> dict[str, Tensor]:
@@ -110,29 +131,45 @@ class FlowObjective:
             seen: Images before this batch, in all processes: they decide the noise and the learning rate.
 
         Returns:
-            ``flow`` and ``expected``: the mean squared errors of the velocity, and of the features that the masks let expect; without
-            gradients.
+            ``flow`` and ``expected``: the mean squared errors of the velocity, and of the features that the masks let expect. In the second
+            part ``distill``: that of the samples. Without gradients.
 
         Raises:
             LabelError: a mask holds a value that is neither a class nor ``ignore_index``.
         """
-        config = self.config
-        masks, real = self._real(images, masks)
         # Noise depends on the seed and the images seen alone, so that a resumed run draws what the undisturbed one would. It has as many
         # numbers as the features, so that it is drawn where it is needed.
-        rng = generator_for(config.seed, "noise", seen, device=self.accelerator.device)
-        noise, times = self._draw(len(masks) * rank_and_world()[1], masks, rng, local_slice())
+        rng = generator_for(self.config.seed, "noise", seen, device=self.accelerator.device)
+        lr, losses = self._distill(masks, rng, seen) if self.parts else self._flow(images, masks, rng, seen)
         optimizer = self.optimizers["generator"]
         for group in optimizer.param_groups:
-            group["lr"] = config.lr * _schedule(seen, config.num_images)
-        with self.accelerator.autocast():
-            loss, expected = self.loss(masks, real, noise, times)
+            group["lr"] = lr
         optimizer.zero_grad()
-        self.accelerator.backward(loss + EXPECTED_WEIGHT * expected)
+        self.accelerator.backward(losses["flow"] + EXPECTED_WEIGHT * losses["expected"] if "flow" in losses else losses["distill"])
         # Noise makes a few gradients far larger than the rest, above all while the learning rate is at its highest.
         self.accelerator.clip_grad_norm_(self.generator.parameters(), 1.0)
         optimizer.step()
-        return {"flow": loss.detach(), "expected": expected.detach()}
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _flow(self, images: Any, masks: Tensor, rng: torch.Generator, seen: int) -> tuple[float, dict[str, Tensor]]:
+        """Learning rate and losses of the first part."""
+        masks, real = self._real(images, masks)
+        noise, times = self._draw(len(masks) * rank_and_world()[1], masks, rng, local_slice())
+        with self.accelerator.autocast():
+            loss, expected = self.velocity_loss(masks, real, noise, times)
+        return self.config.lr * _schedule(seen, self.first_part), {"flow": loss, "expected": expected}
+
+    def _distill(self, masks: Tensor, rng: torch.Generator, seen: int) -> tuple[float, dict[str, Tensor]]:
+        """Learning rate and loss of the second part."""
+        masks = self._checked(masks)
+        count, size = len(masks) * rank_and_world()[1], latent_size(self.generator.spec, (int(masks.shape[-2]), int(masks.shape[-1])))
+        z = torch.randn(count, size, generator=rng, device=rng.device)[local_slice()].to(masks.device)
+        with self.accelerator.autocast():
+            with torch.no_grad():
+                wanted = self.parts["teacher"](masks, z, standardized=True, checked=True)
+            loss = self.loss(masks, z, wanted)
+        rate = _schedule(seen - self.first_part, self.config.num_images - self.first_part)
+        return DISTILL_RATE * self.config.lr * rate, {"distill": loss}
 
     @torch.no_grad()
     def held_out(
@@ -140,7 +177,8 @@ class FlowObjective:
     ) -> float:
         """The loss of ``generator`` on images that are not trained on, always with the same noise.
 
-        It bounds the likelihood of unseen features. If it rises while training goes on, the generator memorises. Images larger than
+        It bounds the likelihood of unseen features. If it rises while training goes on, the generator memorises. In the second part it is
+        that of the weights that are distilled: the others have no velocities any more. Images larger than
         ``window`` are cut into windows, as in ``recognition``: other features lie at the edges of whole images, above all where the
         stride does not divide them, and the loss could not be compared with that of training.
 
@@ -151,8 +189,18 @@ class FlowObjective:
 
         Returns:
             The mean over these images, or over their windows; NaN if there are none.
+
+        Raises:
+            ConfigError: ``generator`` was distilled in an earlier training.
         """
-        rng, loss_of = generator_for(self.config.seed, "held out", 0), VelocityLoss(generator)
+        flow: Any = self.parts["teacher"] if self.parts else generator
+        if flow.distilled_steps is not None:
+            raise ConfigError(
+                "GeneratorTrainer: a distilled generator has no velocities, and so no loss on held-out images.",
+                given=f"a generator of {flow.distilled_steps} steps",
+                needed="a generator that was trained with GeneratorConfig(distill_share=0)",
+            )
+        rng, loss_of = generator_for(self.config.seed, "held out", 0), FlowLosses(flow)
         total, counted, seen = 0.0, 0, 0
         with eval_mode(self.cut.model):
             for images, masks in check_loader("GeneratorTrainer", loader):
@@ -172,12 +220,16 @@ class FlowObjective:
     def _real(self, images: Tensor | Sequence[Tensor], masks: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Checked masks and standardised features, on the device."""
         generator, device = self.generator, self.accelerator.device
-        masks = check_masks("GeneratorTrainer", masks, generator.num_classes, generator.ignore_index).to(device)
+        masks = self._checked(masks)
         with self.accelerator.autocast():
             features = features_of(self.cut, images, device)
         size = (int(masks.shape[-2]), int(masks.shape[-1]))
         check_features("GeneratorTrainer", features, generator.spec, size)
         return masks, [level.float() for level in generator.standardize(features)]
+
+    def _checked(self, masks: Tensor) -> Tensor:
+        """Masks of known labels, on the device."""
+        return check_masks("GeneratorTrainer", masks, self.generator.num_classes, self.generator.ignore_index).to(self.accelerator.device)
 
     def _draw(self, count: int, masks: Tensor, rng: torch.Generator, mine: slice) -> tuple[list[Tensor], Tensor]:
         """Noise and times for ``count`` samples, of which this process takes those of ``mine``; ``config.noise_levels`` of each."""

@@ -21,17 +21,17 @@ from feataug.core.identity import architecture, describe_data
 from feataug.core.label_checks import FirstLabels, check_labels
 from feataug.core.modes import eval_mode
 from feataug.cutting.cut import Cut
-from feataug.errors import ConfigError, DataError, FeatAugWarning
+from feataug.errors import DataError, FeatAugWarning
 from feataug.generation.generator import FeatureGenerator
 from feataug.io.card_facts import known_facts
 from feataug.training.batches import bad_samples, endless, shared
-from feataug.training.bicyclegan import MakeCritic, Objective
+from feataug.training.bicyclegan import MakeCritic
 from feataug.training.config import GeneratorConfig
-from feataug.training.cuda_graph import can_capture
 from feataug.training.device import make_accelerator
 from feataug.training.feature_statistics import channel_statistics
-from feataug.training.flow_matching import FlowObjective, warn_of_memory
+from feataug.training.flow_matching import warn_of_memory
 from feataug.training.moving_average import update_average
+from feataug.training.objectives import check_objective, make_objective
 from feataug.training.progress import progress_bar
 from feataug.training.run_folder import RunFolder, check_finite, folder_lock
 from feataug.training.signals import StopRequest, stop_requests
@@ -40,6 +40,8 @@ from feataug.training.validation import measure_generator, try_validation
 
 # The latent L1 alone does not show whether z is used: with the mode-seeking term it stayed above 0.8 (E|N(0, 1)|) while samples differed.
 DIVERSITY_ALARM = 0.1
+# Losses beside the progress bar.
+SHOWN = ("l1", "gan", "latent", "flow", "distill")
 
 
 class GeneratorTrainer:
@@ -85,18 +87,13 @@ class GeneratorTrainer:
         check_spec("GeneratorTrainer", generator.spec, cut.spec, "FeatureGenerator(num_classes, spec=cut.spec)")
         self.generator, self.cut = generator, cut
         self.config = config or GeneratorConfig.for_preset(generator.preset)
-        _check_objective(generator, self.config, critic)
+        check_objective(generator, self.config, critic)
         own_critic = {} if critic is None else {"critic": getattr(critic, "__qualname__", type(critic).__qualname__)}
         self.run = RunFolder(output, self.config.to_dict() | own_critic)
         self.accelerator = make_accelerator(device, self.config.mixed_precision, self.config.trackers, self.run.path)
         self.progress = progress
         self._last: dict[str, float] = {}
-        captured = cuda_graph and can_capture(self.accelerator, self.config.objective)
-        self.objective: Objective | FlowObjective = (
-            FlowObjective(generator, cut, self.config, cuda_graph=captured)
-            if self.config.objective == "flow"
-            else Objective(generator, cut, self.config, critic)
-        )
+        self.objective = make_objective(generator, cut, self.config, critic, self.accelerator, cuda_graph)
         self.parts = self.objective.parts
 
     def __repr__(self) -> str:
@@ -141,10 +138,11 @@ class GeneratorTrainer:
             "cut": list(self.cut.at), "spec": self.cut.spec.to_dict(), "model": fingerprint(self.cut.model),
             "architecture": architecture(self.generator), "data": describe_data(loader), "val_data": describe_data(val_loader, measured=True),
         }  # fmt: skip
+        self.objective.begin()
         self.objective.prepare(accelerator)
         optimizers = self.objective.optimizers
         ema = AveragedModel(self.generator) if config.ema_images else None
-        averaged = ema.module if ema is not None else self.generator
+        averaged: Any = ema.module if ema is not None else self.generator
         seen, step, results = 0, 0, []
         sums: dict[str, Any] = {}
         lines, sizes = 0, SeenSizes()
@@ -156,8 +154,8 @@ class GeneratorTrainer:
             if "running" in state:
                 sums, lines = state["running"]["sums"], state["running"]["lines"]
                 sizes = SeenSizes(state["running"].get("sizes", ()))
+            self.objective.restore(state["parts"], averaged)
             self.generator.load_state_dict(state["generator"])
-            self.parts.load_state_dict(state["parts"])
             for name, optimizer in optimizers.items():
                 load_optimizer(optimizer, state["optimizers"][name])
             if ema is not None:
@@ -175,6 +173,8 @@ class GeneratorTrainer:
             labels = FirstLabels("GeneratorTrainer", self.generator.ignore_index)
             with progress_bar(config.num_images, seen, text, "img", shown) as bar:
                 while seen < config.num_images:
+                    if self.objective.next_part(seen, averaged) and ema is not None:
+                        ema.n_averaged.zero_()
                     images, masks = next(batches)
                     labels.look(masks, self.generator.num_classes)
                     losses = self.objective.step(images, masks, seen)
@@ -183,7 +183,7 @@ class GeneratorTrainer:
                         try_validation(self.cut, val_loader, sizes.one(), device)
                     last_batch = images, masks
                     if ema is not None:
-                        update_average(ema, self.generator, len(masks) * processes, config.ema_images)
+                        update_average(ema, self.generator, len(masks) * processes, self.objective.half_life)
                     before, seen, step = seen, seen + len(masks) * processes, step + 1
                     for name, value in losses.items():
                         sums[name] = sums.get(name, 0.0) + value
@@ -195,14 +195,15 @@ class GeneratorTrainer:
                     def due(every: int, start: int = before, end: int = seen, final: bool = last) -> bool:
                         return final or bool(every and start // every != end // every)
 
-                    if due(config.log_images):
+                    # A part's means hold no step of the next one.
+                    if due(config.log_images) or before < self.objective.first_part <= seen:
                         means = {name: float(all_reduce_sum(value)) / lines / processes for name, value in sums.items()}
                         for name, mean in means.items():
                             check_finite(f"the loss {name!r}", mean, seen)
                         self.run.log(seen, means | {"seconds": round(time.monotonic() - began, 1)})
                         if config.trackers:
                             accelerator.log(means, step=seen)
-                        bar.set_postfix_str(" ".join(f"{name} {means[name]:.3f}" for name in ("l1", "gan", "latent", "flow") if name in means))
+                        bar.set_postfix_str(" ".join(f"{name} {means[name]:.3f}" for name in SHOWN if name in means))
                         sums, lines, self._last = {}, 0, means
                     if val_loader is not None and due(config.eval_images):
                         with stop.interruptible():
@@ -270,25 +271,6 @@ class GeneratorTrainer:
                 FeatAugWarning,
                 stacklevel=4,
             )
-
-
-def _check_objective(generator: FeatureGenerator, config: GeneratorConfig, critic: object) -> None:
-    """Whether the objective can train the generator's network.
-
-    Raises:
-        ConfigError: it cannot, or ``critic`` is given for a flow.
-    """
-    if (config.objective == "flow") != (generator.preset == "flow"):
-        own = {"flow": "GeneratorConfig()", "bicyclegan": "GeneratorConfig.bicyclegan()"}.get(generator.preset, "GeneratorConfig.paper()")
-        raise ConfigError(
-            "GeneratorTrainer: the objective does not train such a generator.",
-            given=f"objective {config.objective!r}, a generator with preset {generator.preset!r}",
-            needed=f"{own}, or another preset of the generator",
-        )
-    if critic is not None and config.objective == "flow":
-        raise ConfigError(
-            "GeneratorTrainer: a flow has no critic.", given=f"critic={critic!r}", needed="no critic, or another preset"
-        )
 
 
 def _score(result: dict[str, Any]) -> dict[str, float]:

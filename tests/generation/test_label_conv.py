@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from feataug.generation.layers import label_conv
 from feataug.generation.layers.label_conv import LabelConv2d, _sum_by_key, label_conv2d
 
 K = 4
@@ -98,6 +99,21 @@ def test_sums_in_pieces_are_the_sums(rows, count, most, seed):
     values = torch.randn(rows, 3, generator=rng, dtype=torch.float64)
     expected = torch.zeros(count, 3, dtype=torch.float64).index_add_(0, keys, values)
     torch.testing.assert_close(_sum_by_key(values, keys, count, most), expected)
+
+
+@pytest.mark.parametrize("budget", [1, 2 * 24 + 1, 10**6])
+def test_gradients_do_not_depend_on_how_many_taps_are_sorted_at_once(budget, monkeypatch):
+    """One tap, two of nine, so that the last group is smaller, and all."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(label_conv, "KEYS_AT_ONCE", budget)
+    sorts = []
+    monkeypatch.setattr(label_conv, "_sum_by_key", lambda *given, **more: sorts.append(1) or _sum_by_key(*given, **more))
+    layer, labels = LabelConv2d(K, 3).double(), draw("noise", 3, 4)
+    grad = torch.randn(2, 3, 3, 4, dtype=torch.float64)
+    fast, slow = (torch.autograd.grad(out, list(layer.parameters()), grad) for out in (layer(labels), label_conv_oracle(layer, labels)))
+    assert len(sorts) == {1: 9, 2 * 24 + 1: 5, 10**6: 1}[budget]
+    for ours, theirs in zip(fast, slow, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.gpu

@@ -22,6 +22,11 @@ def make(kind, config):
     generator.set_statistics([torch.full((12,), 0.1)], [torch.full((12,), 0.5)])
     objective = kind(generator, cut, config)
     objective.prepare(make_accelerator("cpu", "no") if kind is Objective else torch.device("cpu"))
+    # Ours computes a spectral norm once where the plain one does so for each use: the iteration must have ended for both to be the same.
+    with torch.no_grad():
+        for judge in (objective.parts["judge_encoded"], objective.parts["judge_random"]):
+            for _ in range(100):
+                judge(torch.zeros(1, *SIZE, dtype=torch.long), [torch.zeros(1, 12, 8, 12)])
     return objective
 
 

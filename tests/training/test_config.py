@@ -22,13 +22,13 @@ AMOUNTS = {
     FinetuneConfig: ["lr", "power", "weight_decay", "aux_weight"],
     GeneratorConfig: ["lr", "weight_decay", "gan_weight", "l1_weight", "latent_weight", "kl_weight", "task_weight", "diversity_weight"],
 }
-SHARES = {FinetuneConfig: ["momentum"], GeneratorConfig: ["beta1", "beta2"]}
+SHARES = {FinetuneConfig: ["momentum"], GeneratorConfig: ["beta1", "beta2", "distill_share"]}
 OTHERS = {
     FinetuneConfig: {"lr_scale", "mixed_precision", "channels_last"},
     GeneratorConfig: {"objective", "trackers", "mixed_precision", "critic_masks", "task_balance"},
 }
 # None is the objective's value.
-CHOSEN = {FinetuneConfig: (), GeneratorConfig: ("lr", "beta1")}
+CHOSEN = {FinetuneConfig: (), GeneratorConfig: ("lr", "beta1", "distill_share")}
 
 COUNT_CASES = [(c, name, low, bad) for c in CONFIGS for name, low in COUNTS[c].items() for bad in (low - 1, 1.5, True, "3", None)]
 BAD_AMOUNTS, BAD_SHARES = (-1e-9, math.nan, math.inf, "1", True, None), (-0.1, 1, 1.0, math.nan, None)
@@ -162,7 +162,7 @@ IDLE = {
         "gan_weight": 0.0, "l1_weight": 10.0, "latent_weight": 1.0, "kl_weight": 0.1, "task_weight": 0.0, "task_balance": 0.0,
         "diversity_weight": 0.0, "critic_masks": "aspp", "critic_width": 32, "critic_scales": 1,
     },
-    "flow": {"weight_decay": 0.1, "noise_levels": 1},
+    "flow": {"weight_decay": 0.1, "noise_levels": 1, "distill_share": 0.5},
 }  # fmt: skip
 
 

@@ -11,9 +11,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from feataug import FeatureGenerator, FeatureSpec, LevelSpec
 from feataug.errors import FeatAugWarning
-from feataug.training import generator_trainer
+from feataug.training import objectives
 from feataug.training.cuda_graph import can_capture
-from feataug.training.flow_matching import VelocityLoss
+from feataug.training.flow_losses import FlowLosses
 from tests.support.generator_trainings import copied, loader, make, same, settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
@@ -38,7 +38,7 @@ def captures(monkeypatch):
         return replay
 
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", capture)
-    monkeypatch.setattr(generator_trainer, "can_capture", lambda accelerator, objective: True)
+    monkeypatch.setattr(objectives, "can_capture", lambda accelerator, objective: True)
     return made
 
 
@@ -125,7 +125,7 @@ def test_the_loss_neither_waits_nor_leaves_the_gpu(name):
     spec = SPECS.get(name, SPECS["a map"])
     with FakeTensorMode():
         with torch.device("cuda"):
-            loss = Constant() if name == "fault" else VelocityLoss(FeatureGenerator(5, spec))
+            loss = Constant() if name == "fault" else FlowLosses(FeatureGenerator(5, spec))
             masks = torch.zeros(2, 64, 96, dtype=torch.long)
             shapes = [(level.channels, *level.size((64, 96))) for level in spec]
             real, noise = ([torch.zeros(count, *shape) for shape in shapes] for count in (2, 4))

@@ -11,6 +11,9 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+# Indices that are sorted together in the backward pass. Each takes 20 bytes or so; fewer sorts are fewer kernels.
+KEYS_AT_ONCE = 2**20
+
 
 class LabelConv2d(nn.Module):
     """A convolution over the one-hot code of a label map. Void has a class of its own; padding has none.
@@ -88,13 +91,19 @@ class _SumOfRows(torch.autograd.Function):
         (index,) = ctx.saved_tensors
         taps, classes, _ = ctx.shape
         grad = grad.flatten(0, 2).contiguous()
-        # Tap by tap: sorting all at once would need the memory of nine times as many indices.
-        rows = [_sum_by_key(grad, index[:, tap] - tap * classes, classes) for tap in range(taps)]
-        return None, torch.stack(rows), None, None, None, None
+        # As many taps at once as the budget allows: sorting all of a large map would need the memory of nine times as many indices.
+        together = max(1, min(taps, KEYS_AT_ONCE // max(len(index), 1)))
+        rows = []
+        for first in range(0, taps, together):
+            some = index[:, first : first + together]
+            rows.append(_sum_by_key(grad, some.flatten() - first * classes, some.shape[1] * classes, keys_per_row=some.shape[1]))
+        return None, torch.cat(rows).view(ctx.shape), None, None, None, None
 
 
-def _sum_by_key(values: Tensor, keys: Tensor, count: int, piece: int = 128) -> Tensor:
+def _sum_by_key(values: Tensor, keys: Tensor, count: int, piece: int = 128, keys_per_row: int = 1) -> Tensor:
     """Sum the rows of ``values`` by their keys, ``0 .. count - 1``, in two steps: pieces of ``piece`` rows, then the pieces' sums.
+
+    Each row has ``keys_per_row`` keys that follow each other, and is added to the sum of each.
 
     One key may have a third of all rows, and a GPU uses no more threads than there are groups to sum.
     """
@@ -105,10 +114,10 @@ def _sum_by_key(values: Tensor, keys: Tensor, count: int, piece: int = 128) -> T
     keys, order = keys.to(small).sort(stable=True)
     numbers = torch.arange(count, dtype=small, device=keys.device)
     starts = torch.searchsorted(keys, numbers)
-    # A piece begins with each key and after every ``piece`` rows, so all its rows have one key. The number of pieces does not
-    # depend on
+    # A piece begins with each key and after every ``piece`` rows, so all its rows have one key. The number of pieces does not depend on
     # the keys, so a GPU need not be waited for; some pieces are empty.
     edges = torch.cat([starts, torch.arange(0, len(keys), piece, device=keys.device)]).sort().values
+    order = order // keys_per_row if keys_per_row > 1 else order
     sums = F.embedding_bag(order, values, edges, mode="sum")
     starts = torch.searchsorted(keys[edges.clamp(max=len(keys) - 1)], numbers)
     return F.embedding_bag(torch.arange(len(edges), device=keys.device), sums, starts, mode="sum")

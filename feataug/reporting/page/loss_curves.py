@@ -14,6 +14,7 @@ from feataug.reporting.page.untrusted import as_dict, as_number
 LOSSES: dict[str, tuple[str, str, tuple[float, str] | None]] = {
     "flow": ("squared error of the velocity, standardised units", "falls", None),
     "expected": ("squared error of the features that a mask lets expect, standardised units", "falls", (1.0, "each channel's mean")),
+    "distill": ("squared error of the samples against those of eight steps, standardised units", "falls", None),
     "l1": ("reconstruction, standardised units", "falls", (0.8, "each channel's mean")),
     "kl": ("latent code from N(0, 1)", "neither 0 nor in the tens", None),
     "latent": ("L1 between z and the z that is recovered from the features", "falls", (0.8, "nothing of z is recovered")),
