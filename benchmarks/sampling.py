@@ -34,6 +34,8 @@ def main() -> None:
         cut = split(model.to(args.device, memory_format=torch.channels_last), "encoder.blocks.4")
         generator = FeatureGenerator(CLASSES, cut.spec).eval().to(args.device, memory_format=torch.channels_last)
         drawn = torch.randint(CLASSES, (64, size[0] // 16, size[1] // 16)).repeat_interleave(16, 1).repeat_interleave(16, 2)
+        # The way masks come from a loader: repeating leaves them transposed in memory.
+        drawn = drawn.contiguous()
         masks = drawn[:BATCH].to(args.device)
         images = torch.randn(BATCH, 3, *size, device=args.device).contiguous(memory_format=torch.channels_last)
         real = cut.encode(images[:REAL])

@@ -37,6 +37,10 @@ DISTILLED = "distilled (the default)"
 NAMES |= {
     "generator-48k-4": f"a flow, {STEPS_4}",
     "generator-48k-distilled": f"a flow, {DISTILLED}",
+    "generator-24k-3": "a flow, three steps a sample",
+    "generator-24k-4": f"a flow, {STEPS_4}",
+    "generator-24k-8": "a flow, eight steps a sample",
+    "generator-24k-distilled": f"a flow, {DISTILLED}",
     "generator-120k": f"a flow, {LONGER}",
     "generator-120k-4": f"a flow, {LONGER}, {STEPS_4}",
     "kept and generator-48k-distilled": f"these views and a flow, {DISTILLED}, half and half",
@@ -44,8 +48,9 @@ NAMES |= {
     "kept and generator-120k-4": f"these views and a flow, {LONGER}, {STEPS_4}, half and half",
 }
 FURTHER = (
-    " No flow was distilled but the one that says so. Of the further generators, those with 120k are this study's with `--generator-images 120000`; "
-    "those that end in 4 were loaded with `FeatureGenerator.from_pretrained(folder, steps=4)` and saved again; the distilled one is this study's."
+    " No flow was distilled but the one that says so, with the default `distill_share`. Of the further generators, those with 120k are this study's "
+    "with `--generator-images 120000`; those that end in a number of steps were loaded with "
+    "`FeatureGenerator.from_pretrained(folder, steps=...)` and saved again."
 )
 # The order of the tables of gains over the kept views.
 SHOWN = (

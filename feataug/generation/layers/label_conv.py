@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 # Indices that are sorted together in the backward pass. Each takes 20 bytes or so; fewer sorts are fewer kernels.
-KEYS_AT_ONCE = 2**20
+KEYS_AT_ONCE = 2**18
 
 
 class LabelConv2d(nn.Module):
