@@ -21,8 +21,8 @@ from docs.drawing.words import seeds
 RESULTS = DOCS.parent / "studies" / "results"
 # In the order of the page.
 DATA = (
-    "camvid-half", "camvid-half-1600", "camvid-half-1600-alternatives", "camvid-half-flow", "camvid-half-flow-composed", "camvid-half-0.25",
-    "camvid-half-0.1", "camvid", "idd-half", "idd-half-1600", "idd-half-0.1", "idd", "camvid-half-fpn", "camvid-half-vit",
+    "camvid-half", "camvid-half-1600", "camvid-half-1600-alternatives", "camvid-half-1600-distilled", "camvid-half-flow", "camvid-half-flow-composed",
+    "camvid-half-0.25", "camvid-half-0.1", "camvid", "idd-half", "idd-half-1600", "idd-half-0.1", "idd", "camvid-half-fpn", "camvid-half-vit",
 )  # fmt: skip
 
 
@@ -71,7 +71,8 @@ TEACHING = """
 
 A fresh decoder is trained on features of one source alone and measured on real images, by windows and after a class bias ([the teaching
 score](evaluate.md#what-do-the-features-teach)). The encoder is the trained model's, frozen. The BicycleGAN was chosen by how well a trained decoder
-*recognises* its features, which says little about what they teach; the flow was chosen by this score.
+*recognises* its features, which says little about what they teach; the flow was chosen by this score. A flow that is not called distilled was
+trained without the [distillation](losses.md#a-flow) that is now the last part of its training.
 """
 
 ARMS = """

@@ -9,6 +9,7 @@ from docs.drawing.words import NAMES as DATA
 from docs.drawing.words import data_title, seeds
 from feataug.core.measures import TITLES
 from feataug.evaluation.paired_differences import difference, interval
+from feataug.training.config import GeneratorConfig
 from studies.lib.setups import SETUPS
 from studies.own.teaching import STEPS
 
@@ -37,10 +38,9 @@ DISTILLED = "distilled (the default)"
 NAMES |= {
     "generator-48k-4": f"a flow, {STEPS_4}",
     "generator-48k-distilled": f"a flow, {DISTILLED}",
-    "generator-24k-3": "a flow, three steps a sample",
-    "generator-24k-4": f"a flow, {STEPS_4}",
-    "generator-24k-8": "a flow, eight steps a sample",
-    "generator-24k-distilled": f"a flow, {DISTILLED}",
+    "24k-4": f"a flow, {STEPS_4}",
+    "24k-8": "a flow, eight steps a sample",
+    "24k-distilled": f"a flow on 30,000 images, {DISTILLED}",
     "generator-120k": f"a flow, {LONGER}",
     "generator-120k-4": f"a flow, {LONGER}, {STEPS_4}",
     "kept and generator-48k-distilled": f"these views and a flow, {DISTILLED}, half and half",
@@ -81,11 +81,14 @@ def teaching(name: str, r: dict[str, Any]) -> str:
         option += f" --steps {s['base']['num_steps']}"
     if s["steps"]["num_steps"] != STEPS.num_steps:
         option += f" --decoder-steps {s['steps']['num_steps']}"
+    share = [config.get("distill_share", 0.0) for config in s["generator"]]
+    option += f" --distill-share {share[0]:g}" if share and share[0] != GeneratorConfig().distill_share else ""
     option += f" --kept {s['kept']['views']}" if "kept" in s else ""
-    further = [source for source in found["sources"] if source.startswith("generator-")]
+    further = [source for source in found["sources"] if source.startswith(("generator-", "24k-"))]
     option += " --generators " + " ".join(f"{source}-model" for source in further) if further else ""
     option += " --alternatives" if set(ALTERNATIVES) & set(found["sources"]) else ""
-    if "generator" not in found["sources"] or further:
+    every = {"real", "generator", "gaussians"} | ({"kept", "kept and generator", "kept and gaussians", "kept, mirrored"} if "kept" in s else set())
+    if not every <= found["sources"].keys() or further:
         option += " --only " + " ".join(f'"{source}"' if " " in source else source for source in found["sources"] if source != "real")
     lines = [
         "",

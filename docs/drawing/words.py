@@ -14,6 +14,7 @@ SETTINGS = {
     "again": "another base",
     "1600": "1,600 steps",
     "alternatives": "what else one could do with kept views",
+    "distilled": "a distilled flow, another base",
     "flow": "features of a flow",
     "composed": "composed masks",
     "fpn": "FPN",

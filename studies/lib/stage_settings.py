@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from feataug.errors import ConfigError, message
+from feataug.training.run_settings import EARLIER
 
 # Settings of the package's configurations that do not change what is trained.
 BOOKKEEPING = {"save_every", "eval_every", "eval_images", "log_images", "snapshot_images", "trackers", "channels_last"}
@@ -23,8 +24,9 @@ def as_json(settings: Mapping[str, Any]) -> dict[str, Any]:
 def check_settings(file: Path, stored: Mapping[str, Any] | None, asked: Mapping[str, Any]) -> None:
     """Refuse figures that were computed with other settings.
 
-    A key that one side lacks is unknown and is skipped: configurations gain settings over time. Files of earlier versions store no settings
-    at all; they are accepted with a warning, since nothing tells whether they fit.
+    A key that one side lacks is unknown and is skipped: configurations gain settings over time. A setting of which it is known what runs did
+    before there was one (``run_settings.EARLIER``) had that value. Files of earlier versions store no settings at all; they are accepted with
+    a warning, since nothing tells whether they fit.
 
     Args:
         file: Holds the figures; named in the messages.
@@ -42,6 +44,11 @@ def check_settings(file: Path, stored: Mapping[str, Any] | None, asked: Mapping[
         )
         return
     old, new = dict(leaves(stored)), dict(leaves(as_json(asked)))
+    for key in new.keys() - old.keys():
+        place, _, name = key.rpartition(".")
+        # Of a configuration that is stored, not of one that is missing as a whole.
+        if name in EARLIER and any(known.startswith(f"{place}.") for known in old):
+            old[key] = EARLIER[name]
     differing = [key for key in old if key in new and old[key] != new[key] and key.rpartition(".")[2] not in BOOKKEEPING]
     if differing:
         raise ConfigError(

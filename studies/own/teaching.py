@@ -92,6 +92,8 @@ class Teaching(Protocol):
 
     def __init__(self, args: argparse.Namespace, number: int = 0) -> None:
         super().__init__(args, number)
+        if args.distill_share is not None:
+            self.generator_configs = tuple(replace(config, distill_share=args.distill_share) for config in self.generator_configs)
         if args.generator_images and not args.quick:
             self.generator_configs = tuple(replace(config, num_images=args.generator_images) for config in self.generator_configs)
 
@@ -212,6 +214,7 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="steps of the base model, if other than in the other studies")
     parser.add_argument("--decoder-steps", type=int, default=STEPS.num_steps, help="steps of each fresh decoder")
     parser.add_argument("--generator-images", type=int, help="images that the flow is trained on, if other than in the other studies")
+    parser.add_argument("--distill-share", type=float, help="the last part of the flow's training, if other than the default")
     parser.add_argument("--bicyclegan", action="store_true", help="also measure the BicycleGAN")
     parser.add_argument(
         "--masks", nargs="+", default=[], choices=("balanced", "composed"), help="also measure the generator with half of its masks from there"

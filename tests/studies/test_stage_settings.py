@@ -69,6 +69,10 @@ def test_files_of_earlier_versions_are_used_with_a_warning(tmp_path):
         ({"a": [{"x": 1}, {"x": 2}]}, {"a": [{"x": 1}, {"x": 3}]}, "a.1.x 3"),
         ({"a": {"b": [1, 2]}}, {"a": {"b": (1, 2)}}, ""),
         ({"a": None}, {"a": 0.5}, "a 0.5"),
+        # The setting is newer, and what runs did before is known; of a configuration that is missing as a whole, nothing is.
+        ({"a": [{"x": 1}]}, {"a": [{"x": 1, "distill_share": 0.2}]}, "a.0.distill_share 0.2"),
+        ({"a": [{"x": 1}]}, {"a": [{"x": 1, "distill_share": 0.0}]}, ""),
+        ({"b": 1}, {"b": 1, "a": [{"x": 1, "distill_share": 0.2}]}, ""),
     ],
 )
 def test_every_value_is_compared(tmp_path, stored, asked, differs):
