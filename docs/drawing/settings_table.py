@@ -87,10 +87,8 @@ def kept(data: str, result: Mapping[str, Any], alternatives: Mapping[str, Any] |
     where = f"[images are gone](#images-are-gone), {NAMES[data]}"
     gaussians = {"class Gaussians": (runs["kept"], runs["gaussians"])}
     texts = ("an encoded view of each was kept; a flow beside it", "a flow in place of the views")
-    # The default generator, where it was measured.
-    ours = next(name for name in ("generator-48k-distilled", "generator") if name in runs)
-    arms = ((runs[f"kept and {ours}"], others), (runs[ours], gaussians))
-    return [Setting(f"{where}: {text}", runs["kept"], runs["real"], arm, rest) for text, (arm, rest) in zip(texts, arms, strict=True)]
+    arms = ((runs["kept and generator"], others), (runs["generator"], gaussians))
+    return [Setting(f"{where}: {text}", runs["kept"], runs["real"], ours, rest) for text, (ours, rest) in zip(texts, arms, strict=True)]
 
 
 def sites(result: Mapping[str, Any]) -> list[Setting]:

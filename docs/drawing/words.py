@@ -14,7 +14,7 @@ SETTINGS = {
     "again": "another base",
     "1600": "1,600 steps",
     "alternatives": "what else one could do with kept views",
-    "distilled": "a distilled flow, another base",
+    "distilled": "a distilled flow",
     "flow": "features of a flow",
     "composed": "composed masks",
     "fpn": "FPN",
