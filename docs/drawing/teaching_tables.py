@@ -43,7 +43,6 @@ NAMES |= {
     "24k-distilled": f"a flow on 30,000 images, {DISTILLED}",
     "generator-120k": f"a flow, {LONGER}",
     "generator-120k-4": f"a flow, {LONGER}, {STEPS_4}",
-    "kept and generator-48k-distilled": f"these views and a flow, {DISTILLED}, half and half",
     "kept and generator-120k": f"these views and a flow, {LONGER}, half and half",
     "kept and generator-120k-4": f"these views and a flow, {LONGER}, {STEPS_4}, half and half",
 }
@@ -54,8 +53,8 @@ FURTHER = (
 )
 # The order of the tables of gains over the kept views.
 SHOWN = (
-    "kept, mirrored", "kept and gaussians", "gaussians", "kept and generator", "kept and generator-48k-distilled", "kept and generator-120k",
-    "kept and generator-120k-4", "generator", "generator-48k-4", "generator-48k-distilled", "generator-120k", "generator-120k-4", "real",
+    "kept, mirrored", "kept and gaussians", "gaussians", "kept and generator", "kept and generator-120k", "kept and generator-120k-4", "generator",
+    "generator-48k-4", "generator-48k-distilled", "generator-120k", "generator-120k-4", "real",
 )  # fmt: skip
 # A class counts if real features teach it at least so much (IoU in percent).
 TAUGHT = 10.0
@@ -67,7 +66,6 @@ def titles(r: Mapping[str, Any]) -> dict[str, str]:
         return NAMES
     return NAMES | {
         "generator": f"a flow, {DISTILLED}", "kept and generator": f"these views and a flow, {DISTILLED}, half and half",
-        "generator-48k": "a flow, not distilled",
     }  # fmt: skip
 
 

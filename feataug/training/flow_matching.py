@@ -32,7 +32,7 @@ HELD_OUT_IMAGES = 200
 EXPECTED_WEIGHT = 0.25
 # Images in which the learning rate rises to its full value.
 WARM_UP = 600
-# Steps whose samples the generator's own few learn to give, and their learning rate in shares of the flow's (measured on IDD-Lite).
+# Steps whose samples the generator's own few learn to give, and their learning rate in shares of the flow's. No others were tried.
 TEACHER_STEPS, DISTILL_RATE = 8, 0.25
 
 
@@ -104,8 +104,7 @@ class FlowObjective:
         teacher.steps = TEACHER_STEPS
         self.parts["teacher"] = teacher
         self.generator.load_state_dict(averaged.state_dict())
-        teacher.note_distillation(None)
-        for made in {self.generator, averaged}:
+        for made in (self.generator, averaged):
             made.note_distillation(made.steps)
         self.optimizers["generator"].state.clear()
 
@@ -140,36 +139,36 @@ class FlowObjective:
         # Noise depends on the seed and the images seen alone, so that a resumed run draws what the undisturbed one would. It has as many
         # numbers as the features, so that it is drawn where it is needed.
         rng = generator_for(self.config.seed, "noise", seen, device=self.accelerator.device)
-        lr, losses = self._distill(masks, rng, seen) if self.parts else self._flow(images, masks, rng, seen)
+        lr, total, losses = self._distill(masks, rng, seen) if self.parts else self._flow(images, masks, rng, seen)
         optimizer = self.optimizers["generator"]
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.zero_grad()
-        self.accelerator.backward(losses["flow"] + EXPECTED_WEIGHT * losses["expected"] if "flow" in losses else losses["distill"])
+        self.accelerator.backward(total)
         # Noise makes a few gradients far larger than the rest, above all while the learning rate is at its highest.
         self.accelerator.clip_grad_norm_(self.generator.parameters(), 1.0)
         optimizer.step()
         return {name: value.detach() for name, value in losses.items()}
 
-    def _flow(self, images: Any, masks: Tensor, rng: torch.Generator, seen: int) -> tuple[float, dict[str, Tensor]]:
-        """Learning rate and losses of the first part."""
+    def _flow(self, images: Any, masks: Tensor, rng: torch.Generator, seen: int) -> tuple[float, Tensor, dict[str, Tensor]]:
+        """Learning rate of the first part, what it minimises, and the losses by name."""
         masks, real = self._real(images, masks)
         noise, times = self._draw(len(masks) * rank_and_world()[1], masks, rng, local_slice())
         with self.accelerator.autocast():
             loss, expected = self.velocity_loss(masks, real, noise, times)
-        return self.config.lr * _schedule(seen, self.first_part), {"flow": loss, "expected": expected}
+        lr = self.config.lr * _schedule(seen, self.first_part)
+        return lr, loss + EXPECTED_WEIGHT * expected, {"flow": loss, "expected": expected}
 
-    def _distill(self, masks: Tensor, rng: torch.Generator, seen: int) -> tuple[float, dict[str, Tensor]]:
-        """Learning rate and loss of the second part."""
+    def _distill(self, masks: Tensor, rng: torch.Generator, seen: int) -> tuple[float, Tensor, dict[str, Tensor]]:
+        """The same of the second part."""
         masks = self._checked(masks)
-        count, size = len(masks) * rank_and_world()[1], latent_size(self.generator.spec, (int(masks.shape[-2]), int(masks.shape[-1])))
-        z = torch.randn(count, size, generator=rng, device=rng.device)[local_slice()].to(masks.device)
+        z = self._draw_z(len(masks) * rank_and_world()[1], masks, rng, local_slice()).to(masks.device)
         with self.accelerator.autocast():
             with torch.no_grad():
                 wanted = self.parts["teacher"](masks, z, standardized=True, checked=True)
             loss = self.loss(masks, z, wanted)
         rate = _schedule(seen - self.first_part, self.config.num_images - self.first_part)
-        return DISTILL_RATE * self.config.lr * rate, {"distill": loss}
+        return DISTILL_RATE * self.config.lr * rate, loss, {"distill": loss}
 
     @torch.no_grad()
     def held_out(
@@ -223,8 +222,7 @@ class FlowObjective:
         masks = self._checked(masks)
         with self.accelerator.autocast():
             features = features_of(self.cut, images, device)
-        size = (int(masks.shape[-2]), int(masks.shape[-1]))
-        check_features("GeneratorTrainer", features, generator.spec, size)
+        check_features("GeneratorTrainer", features, generator.spec, _size_of(masks))
         return masks, [level.float() for level in generator.standardize(features)]
 
     def _checked(self, masks: Tensor) -> Tensor:
@@ -233,14 +231,19 @@ class FlowObjective:
 
     def _draw(self, count: int, masks: Tensor, rng: torch.Generator, mine: slice) -> tuple[list[Tensor], Tensor]:
         """Noise and times for ``count`` samples, of which this process takes those of ``mine``; ``config.noise_levels`` of each."""
-        spec, device = self.generator.spec, self.accelerator.device
-        size = (int(masks.shape[-2]), int(masks.shape[-1]))
-        drawn = [
-            (torch.randn(count, latent_size(spec, size), generator=rng, device=rng.device)[mine], draw_times(count, rng)[mine])
-            for _ in range(self.config.noise_levels)
-        ]
+        device = self.accelerator.device
+        drawn = [(self._draw_z(count, masks, rng, mine), draw_times(count, rng)[mine]) for _ in range(self.config.noise_levels)]
         z, times = torch.cat([z for z, _ in drawn]), torch.cat([times for _, times in drawn])
-        return noise_maps(z.to(device), spec, size), times.to(device)
+        return noise_maps(z.to(device), self.generator.spec, _size_of(masks)), times.to(device)
+
+    def _draw_z(self, count: int, masks: Tensor, rng: torch.Generator, mine: slice) -> Tensor:
+        """Noise for ``count`` samples of the masks' size, of which this process takes those of ``mine``; on the device of ``rng``."""
+        return torch.randn(count, latent_size(self.generator.spec, _size_of(masks)), generator=rng, device=rng.device)[mine]
+
+
+def _size_of(masks: Tensor) -> tuple[int, int]:
+    """Rows and columns."""
+    return int(masks.shape[-2]), int(masks.shape[-1])
 
 
 def warn_of_memory(curve: Sequence[float]) -> None:

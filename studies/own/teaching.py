@@ -174,16 +174,17 @@ class Teaching(Protocol):
     def held_out(self) -> dict[str, float]:
         """The loss of each flow on windows of validation images, with the same noise; of a distilled one, as its training measured it."""
         cut, config, found = self.cut(), self.generator_configs[0], {}
-        own = self.run_generator()["curve"][-1].get("held_out")
         for name, folder in ({"generator": self.own()} | self.further()).items():
             generator = FeatureGenerator.from_pretrained(folder).eval()
-            if generator.preset == "flow" and generator.distilled_steps is not None:
-                # It has no velocities any more.
-                found |= {name: own} if name == "generator" and own is not None else {}
-            elif generator.preset == "flow":
+            if generator.preset != "flow":
+                continue
+            if generator.distilled_steps is None:
                 objective = FlowObjective(generator, cut, config)
                 objective.prepare(make_accelerator(self.args.device, "no"))
                 found[name] = objective.held_out(generator, self.val_windows())
+            elif name == "generator":
+                # It has no velocities any more.
+                found[name] = self.run_generator()["curve"][-1]["held_out"]
         return found
 
     def quality(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Indices that are sorted together in the backward pass. Each takes 20 bytes or so; fewer sorts are fewer kernels.
+# Indices that are sorted together in the backward pass. Fewer sorts are fewer kernels, and take more memory.
 KEYS_AT_ONCE = 2**18
 
 
