@@ -18,7 +18,7 @@ from benchmarks.common import frozen_lite0, name_of, parser, race, write
 from feataug import FeatureBank, FeatureGenerator, GeneratorConfig
 from feataug.data import MaskedImages, Scenes, seeded_loader, train_transforms
 from feataug.training.batches import endless
-from feataug.training.bicyclegan import Objective
+from feataug.training.bicyclegan import BicycleGANObjective
 from feataug.training.device import keep_freed_memory, make_accelerator
 
 SIZE, BATCH, IMAGES = (224, 288), 8, 48
@@ -49,7 +49,7 @@ def main() -> None:
         bank = FeatureBank.write(Path(name) / "bank", cut, loader, IMAGES, progress=False)
         sources = {f"images, {workers} workers": loader, "images, no workers": alone, "bank": seeded_loader(bank, BATCH, seed=0)}
         for kind, source in sources.items():
-            objective = Objective(FeatureGenerator(Scenes.num_classes, cut.spec, "bicyclegan"), cut, GeneratorConfig.bicyclegan())
+            objective = BicycleGANObjective(FeatureGenerator(Scenes.num_classes, cut.spec, "bicyclegan"), cut, GeneratorConfig.bicyclegan())
             objective.prepare(make_accelerator(args.device, "no"))
             batches: Any = endless(source)
             there = next(batches)

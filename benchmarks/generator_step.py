@@ -13,7 +13,7 @@ import torch
 from benchmarks.common import frozen_lite0, name_of, parser, race, write
 from benchmarks.plain_objective import PlainObjective
 from feataug import FeatureGenerator, GeneratorConfig
-from feataug.training.bicyclegan import Objective
+from feataug.training.bicyclegan import BicycleGANObjective
 from feataug.training.device import keep_freed_memory, make_accelerator
 
 CLASSES, BATCH, SIZE = 19, 8, (224, 288)
@@ -29,11 +29,11 @@ def main() -> None:
     masks = torch.randint(CLASSES, (BATCH, SIZE[0] // 16, SIZE[1] // 16)).repeat_interleave(16, 1).repeat_interleave(16, 2)
     config = GeneratorConfig.bicyclegan(critic_masks=args.critics, mixed_precision="bf16" if args.device == "cuda" else "no")
     sides = []
-    for kind in (Objective, PlainObjective):
+    for kind in (BicycleGANObjective, PlainObjective):
         torch.manual_seed(0)
         cut = frozen_lite0(CLASSES)
         objective = kind(FeatureGenerator(CLASSES, cut.spec, "bicyclegan"), cut, config)
-        objective.prepare(make_accelerator(args.device, config.mixed_precision) if kind is Objective else torch.device(args.device))
+        objective.prepare(make_accelerator(args.device, config.mixed_precision) if kind is BicycleGANObjective else torch.device(args.device))
         sides.append(partial(objective.step, images, masks, 0))
     found = race(sides[0], sides[1], seconds=3 * args.seconds, device=args.device, faster=True)
     bound = f"at least {4 if args.device == 'cuda' else 2}"

@@ -17,7 +17,7 @@ from benchmarks.kernel_count import kernels
 from benchmarks.mixed_step import REAL, SYNTHETIC, steps
 from benchmarks.plain_objective import PlainObjective
 from feataug import FeatureGenerator, GeneratorConfig
-from feataug.training.bicyclegan import Objective
+from feataug.training.bicyclegan import BicycleGANObjective
 from feataug.training.device import make_accelerator
 from feataug.training.flow_matching import FlowObjective
 
@@ -25,8 +25,8 @@ CLASSES, BATCH, SIZE = 19, 8, (224, 288)
 OBJECTIVES: dict[str, tuple[Any, GeneratorConfig]] = {
     "flow": (FlowObjective, GeneratorConfig()),
     "flow, distillation": (FlowObjective, GeneratorConfig()),
-    "BicycleGAN": (Objective, GeneratorConfig.bicyclegan()),
-    "BicycleGAN, the paper's critics": (Objective, GeneratorConfig.bicyclegan(critic_masks="aspp")),
+    "BicycleGAN": (BicycleGANObjective, GeneratorConfig.bicyclegan()),
+    "BicycleGAN, the paper's critics": (BicycleGANObjective, GeneratorConfig.bicyclegan(critic_masks="aspp")),
 }
 
 

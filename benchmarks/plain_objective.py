@@ -1,7 +1,7 @@
 """The generator's training step, written plainly: the other side of ``generator_step.py``, and a test's oracle.
 
 One-hot masks, one forward for each use, contiguous tensors, no autocast. The networks and their first weights are those of
-``feataug.training.bicyclegan.Objective``; only what looks labels up is replaced.
+``feataug.training.bicyclegan.BicycleGANObjective``; only what looks labels up is replaced.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from feataug.core.rng import generator_for
 from feataug.generation.critics import ShareEncoder
 from feataug.generation.layers.label_conv import LabelConv2d
 from feataug.losses import balanced_cross_entropy, kl_divergence, lsgan, mode_seeking, reconstruction, resize_logits
-from feataug.training.bicyclegan import Objective
+from feataug.training.bicyclegan import BicycleGANObjective
 
 
 class OneHotConv(nn.Module):
@@ -66,11 +66,11 @@ def plainly(module: nn.Module) -> nn.Module:
 
 
 class PlainObjective:
-    """``Objective.step`` with every network called wherever its result is needed."""
+    """``BicycleGANObjective.step`` with every network called wherever its result is needed."""
 
     def __init__(self, generator: FeatureGenerator, cut: Any, config: GeneratorConfig) -> None:
         self.generator, self.cut, self.config = generator, cut, config
-        self.parts = Objective(generator, cut, config).parts
+        self.parts = BicycleGANObjective(generator, cut, config).parts
 
     def prepare(self, device: torch.device) -> None:
         """Move to the device, contiguous, and make the optimizers."""

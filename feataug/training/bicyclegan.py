@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from feataug.core.checks import check_features, check_masks, describe
+from feataug.core.checks import describe
 from feataug.core.distributed import local_slice, rank_and_world
 from feataug.core.rng import derive_seed, generator_for, seeded
 from feataug.core.specs import FeatureSpec
@@ -21,7 +21,7 @@ from feataug.generation.critics import Discriminator, LatentEncoder
 from feataug.generation.generator import FeatureGenerator
 from feataug.losses import balanced_cross_entropy, kl_divergence, lsgan, mode_seeking, reconstruction, resize_logits, split_outputs
 from feataug.training.config import GeneratorConfig
-from feataug.training.feature_statistics import features_of
+from feataug.training.objective_base import Objective
 
 MakeCritic = Callable[[int, FeatureSpec], nn.Module]
 
@@ -55,12 +55,12 @@ def critic_scores(critic: Any, masks: Tensor, features: Any) -> list[Tensor]:
     return list(scores)
 
 
-class Objective:
+class BicycleGANObjective(Objective):
     """The generator, the latent encoder and the critics with their optimizers, and one training step of them all.
 
     Args:
         generator: A generator made for ``cut.spec``.
-        cut: A cut of the trained model, which must be in eval mode and without gradients.
+        cut: A cut of the trained model, which is in eval mode and without gradients.
         config: The loss weights, the learning rate and the critics.
         critic: Makes a critic from ``(num_classes, spec)``, once for each branch. The default is the ``Discriminator`` of ``config``.
 
@@ -72,14 +72,10 @@ class Objective:
         Zhu et al. (2017), BicycleGAN: cVAE-GAN on ``G(y, E(f))``, cLR-GAN on ``G(y, z)``, in two halves of a batch.
     """
 
-    accelerator: Accelerator
     models: dict[str, Any]
-    optimizers: dict[str, Any]
 
     def __init__(self, generator: FeatureGenerator, cut: Cut, config: GeneratorConfig, critic: MakeCritic | None = None) -> None:
-        self.generator, self.cut, self.config = generator, cut, config
-        # There is no other part.
-        self.first_part = config.num_images
+        super().__init__(generator, cut, config)
         if critic is None:
             critic = partial(Discriminator, width=config.critic_width, scales=config.critic_scales, masks=config.critic_masks)
         with seeded(derive_seed(config.seed, "critics"), torch.get_default_device()):
@@ -89,28 +85,10 @@ class Objective:
             latent = LatentEncoder(cut.spec, generator.latent_dim, width=config.critic_width)
             self.parts = nn.ModuleDict(critics | {"latent": latent})
 
-    @property
-    def half_life(self) -> int:
-        """Of the weights' moving average, in images."""
-        return self.config.ema_images
-
-    def begin(self) -> None:
-        """Start the only part of the training."""
-
-    def next_part(self, seen: int, averaged: FeatureGenerator) -> bool:
-        """Whether another part of the training began: it has one."""
-        return False
-
-    def restore(self, parts: dict[str, Any], averaged: FeatureGenerator) -> None:
-        """Load the state of ``parts`` from a checkpoint."""
-        self.parts.load_state_dict(parts)
-
     def prepare(self, accelerator: Accelerator) -> None:
         """Move everything to the accelerator's device and make the optimizers."""
-        config, self.accelerator = self.config, accelerator
-        self.cut.model.to(accelerator.device)
-        self.generator.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.parts.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        config = self.config
+        self.place(accelerator)
         # One kernel for all weights takes a third of the time, also on the CPU. Other devices have no such kernel.
         fused = accelerator.device.type in ("cpu", "cuda")
         adam: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2), "fused": fused}
@@ -149,12 +127,7 @@ class Objective:
                 needed="two or more: one half is reconstructed, the critic sees the other half as real",
                 advice="Use a larger batch_size, and drop_last=True.",
             )
-        masks = check_masks("GeneratorTrainer", masks, generator.num_classes, generator.ignore_index).to(device)
-        with torch.no_grad(), self.accelerator.autocast():
-            features = features_of(self.cut, images, device)
-            size = (int(masks.shape[-2]), int(masks.shape[-1]))
-            check_features("GeneratorTrainer", features, generator.spec, size)
-            real = [level.float() for level in generator.standardize(features)]
+        masks, real = self.real(images, masks)
         half = len(masks) // 2
         masks1, masks2 = masks[:half], masks[half : 2 * half]
         real1, real2 = [x[:half] for x in real], [x[half : 2 * half] for x in real]

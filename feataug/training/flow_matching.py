@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
-from feataug.core.checks import check_features, check_loader, check_masks
+from feataug.core.checks import check_loader
 from feataug.core.distributed import local_slice, rank_and_world
 from feataug.core.modes import eval_mode
 from feataug.core.rng import generator_for
@@ -23,8 +23,8 @@ from feataug.generation.flow import draw_times, latent_size, noise_maps
 from feataug.generation.generator import FeatureGenerator
 from feataug.training.config import GeneratorConfig
 from feataug.training.cuda_graph import GraphedLoss
-from feataug.training.feature_statistics import features_of
 from feataug.training.flow_losses import FlowLosses
+from feataug.training.objective_base import Objective, size_of
 
 # Images on which the held-out loss is measured.
 HELD_OUT_IMAGES = 200
@@ -42,7 +42,7 @@ def _schedule(seen: int, num_images: int) -> float:
     return min(1.0, (seen + 1) / max(rise, 1)) * (1 + math.cos(math.pi * min(1.0, seen / num_images))) / 2
 
 
-class FlowObjective:
+class FlowObjective(Objective):
     """A flow generator, its optimizer, and what they learn from a batch.
 
     Training has two parts. First the network learns velocities from features. Then the generator, in its own few steps, learns to give the
@@ -64,14 +64,12 @@ class FlowObjective:
         for all levels of a cut together.
     """
 
-    accelerator: Accelerator
     loss: Any
     velocity_loss: Any
-    optimizers: dict[str, Any]
 
     def __init__(self, generator: FeatureGenerator, cut: Cut, config: GeneratorConfig, *, cuda_graph: bool = False) -> None:
-        self.generator, self.cut, self.config, self.cuda_graph = generator, cut, config, cuda_graph
-        self.parts = nn.ModuleDict()
+        super().__init__(generator, cut, config)
+        self.cuda_graph = cuda_graph
         share = config.distill_share if generator.steps < TEACHER_STEPS else 0
         self.first_part = config.num_images - round(share * config.num_images)
 
@@ -97,7 +95,7 @@ class FlowObjective:
         """Load the state of ``parts`` from a checkpoint of either part."""
         if parts:
             self._distill_from(averaged)
-        self.parts.load_state_dict(parts)
+        super().restore(parts, averaged)
 
     def _distill_from(self, averaged: FeatureGenerator) -> None:
         teacher = copy.deepcopy(averaged).eval().requires_grad_(False)
@@ -110,9 +108,8 @@ class FlowObjective:
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Move everything to the accelerator's device, and make the optimizer."""
-        config, self.accelerator = self.config, accelerator
-        self.cut.model.to(accelerator.device)
-        self.generator.to(accelerator.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        config = self.config
+        self.place(accelerator)
         fused = accelerator.device.type in ("cpu", "cuda")
         adam = torch.optim.AdamW(
             self.generator.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=fused
@@ -152,7 +149,7 @@ class FlowObjective:
 
     def _flow(self, images: Any, masks: Tensor, rng: torch.Generator, seen: int) -> tuple[float, Tensor, dict[str, Tensor]]:
         """Learning rate of the first part, what it minimises, and the losses by name."""
-        masks, real = self._real(images, masks)
+        masks, real = self.real(images, masks)
         noise, times = self._draw(len(masks) * rank_and_world()[1], masks, rng, local_slice())
         with self.accelerator.autocast():
             loss, expected = self.velocity_loss(masks, real, noise, times)
@@ -161,7 +158,7 @@ class FlowObjective:
 
     def _distill(self, masks: Tensor, rng: torch.Generator, seen: int) -> tuple[float, Tensor, dict[str, Tensor]]:
         """The same of the second part."""
-        masks = self._checked(masks)
+        masks = self.checked(masks)
         z = self._draw_z(len(masks) * rank_and_world()[1], masks, rng, local_slice()).to(masks.device)
         with self.accelerator.autocast():
             with torch.no_grad():
@@ -206,7 +203,7 @@ class FlowObjective:
                 # Features from a bank are those of crops.
                 parts = tiles(images, masks, window, generator.ignore_index) if isinstance(images, Tensor) else [(images, masks, masks)]
                 for part, given, _ in parts:
-                    given, real = self._real(part, given)
+                    given, real = self.real(part, given)
                     noise, times = self._draw(len(given), given, rng, slice(None))
                     total += float(loss_of(given, real, noise, times)[0]) * len(given)
                     counted += len(given)
@@ -215,35 +212,16 @@ class FlowObjective:
                     break
         return total / counted if counted else math.nan
 
-    @torch.no_grad()
-    def _real(self, images: Tensor | Sequence[Tensor], masks: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Checked masks and standardised features, on the device."""
-        generator, device = self.generator, self.accelerator.device
-        masks = self._checked(masks)
-        with self.accelerator.autocast():
-            features = features_of(self.cut, images, device)
-        check_features("GeneratorTrainer", features, generator.spec, _size_of(masks))
-        return masks, [level.float() for level in generator.standardize(features)]
-
-    def _checked(self, masks: Tensor) -> Tensor:
-        """Masks of known labels, on the device."""
-        return check_masks("GeneratorTrainer", masks, self.generator.num_classes, self.generator.ignore_index).to(self.accelerator.device)
-
     def _draw(self, count: int, masks: Tensor, rng: torch.Generator, mine: slice) -> tuple[list[Tensor], Tensor]:
         """Noise and times for ``count`` samples, of which this process takes those of ``mine``; ``config.noise_levels`` of each."""
         device = self.accelerator.device
         drawn = [(self._draw_z(count, masks, rng, mine), draw_times(count, rng)[mine]) for _ in range(self.config.noise_levels)]
         z, times = torch.cat([z for z, _ in drawn]), torch.cat([times for _, times in drawn])
-        return noise_maps(z.to(device), self.generator.spec, _size_of(masks)), times.to(device)
+        return noise_maps(z.to(device), self.generator.spec, size_of(masks)), times.to(device)
 
     def _draw_z(self, count: int, masks: Tensor, rng: torch.Generator, mine: slice) -> Tensor:
         """Noise for ``count`` samples of the masks' size, of which this process takes those of ``mine``; on the device of ``rng``."""
-        return torch.randn(count, latent_size(self.generator.spec, _size_of(masks)), generator=rng, device=rng.device)[mine]
-
-
-def _size_of(masks: Tensor) -> tuple[int, int]:
-    """Rows and columns."""
-    return int(masks.shape[-2]), int(masks.shape[-1])
+        return torch.randn(count, latent_size(self.generator.spec, size_of(masks)), generator=rng, device=rng.device)[mine]
 
 
 def warn_of_memory(curve: Sequence[float]) -> None:

@@ -7,15 +7,16 @@ from accelerate import Accelerator
 from feataug.cutting.cut import Cut
 from feataug.errors import ConfigError
 from feataug.generation.generator import FeatureGenerator
-from feataug.training.bicyclegan import MakeCritic, Objective
+from feataug.training.bicyclegan import BicycleGANObjective, MakeCritic
 from feataug.training.config import GeneratorConfig
 from feataug.training.cuda_graph import can_capture
 from feataug.training.flow_matching import FlowObjective
+from feataug.training.objective_base import Objective
 
 
 def make_objective(
     generator: FeatureGenerator, cut: Cut, config: GeneratorConfig, critic: MakeCritic | None, accelerator: Accelerator, cuda_graph: bool
-) -> Objective | FlowObjective:
+) -> Objective:
     """The objective of ``config``; a flow's step is captured in a CUDA graph if that is wanted and possible.
 
     Warns:
@@ -24,7 +25,7 @@ def make_objective(
     captured = cuda_graph and can_capture(accelerator, config.objective)
     if config.objective == "flow":
         return FlowObjective(generator, cut, config, cuda_graph=captured)
-    return Objective(generator, cut, config, critic)
+    return BicycleGANObjective(generator, cut, config, critic)
 
 
 def check_objective(generator: FeatureGenerator, config: GeneratorConfig, critic: object) -> None:

@@ -17,6 +17,7 @@ from feataug.inference.context_check import CropSize
 from feataug.inference.evaluate import evaluate
 from feataug.inference.recognition import recognition
 from feataug.training.batches import part_of
+from feataug.training.objective_base import Objective
 
 
 def validate_model(
@@ -43,7 +44,9 @@ def try_validation(cut: Any, val_loader: Any, crops: tuple[int, int] | None, dev
             cut.decode(cut.encode(part.to(device, memory_format=torch.channels_last)), size)
 
 
-def measure_generator(objective: Any, generator: Any, val_loader: Any, crops: tuple[int, int] | None, device: torch.device) -> dict[str, Any]:
+def measure_generator(
+    objective: Objective, generator: Any, val_loader: Any, crops: tuple[int, int] | None, device: torch.device
+) -> dict[str, Any]:
     """Recognition score and diversity of a generator, and a flow's loss on images that are not trained on.
 
     Args:
@@ -57,9 +60,8 @@ def measure_generator(objective: Any, generator: Any, val_loader: Any, crops: tu
     found = recognition(
         objective.cut, generator, val_loader, ignore_index=generator.ignore_index, seed=objective.config.seed, device=device, window=window
     )
-    if callable(held_out := getattr(objective, "held_out", None)):
-        found["held_out"] = held_out(generator, val_loader, window)
-    return found
+    held_out = objective.held_out(generator, val_loader, window)
+    return found if held_out is None else found | {"held_out": held_out}
 
 
 def _window(cut: Any, crops: tuple[int, int] | None) -> tuple[int, int] | None:

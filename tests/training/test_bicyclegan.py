@@ -7,7 +7,7 @@ from torch import nn
 from benchmarks.plain_objective import OneHotConv, OneHotShares, PlainObjective
 from feataug import FeatureGenerator, GeneratorConfig, split
 from feataug.errors import TrainingError
-from feataug.training.bicyclegan import Objective
+from feataug.training.bicyclegan import BicycleGANObjective
 from feataug.training.device import make_accelerator
 
 CLASSES, SIZE = 5, (32, 48)
@@ -21,7 +21,7 @@ def make(kind, config):
     generator = FeatureGenerator(CLASSES, cut.spec, "bicyclegan", mask_widths=(6, 12), width=12, depth=1, latent_dim=3).train()
     generator.set_statistics([torch.full((12,), 0.1)], [torch.full((12,), 0.5)])
     objective = kind(generator, cut, config)
-    objective.prepare(make_accelerator("cpu", "no") if kind is Objective else torch.device("cpu"))
+    objective.prepare(make_accelerator("cpu", "no") if kind is BicycleGANObjective else torch.device("cpu"))
     # Ours computes a spectral norm once where the plain one does so for each use: the iteration must have ended for both to be the same.
     with torch.no_grad():
         for judge in (objective.parts["judge_encoded"], objective.parts["judge_random"]):
@@ -42,7 +42,7 @@ def batch(seed=0, count=5):
 )
 def test_every_loss_and_every_gradient_is_that_of_the_plain_objective(changes):
     config = GeneratorConfig.bicyclegan(seed=3, critic_width=8, **changes)
-    ours, plain = make(Objective, config), make(PlainObjective, config)
+    ours, plain = make(BicycleGANObjective, config), make(PlainObjective, config)
     # The other side is really the plain one.
     kinds = {type(m) for m in (*plain.generator.modules(), *plain.parts.modules())}
     assert OneHotConv in kinds
@@ -64,4 +64,4 @@ def test_every_loss_and_every_gradient_is_that_of_the_plain_objective(changes):
 
 def test_a_single_sample_cannot_be_halved():
     with pytest.raises(TrainingError, match=r"^GeneratorTrainer: batches are too small\.\n  given:   1 sample\n"):
-        make(Objective, GeneratorConfig.bicyclegan()).step(*batch(count=1), 0)
+        make(BicycleGANObjective, GeneratorConfig.bicyclegan()).step(*batch(count=1), 0)
