@@ -2,7 +2,8 @@
 
 The default generator for the lite0 PSPNet's cut at stride 16, 16 crops of 224 x 288, the encoder's pass included. On a GPU the plain step in fp32
 is raced by bf16, by a compiled loss, and by CUDA graphs (``GeneratorTrainer(cuda_graph=True)``), whose losses are compared with the plain ones;
-``overlap`` is a mixed step with and without it. On a CPU only bf16. ``--profile`` writes torch.profiler's table of each side.
+``overlap`` is a mixed step with and without it. On a CPU only bf16. ``distillation_step`` is a step of the second part beside one of the first,
+both in the same precision. ``--profile`` writes torch.profiler's table of each side.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from feataug.models import PSPNet
 from feataug.training.device import keep_freed_memory, make_accelerator
 from feataug.training.flow_matching import FlowObjective
 
-CLASSES, BATCH, SIZE = 19, 16, (224, 288)
+CLASSES, BATCH, SIZE, IMAGES = 19, 16, (224, 288), 10**6
 # The captured step computes what the plain one does, in another order.
 TOLERANCE = 1e-3
 
@@ -35,7 +36,7 @@ def objective(device: str, precision: str, *, cuda_graph: bool = False, compiled
     torch.manual_seed(0)
     cut = frozen_lite0(CLASSES)
     cut.model.to(device, memory_format=torch.channels_last)
-    config = GeneratorConfig(mixed_precision=precision, num_images=10**6)
+    config = GeneratorConfig(mixed_precision=precision, num_images=IMAGES)
     found = FlowObjective(FeatureGenerator(CLASSES, cut.spec), cut, config, cuda_graph=cuda_graph)
     found.prepare(make_accelerator(device, precision))
     if compiled:
@@ -79,7 +80,16 @@ def main() -> None:
     lines: list[dict[str, Any]] = []
 
     def step(made: FlowObjective) -> dict[str, torch.Tensor]:
-        return made.step(images, masks, 0)
+        return made.step(images, masks, made.first_part if made.parts else 0)
+
+    def profiled(name: str, ours: FlowObjective) -> None:
+        if args.profile:
+            activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if args.device == "cuda" else [])
+            with profile(activities=activities) as seen:
+                step(ours)
+            table = seen.key_averages().table(sort_by=f"self_{args.device}_time_total", row_limit=20)
+            with args.profile.open("a") as file:
+                file.write(f"{name}\n{table}\n")
 
     for name, way in ways.items():
         plain = objective(args.device, "no")
@@ -94,13 +104,14 @@ def main() -> None:
         write("flow_step", args.device, lines)
         if way["precision"] == "no" and gap > TOLERANCE:
             raise SystemExit(f"{name}: the loss is {losses[0]}, without {losses[1]}")
-        if args.profile:
-            activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if args.device == "cuda" else [])
-            with profile(activities=activities) as seen:
-                step(ours)
-            table = seen.key_averages().table(sort_by=f"self_{args.device}_time_total", row_limit=20)
-            with args.profile.open("a") as file:
-                file.write(f"{name}\n{table}\n")
+        profiled(name, ours)
+    precision = "bf16" if args.device == "cuda" else "no"
+    plain, ours = (objective(args.device, precision) for _ in range(2))
+    ours.next_part(ours.first_part, ours.generator)
+    found = race(partial(step, ours), partial(step, plain), seconds=args.seconds, device=args.device, warm_up=3)
+    lines.append({"claim": "distillation_step"} | found | {"bound": "for comparison", "model": precision.replace("no", "fp32")} | about)
+    write("flow_step", args.device, lines)
+    profiled("distillation", ours)
     if args.device == "cuda":
         found = race(*overlapping(args.device), seconds=args.seconds, device=args.device, warm_up=3)
         lines.append({"claim": "overlap"} | found | {"bound": "at most 1"} | about)

@@ -26,6 +26,7 @@ CLAIMS = {
     "generating_bank": ("mixed step with a bank, new samples in every fourth step", "one whose features are stored, share of its time"),
     "generator_step": ("generator's training step", "the same objective written plainly, times faster"),
     "flow_step": ("a flow's training step", "the same in fp32, launched kernel by kernel, times faster"),
+    "distillation_step": ("a flow's training step, distillation", "one that learns velocities, share of its time"),
     "overlap": ("mixed step that generates while the encoder runs", "one that does not, share of its time"),
     "kernels_generator_step": ("kernels of a generator's training step", "those of the BicycleGAN objective written plainly, share of them"),
     "kernels_mixed_step": ("kernels of a mixed step", "those of a plain step, share of them"),
