@@ -10,6 +10,7 @@ from docs.drawing.words import data_title, seeds
 from feataug.core.measures import TITLES
 from feataug.evaluation.paired_differences import difference, interval
 from feataug.training.config import GeneratorConfig
+from studies.lib.comparison import Comparison
 from studies.lib.setups import SETUPS
 from studies.own.teaching import STEPS
 
@@ -81,6 +82,9 @@ def teaching(name: str, r: dict[str, Any]) -> str:
         option += f" --decoder-steps {s['steps']['num_steps']}"
     share = [config.get("distill_share", 0.0) for config in s["generator"]]
     option += f" --distill-share {share[0]:g}" if share and share[0] != GeneratorConfig().distill_share else ""
+    images = [config["num_images"] for config in s["generator"]]
+    usual = Comparison.generator_configs[0].num_images * (2 if s["half"] else 1)
+    option += f" --generator-images {images[0]}" if images and images[0] != usual else ""
     option += f" --kept {s['kept']['views']}" if "kept" in s else ""
     further = [source for source in found["sources"] if source.startswith(("generator-", "24k-"))]
     option += " --generators " + " ".join(f"{source}-model" for source in further) if further else ""
