@@ -110,6 +110,8 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
             self.mask_encoder = MaskEncoder(num_classes, settings["mask_widths"], self.finest)
             self.unet = self._unet(settings["depth"], settings["width"])
         self._add_statistics(spec)
+        # Training assigns some, and a user may.
+        self._made_with = {name: getattr(self, name) for name in ("ignore_index", "steps", "distilled_steps") if hasattr(self, name)}
         # Saved with the weights, so that another version's presets do not change a generator. A subclass may mean something else by a name.
         known = getattr(self, "_hub_mixin_config", None)
         if isinstance(known, dict) and type(self).__init__ is FeatureGenerator.__init__:
@@ -225,12 +227,10 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         levels = (self._follow_flow if self.preset == "flow" else self._run_unet)(masks, z, samples, size)
         return tuple(levels) if standardized else self.destandardize(levels)
 
-    def note_distillation(self, steps: int | None) -> None:
-        """Note for how many steps a flow's weights were made; ``None`` for any. It is saved with them."""
-        self.distilled_steps = steps
-        known = getattr(self, "_hub_mixin_config", None)
-        if isinstance(known, dict) and "distilled_steps" in known:
-            known["distilled_steps"] = steps
+    def _changed_settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        made = self._made_with
+        # A subclass may mean something else by a name: then its value is not the one that this class was made with.
+        return {name: now for name in made if (now := getattr(self, name)) != made[name] == config.get(name, made[name])}
 
     def encode_masks(self, masks: Tensor) -> MaskCodes:
         """A flow's condition: what ``velocity`` needs to know of ``(B, H, W)`` masks, and the mean of their features."""

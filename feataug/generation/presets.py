@@ -19,7 +19,8 @@ MODULATIONS = ("none", "latent", "class")
 
 
 def check_steps(steps: int, distilled: int | None) -> None:
-    """Raise ``ConfigError`` if a flow that was distilled for some number of steps is to take another."""
+    """Raise ``ConfigError`` for a number of steps that no flow takes, or another than the one that it was distilled for."""
+    check_number("FeatureGenerator", "steps", steps, low=2, integer=True)
     if distilled not in (None, steps):
         raise ConfigError(
             "FeatureGenerator: the generator was distilled for another number of steps.",

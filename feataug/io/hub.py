@@ -65,6 +65,7 @@ class HubModel(PyTorchModelHubMixin):
         config = kwargs.pop("config", None) or self._hub_mixin_config
         if isinstance(config, dict):
             config = {key: value for key, value in config.items() if key not in (_CARD, *self._not_arguments())}
+            config |= self._changed_settings(config)
             config |= {_CARD: dict(self.card)} if self.card else {}
             config |= {_SIZE: list(size)} if (size := noted_size(self)) is not None and self._not_arguments() else {}
         kwargs["model_card_kwargs"] = {"name": name} | (kwargs.get("model_card_kwargs") or {})
@@ -99,6 +100,10 @@ class HubModel(PyTorchModelHubMixin):
         if is_main() and _is_ours(readme):
             settings = read_settings(folder) if (Path(folder) / FILE).is_file() else None
             self.generate_model_card(name=local_name(folder), inference=settings).save(readme)
+
+    def _changed_settings(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings that are no longer those of ``config``, with which the model was made. Subclasses override it."""
+        return {}
 
     @classmethod
     def _not_arguments(cls) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ class FlowObjective(Objective):
     def begin(self) -> None:
         """Start the first part, also with a generator that an earlier training distilled."""
         self.parts.clear()
-        self.generator.note_distillation(None)
+        self.generator.distilled_steps = None
 
     def next_part(self, seen: int, averaged: FeatureGenerator) -> bool:
         """Start the second part, from the averaged weights of the first, if it is time. Return whether it was."""
@@ -103,7 +103,7 @@ class FlowObjective(Objective):
         self.parts["teacher"] = teacher
         self.generator.load_state_dict(averaged.state_dict())
         for made in (self.generator, averaged):
-            made.note_distillation(made.steps)
+            made.distilled_steps = made.steps
         self.optimizers["generator"].state.clear()
 
     def prepare(self, accelerator: Accelerator) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from feataug import FeatureGenerator, FinetuneConfig, feature_quality, split, teaching_score
 from feataug.core.fingerprints import fingerprint
-from feataug.core.identity import describe_masks
+from feataug.core.identity import architecture, describe_masks
 from feataug.data import seeded_loader
 from feataug.evaluation import ClassGaussians
 from feataug.evaluation.teaching.decoder_training import first_batches
@@ -59,8 +59,9 @@ class GeneratorSource(nn.Module):
         return tuple(self.generator(masks, self.generator.draw_z(masks, rng))), masks
 
     def settings(self) -> dict[str, Any]:
-        """Identify this source."""
-        return {"generator": fingerprint(self.generator), "masks": describe_masks(self.source) if self.source is not None else None}
+        """Identify this source. The same weights may sample in another number of steps."""
+        about = {"generator": fingerprint(self.generator), "architecture": architecture(self.generator)}
+        return about | {"masks": describe_masks(self.source) if self.source is not None else None}
 
 
 def fresh_pspnet(classes: int, cpu: bool, seed: int) -> nn.Module:

@@ -186,3 +186,12 @@ def test_messages(name):
     with pytest.raises(ConfigError) as error:
         FeatureGenerator(K, ONE, **settings)
     assert str(error.value) == text
+
+
+@pytest.mark.parametrize("steps", [1, 0, 2.5, True])
+def test_a_number_of_steps_that_no_flow_takes_is_refused_also_when_it_was_assigned(steps):
+    generator = make()
+    generator.steps = steps
+    with pytest.raises(ConfigError) as error:
+        generator(torch.zeros(1, 32, 48, dtype=torch.long))
+    assert str(error.value) == f"FeatureGenerator: steps is out of range.\n  given:   {steps!r}\n  needed:  an integer in [2, inf)"

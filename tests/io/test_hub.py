@@ -1,5 +1,6 @@
 """Models in folders: loaded whole, or an error of ours; and for which cut they were made."""
 
+import copy
 import json
 import os
 
@@ -219,6 +220,41 @@ class AnyKeyword(FeatureGenerator):
 
     def __init__(self, num_classes, spec, **settings):
         super().__init__(num_classes, spec, **settings)
+
+
+@pytest.mark.parametrize("kind", [FeatureGenerator, AnyKeyword, SameArguments])
+@pytest.mark.parametrize("given", [{}, {"steps": 3, "ignore_index": 250}], ids=str)
+@pytest.mark.parametrize(
+    "assigned", [{}, {"steps": 7}, {"ignore_index": 254}, {"steps": 5, "distilled_steps": 5}, {"steps": 2, "ignore_index": 255}], ids=str
+)
+def test_what_was_assigned_after_construction_is_saved(tmp_path, kind, given, assigned):
+    generator = kind(3, FeatureSpec((LevelSpec("body", 8, 4),)), width=8, depth=1, **given)
+    for name, value in assigned.items():
+        setattr(generator, name, value)
+    # A copy, such as a moving average, knows of it as well.
+    copy.deepcopy(generator).save_pretrained(tmp_path)
+    again = kind.from_pretrained(tmp_path)
+    expected = {"steps": 2, "distilled_steps": None, "ignore_index": 255} | given | assigned
+    assert {name: getattr(again, name) for name in expected} == expected
+    # And once more, from what was loaded.
+    again.steps = again.distilled_steps = 9
+    again.save_pretrained(tmp_path)
+    assert kind.from_pretrained(tmp_path).distilled_steps == 9
+
+
+class Named(FeatureGenerator):
+    """One of ones own whose argument is no number of steps."""
+
+    def __init__(self, spec, steps="few"):
+        super().__init__(3, spec, width=8, depth=1, steps={"few": 2, "many": 8}[steps])
+
+
+def test_an_argument_that_means_something_else_is_saved_as_it_was_given(tmp_path):
+    generator = Named(SPEC, "many")
+    generator.steps = 4
+    generator.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == "many"
+    assert Named.from_pretrained(tmp_path).steps == 8
 
 
 @pytest.mark.parametrize("preset", [{}, {"preset": "bicyclegan"}], ids=str)

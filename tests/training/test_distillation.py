@@ -154,7 +154,7 @@ def test_a_distilled_generator_can_be_trained_again():
     assert trainer.generator.distilled_steps == 2
     again, objective = watched(settings(distill_share=0.5, eval_images=8))
     again.generator.load_state_dict(trainer.generator.state_dict())
-    again.generator.note_distillation(2)
+    again.generator.distilled_steps = 2
     results = again.fit(loader(), list(loader()))
     assert [sorted(losses) for _, losses, _, _ in objective.notes] == [["expected", "flow"]] * 2 + [["distill"]] * 2
     # The same trainer, too, begins with its first part.
