@@ -22,7 +22,8 @@ RESULTS = DOCS.parent / "studies" / "results"
 # In the order of the page.
 DATA = (
     "camvid-half", "camvid-half-1600", "camvid-half-1600-alternatives", "camvid-half-1600-distilled", "camvid-half-flow", "camvid-half-flow-composed",
-    "camvid-half-0.25", "camvid-half-0.1", "camvid", "idd-half", "idd-half-1600", "idd-half-0.1", "idd", "camvid-half-fpn", "camvid-half-vit",
+    "camvid-half-0.25", "camvid-half-0.1", "camvid", "idd-half", "idd-half-1600", "idd-half-1600-distilled", "idd-half-0.1", "idd",
+    "camvid-half-fpn", "camvid-half-vit", "camvid-half-vit-distilled",
 )  # fmt: skip
 
 

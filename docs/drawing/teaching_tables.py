@@ -74,7 +74,7 @@ def teaching(name: str, r: dict[str, Any]) -> str:
     """What fresh decoders learn from each source."""
     s, found, names = r["settings"], r["teaching"], titles(r)
     option = " --half" if s["half"] else ""
-    option += {"fpn": " --model fpn", "vit": " --model vit"}.get(name.rpartition("-")[2], "")
+    option += "".join(f" --model {model}" for model in ("fpn", "vit") if model in name.split("-"))
     # Models of other kinds have numbers of steps of their own.
     if s["model"].startswith("PSPNet") and s["base"]["num_steps"] != SETUPS[s["data"]].base_steps:
         option += f" --steps {s['base']['num_steps']}"

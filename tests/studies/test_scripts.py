@@ -1,10 +1,14 @@
 """Every study can be imported, and the index in studies/README.md lists every study with files and headings that exist."""
 
+import dataclasses
+import importlib
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+from studies.lib.comparison import Comparison
 from tests.support import forks
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +20,32 @@ def test_studies_can_be_imported():
     assert len(STUDIES) > 15
     done = forks.run(f"import {', '.join(sorted(STUDIES))}")
     assert done.returncode == 0, done.stderr
+
+
+def shadowed(kind):
+    """Settings of base classes that a class's own methods hide: `--quick` and a GPU change settings of all studies."""
+    bases = [base for base in kind.__mro__[1:] if base.__module__.startswith("studies.")]
+    settings = {name for base in bases for name in vars(base).get("__annotations__", {})}
+    settings |= {name for base in bases for name, value in vars(base).items() if dataclasses.is_dataclass(value)}
+    return sorted(name for name, value in vars(kind).items() if inspect.isfunction(value) and name in settings)
+
+
+def test_no_method_hides_a_setting_of_its_base_class():
+    kinds = {kind for name in sorted(STUDIES) for _, kind in inspect.getmembers(importlib.import_module(name), inspect.isclass)}
+    kinds = {kind for kind in kinds if kind.__module__.startswith("studies.")}
+    assert len(kinds) > 15
+    assert {kind.__name__: shadowed(kind) for kind in kinds if shadowed(kind)} == {}
+
+
+def test_a_method_that_hides_a_setting_is_found():
+    class Hides(Comparison):
+        def further(self):
+            return {}
+
+        def run_base(self):
+            return {}
+
+    assert shadowed(Hides) == ["further"]
 
 
 def index_rows(text):
