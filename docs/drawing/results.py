@@ -15,15 +15,15 @@ from docs.drawing.page import DOCS, wrap, write_or_check
 from docs.drawing.protocol_tables import bias, comparison, protocol, ways
 from docs.drawing.room_tables import room, sites
 from docs.drawing.settings_table import read_result, settings_table
-from docs.drawing.teaching_tables import ALTERNATIVES, gains_over_views, images_gone, teaching, variants
+from docs.drawing.teaching_tables import ALTERNATIVES, gains_over_views, images_gone, learning_rates, teaching, variants
 from docs.drawing.words import seeds
 
 RESULTS = DOCS.parent / "studies" / "results"
 # In the order of the page.
 DATA = (
     "camvid-half", "camvid-half-1600", "camvid-half-1600-alternatives", "camvid-half-1600-distilled", "camvid-half-flow", "camvid-half-flow-composed",
-    "camvid-half-0.25", "camvid-half-0.1", "camvid", "idd-half", "idd-half-1600", "idd-half-1600-distilled", "idd-half-0.1", "idd",
-    "camvid-half-fpn", "camvid-half-vit", "camvid-half-vit-distilled",
+    "camvid-half-0.25", "camvid-half-0.1", "camvid-half-0.1-distilled", "camvid", "idd-half", "idd-half-1600", "idd-half-1600-distilled",
+    "idd-half-0.1", "idd", "camvid-half-fpn", "camvid-half-vit", "camvid-half-vit-distilled",
 )  # fmt: skip
 
 
@@ -91,7 +91,8 @@ KEPT = """
 A site may not keep its images, or a decoder is trained where they must not go. What is left is what was made of them while they were there. Below,
 one encoded view of each image is compared with a generator, which has learned from all views; both have the masks. *Real features* are what the
 images themselves would teach, in ever new views. The decoders are trained for 1,600 steps, on [CamVid](#camvid-half-resolution-1600-steps) and
-[IDD-Lite](#idd-lite-half-resolution-1600-steps).
+[IDD-Lite](#idd-lite-half-resolution-1600-steps), where a flow was also [distilled and trained for
+longer](#idd-lite-half-resolution-1600-steps-a-distilled-flow).
 
 {tables}
 
@@ -105,8 +106,8 @@ ROOM = """
 ## Few labels, many masks
 
 A tenth of the images are labelled; of the others only the masks are known, as from planners, simulators or maps. The base model and the generator
-see the few images alone. *feataug*, and the other features, are mixed in for all masks. The *ceiling* has real features of the images that belong to
-the other masks.
+see the few images alone. *feataug*, and the other features, are mixed in for all masks. The *ceiling* has real features of the images that belong
+to the other masks. The first flow was trained without [distillation](losses.md#a-flow), the second, for another base model, with it.
 """
 
 SITES = """
@@ -142,10 +143,11 @@ def page() -> str:
             parts += [title, *(draw(name, r) for name, r in results.items())]
         if study == "teaching":
             parts += ["", *(variants(r) for r in read("teaching-variants").values())]
+            parts += ["", *(learning_rates(r) for r in read("learning-rates").values())]
     taught = read("teaching")
     other = taught["camvid-half-1600-alternatives"]
     runs, alternatives = seeds(other["settings"]["seeds"]), gains_over_views(other, (*ALTERNATIVES, "real"))
-    tables = "\n\n".join(images_gone(taught[name]) for name in ("camvid-half-1600", "idd-half-1600"))
+    tables = "\n\n".join(images_gone(taught[name]) for name in ("camvid-half-1600", "idd-half-1600", "idd-half-1600-distilled"))
     parts.append(KEPT.format(tables=tables, runs=runs, alternatives=alternatives))
     if results := read("room"):
         parts += [ROOM, *(room(name, r) for name, r in results.items())]

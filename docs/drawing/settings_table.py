@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docs.drawing.teaching_tables import ALTERNATIVES
+from docs.drawing.teaching_tables import ALTERNATIVES, trained_longer
 from docs.drawing.words import NAMES, seeds
 from feataug.evaluation.paired_differences import difference
 
@@ -70,25 +70,41 @@ def all_settings() -> list[Setting]:
     """The settings in the order of the table."""
     gone = [
         *kept("camvid", read_result("teaching-camvid-half-1600"), read_result("teaching-camvid-half-1600-alternatives")),
-        *kept("idd", read_result("teaching-idd-half-1600")),
+        *kept("idd", read_result("teaching-idd-half-1600-distilled"), rest=read_result("teaching-idd-half-1600")),
     ]
-    return [*gone, *sites(read_result("sites")), room(read_result("room-camvid-half-0.1"))]
+    return [*gone, *sites(read_result("sites")), room(read_result("room-camvid-half-0.1-distilled"))]
 
 
-def kept(data: str, result: Mapping[str, Any], alternatives: Mapping[str, Any] | None = None) -> list[Setting]:
-    """The images are gone: one encoded view of each was kept; beside it, or in its place, there are generator and masks."""
-    runs = {name: [run[name]["after"] for run in result["teaching"]["seeds"]] for name in result["teaching"]["sources"]}
+def kept(
+    data: str, result: Mapping[str, Any], alternatives: Mapping[str, Any] | None = None, rest: Mapping[str, Any] | None = None
+) -> list[Setting]:
+    """The images are gone: one encoded view of each was kept; beside it, or in its place, there are generator and masks.
+
+    Args:
+        data: The data set.
+        result: The figures of the views, of ours and of real features.
+        alternatives: What else one could do with the views, on another base model.
+        rest: The figures of class Gaussians and of mirroring, if they are not of ``result``: on the same base model, maybe on fewer seeds.
+    """
+    runs, others_runs = _after(result), _after(rest or result)
+    about = f" ({seeds(others_runs['kept'])})" if len(others_runs["kept"]) != len(runs["kept"]) else ""
     beside = {"kept and gaussians": "class Gaussians", "kept, mirrored": "mirrored features"}
-    others = {text: (runs["kept"], runs[name]) for name, text in beside.items()}
+    others = {text + about: (others_runs["kept"], others_runs[name]) for name, text in beside.items()}
     if alternatives is not None:
-        more = {name: [run[name]["after"] for run in alternatives["teaching"]["seeds"]] for name in alternatives["teaching"]["sources"]}
-        about = f" ({seeds(more['kept'])}, another base)"
-        others |= {name.removeprefix("kept, ") + about: (more["kept"], arm) for name, arm in more.items() if name in ALTERNATIVES}
+        more = _after(alternatives)
+        another = f" ({seeds(more['kept'])}, another base)"
+        others |= {name.removeprefix("kept, ") + another: (more["kept"], arm) for name, arm in more.items() if name in ALTERNATIVES}
     where = f"[images are gone](#images-are-gone), {NAMES[data]}"
-    gaussians = {"class Gaussians": (runs["kept"], runs["gaussians"])}
-    texts = ("an encoded view of each was kept; a flow beside it", "a flow in place of the views")
+    gaussians = {f"class Gaussians{about}": (others_runs["kept"], others_runs["gaussians"])}
+    flow = f"a flow{trained_longer(result['settings'])}"
+    texts = (f"an encoded view of each was kept; {flow} beside it", f"{flow} in place of the views")
     arms = ((runs["kept and generator"], others), (runs["generator"], gaussians))
     return [Setting(f"{where}: {text}", runs["kept"], runs["real"], ours, rest) for text, (ours, rest) in zip(texts, arms, strict=True)]
+
+
+def _after(result: Mapping[str, Any]) -> dict[str, Runs]:
+    """By source, its figures after the class bias, seed by seed."""
+    return {name: [run[name]["after"] for run in result["teaching"]["seeds"]] for name in result["teaching"]["sources"]}
 
 
 def sites(result: Mapping[str, Any]) -> list[Setting]:

@@ -70,6 +70,13 @@ def titles(r: Mapping[str, Any]) -> dict[str, str]:
     }  # fmt: skip
 
 
+def trained_longer(settings: Mapping[str, Any]) -> str:
+    """How many images a study's flow was trained on, in words, if they are not as many as usual."""
+    images = [config["num_images"] for config in settings["generator"]]
+    usual = Comparison.generator_configs[0].num_images * (2 if settings["half"] else 1)
+    return f" of {images[0]:,} images" if images and images[0] != usual else ""
+
+
 def teaching(name: str, r: dict[str, Any]) -> str:
     """What fresh decoders learn from each source."""
     s, found, names = r["settings"], r["teaching"], titles(r)
@@ -82,9 +89,7 @@ def teaching(name: str, r: dict[str, Any]) -> str:
         option += f" --decoder-steps {s['steps']['num_steps']}"
     share = [config.get("distill_share", 0.0) for config in s["generator"]]
     option += f" --distill-share {share[0]:g}" if share and share[0] != GeneratorConfig().distill_share else ""
-    images = [config["num_images"] for config in s["generator"]]
-    usual = Comparison.generator_configs[0].num_images * (2 if s["half"] else 1)
-    option += f" --generator-images {images[0]}" if images and images[0] != usual else ""
+    option += f" --generator-images {s['generator'][0]['num_images']}" if trained_longer(s) else ""
     option += f" --kept {s['kept']['views']}" if "kept" in s else ""
     further = [source for source in found["sources"] if source.startswith(("generator-", "24k-"))]
     option += " --generators " + " ".join(f"{source}-model" for source in further) if further else ""
@@ -223,6 +228,26 @@ def variants(r: Mapping[str, Any]) -> str:
     ]
     for line in r["screen"]:
         lines.append(f"| {line['variant']} | {line['images']:,} | {line['held_out']:.3f} | {line['minutes']:.1f} | {line['evaluation']:.2f} |")
+    return "\n".join(lines)
+
+
+def learning_rates(r: Mapping[str, Any]) -> str:
+    """The loss of flows on held-out images, by learning rate and length of training."""
+    s, lengths = r["settings"], sorted({run["images"] for run in r["runs"]})
+    found = {(run["lr"], run["images"]): run["held_out"] for run in r["runs"]}
+    option = " --half" if s["half"] else ""
+    lines = [
+        "### How fast a flow learns",
+        "",
+        f"`python -m studies.own.learning_rates --data DIR --dataset {s['data']}{option} --images {' '.join(map(str, lengths))}`: {s['model']}, "
+        f"cut at `{s['at']}`; the loss on windows of validation images by the number of training crops, none of which was seen twice. The default "
+        f"rate is {GeneratorConfig().lr:g}. What they teach was not measured.",
+        "",
+        "| learning rate | " + " | ".join(f"{images:,} images" for images in lengths) + " |",
+        "|---" * (len(lengths) + 1) + "|",
+    ]
+    for rate in dict.fromkeys(run["lr"] for run in r["runs"]):
+        lines.append(f"| {rate:g} | " + " | ".join(_cell(found.get((rate, images)), ".3f") for images in lengths) + " |")
     return "\n".join(lines)
 
 

@@ -132,10 +132,11 @@ def test_a_loss_that_is_not_finite(tmp_path, preset, name, log_images):
 def test_a_generator_that_ignores_z_is_reported(preset):
     trainer = make(settings(preset, lr=0.0, ema_images=0))
     if preset == "flow":
-        # One step from any noise to zero.
-        weight = next(trainer.generator.parameters())
-        trainer.generator.velocity = lambda noisy, times, codes: [0 * weight.sum() - x for x in noisy]
-        trainer.generator.steps = 1
+        # From any noise to zero.
+        weight, spec = next(trainer.generator.parameters()), trainer.generator.spec
+        trainer.generator._follow_flow = lambda masks, z, samples, size: [
+            0 * weight.sum() + torch.zeros(samples * len(masks), level.channels, *level.size(size)) for level in spec
+        ]
         latent, advice = "", "Train longer."
     else:
         with torch.no_grad():
