@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docs.drawing.teaching_tables import ALTERNATIVES, trained_longer
+from docs.drawing.teaching_tables import ALTERNATIVES, unusual_images
 from docs.drawing.words import NAMES, seeds
 from feataug.evaluation.paired_differences import difference
 
@@ -86,20 +86,21 @@ def kept(
         alternatives: What else one could do with the views, on another base model.
         rest: The figures of class Gaussians and of mirroring, if they are not of ``result``: on the same base model, maybe on fewer seeds.
     """
-    runs, others_runs = _after(result), _after(rest or result)
-    about = f" ({seeds(others_runs['kept'])})" if len(others_runs["kept"]) != len(runs["kept"]) else ""
+    runs, compared = _after(result), _after(rest or result)
+    about = f" ({seeds(compared['kept'])})" if len(compared["kept"]) != len(runs["kept"]) else ""
     beside = {"kept and gaussians": "class Gaussians", "kept, mirrored": "mirrored features"}
-    others = {text + about: (others_runs["kept"], others_runs[name]) for name, text in beside.items()}
+    others = {text + about: (compared["kept"], compared[name]) for name, text in beside.items()}
     if alternatives is not None:
         more = _after(alternatives)
         another = f" ({seeds(more['kept'])}, another base)"
         others |= {name.removeprefix("kept, ") + another: (more["kept"], arm) for name, arm in more.items() if name in ALTERNATIVES}
     where = f"[images are gone](#images-are-gone), {NAMES[data]}"
-    gaussians = {f"class Gaussians{about}": (others_runs["kept"], others_runs["gaussians"])}
-    flow = f"a flow{trained_longer(result['settings'])}"
+    gaussians = {f"class Gaussians{about}": (compared["kept"], compared["gaussians"])}
+    images = unusual_images(result["settings"])
+    flow = f"a flow, trained on {images:,} images," if images else "a flow"
     texts = (f"an encoded view of each was kept; {flow} beside it", f"{flow} in place of the views")
     arms = ((runs["kept and generator"], others), (runs["generator"], gaussians))
-    return [Setting(f"{where}: {text}", runs["kept"], runs["real"], ours, rest) for text, (ours, rest) in zip(texts, arms, strict=True)]
+    return [Setting(f"{where}: {text}", runs["kept"], runs["real"], ours, other) for text, (ours, other) in zip(texts, arms, strict=True)]
 
 
 def _after(result: Mapping[str, Any]) -> dict[str, Runs]:

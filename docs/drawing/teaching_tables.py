@@ -70,11 +70,11 @@ def titles(r: Mapping[str, Any]) -> dict[str, str]:
     }  # fmt: skip
 
 
-def trained_longer(settings: Mapping[str, Any]) -> str:
-    """How many images a study's flow was trained on, in words, if they are not as many as usual."""
+def unusual_images(settings: Mapping[str, Any]) -> int | None:
+    """How many images a study's flow was trained on, if they are not as many as usual."""
     images = [config["num_images"] for config in settings["generator"]]
     usual = Comparison.generator_configs[0].num_images * (2 if settings["half"] else 1)
-    return f" of {images[0]:,} images" if images and images[0] != usual else ""
+    return images[0] if images and images[0] != usual else None
 
 
 def teaching(name: str, r: dict[str, Any]) -> str:
@@ -89,7 +89,8 @@ def teaching(name: str, r: dict[str, Any]) -> str:
         option += f" --decoder-steps {s['steps']['num_steps']}"
     share = [config.get("distill_share", 0.0) for config in s["generator"]]
     option += f" --distill-share {share[0]:g}" if share and share[0] != GeneratorConfig().distill_share else ""
-    option += f" --generator-images {s['generator'][0]['num_images']}" if trained_longer(s) else ""
+    images = unusual_images(s)
+    option += f" --generator-images {images}" if images else ""
     option += f" --kept {s['kept']['views']}" if "kept" in s else ""
     further = [source for source in found["sources"] if source.startswith(("generator-", "24k-"))]
     option += " --generators " + " ".join(f"{source}-model" for source in further) if further else ""
@@ -240,8 +241,8 @@ def learning_rates(r: Mapping[str, Any]) -> str:
         "### How fast a flow learns",
         "",
         f"`python -m studies.own.learning_rates --data DIR --dataset {s['data']}{option} --images {' '.join(map(str, lengths))}`: {s['model']}, "
-        f"cut at `{s['at']}`; the loss on windows of validation images by the number of training crops, none of which was seen twice. The default "
-        f"rate is {GeneratorConfig().lr:g}. What they teach was not measured.",
+        f"cut at `{s['at']}`; the loss on windows of validation images by the number of training crops, each seen once but for a last batch. The "
+        f"default rate is {GeneratorConfig().lr:g}. What these flows teach was not measured.",
         "",
         "| learning rate | " + " | ".join(f"{images:,} images" for images in lengths) + " |",
         "|---" * (len(lengths) + 1) + "|",

@@ -46,6 +46,6 @@ class Stages:
         figures = json.loads(file.read_text())
         check_settings(file, figures.pop("stage_settings", None), settings)
         self.seconds[name] = figures.pop("seconds")
-        if figures.pop("resumed"):
+        if figures.pop("resumed") and name not in self.resumed:
             self.resumed.append(name)
         return figures

@@ -2,7 +2,8 @@
 
     python -m studies.own.learning_rates --data DIR --dataset camvid --half [--images 4800 16000] [--rates 0.004 0.008 0.016]
 
-Crops are encoded once, so that a run takes a minute for every 5,000 images at half resolution; no crop is seen twice. The flows are not distilled.
+Crops are encoded once, so that a run takes a minute for every 5,000 images at half resolution; no run reads them more than once, but for a last
+batch. The flows are not distilled.
 Figures go to ``studies/results/learning-rates-DATASET.json`` after every run.
 """
 
@@ -20,16 +21,16 @@ from feataug.data import seeded_loader
 from feataug.io.atomic import write_json
 from feataug.training.device import keep_freed_memory
 from studies.lib.setups import arguments, parse
-from studies.own.teaching import Teaching
+from studies.own.protocol import Protocol
 
 
-class LearningRates(Teaching):
+class LearningRates(Protocol):
     """One base model, one set of encoded crops, and a flow for each rate and length."""
 
     def bank(self) -> FeatureBank:
         """Encoded training crops: as many as the longest training sees."""
-        cut = self.cut()
-        return FeatureBank.write(self.output / "bank", cut, seeded_loader(self.train, self.batch, seed=1), max(self.args.images), device=self.device)
+        crops = seeded_loader(self.train, self.batch, seed=1)
+        return FeatureBank.write(self.output / "bank", self.cut(), crops, max(self.args.images), device=self.device)
 
     def flow(self, rate: float, images: int) -> dict[str, Any]:
         """Train a flow and measure it."""
@@ -44,14 +45,16 @@ class LearningRates(Teaching):
     def run(self) -> list[dict[str, Any]]:
         """Every rate and length, the shortest first; the result is written after each."""
         self.run_base()
+        shared = self.generator_configs[0].to_dict() | {"distill_share": 0.0}
+        # Every run has its own.
+        del shared["lr"], shared["num_images"]
+        about = {"data": self.args.dataset, "half": self.args.half, "model": self.name, "at": self.at, "batch": self.batch, "generator": shared}
         runs: list[dict[str, Any]] = []
         for images in sorted(self.args.images):
             for rate in self.args.rates:
                 settings = self.generator_settings() | {"lr": rate, "images": images, "crops": max(self.args.images)}
-                run = self.stage(f"flow-{rate:g}-{images}", lambda r=rate, n=images: self.flow(r, n), settings)
-                runs.append({name: run[name] for name in ("lr", "images", "held_out", "ratio", "diversity")})
-                about = {"data": self.args.dataset, "half": self.args.half, "model": self.name, "at": self.at, "batch": self.batch}
-                write_json(self.args.result, {"runs": runs, "settings": about | {"generator": self.generator_configs[0].to_dict()}})
+                runs.append(self.stage(f"flow-{rate:g}-{images}", lambda r=rate, n=images: self.flow(r, n), settings))
+                write_json(self.args.result, {"runs": runs, "settings": about})
         return runs
 
 
@@ -60,7 +63,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = arguments(__doc__)
     parser.add_argument("--images", type=int, nargs="+", default=[4_800, 16_000], help="lengths of training")
     parser.add_argument("--rates", type=float, nargs="+", default=[0.004, 0.008, 0.016], help="learning rates")
-    parser.set_defaults(steps=None, distill_share=None, generator_images=None)
+    parser.set_defaults(steps=None)
     return parse(parser, "learning-rates", argv)
 
 

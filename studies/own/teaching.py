@@ -113,7 +113,7 @@ class Teaching(Protocol):
     def scores(self) -> dict[str, Any]:
         args = self.args
         config = replace(STEPS, num_steps=10 if args.quick else args.decoder_steps)
-        generators = ({"bicyclegan": self.output / "bicyclegan-model"} if args.bicyclegan else {}) | self.others()
+        generators = ({"bicyclegan": self.output / "bicyclegan-model"} if args.bicyclegan else {}) | self.given_generators()
         others: dict[str, Callable[[], nn.Module]] = {name: partial(GeneratorSource, folder) for name, folder in generators.items()}
         others |= self.kept() if args.kept else {}
         others |= {f"generator, {name} masks": lambda name=name: GeneratorSource(self.own(), self.masks(name)) for name in args.masks}  # type: ignore[misc]
@@ -131,7 +131,7 @@ class Teaching(Protocol):
         """The folder of the study's own generator."""
         return Path(self.output / "generator-model")
 
-    def others(self) -> dict[str, Path]:
+    def given_generators(self) -> dict[str, Path]:
         """The folders of ``--generators``, by name."""
         return {folder.name.removesuffix("-model"): folder for folder in self.args.generators}
 
@@ -166,7 +166,7 @@ class Teaching(Protocol):
             "kept and gaussians": beside_gaussians,
             "kept, mirrored": lambda: KeptFeatures(kept.features, kept.masks, flipped=True),
         }
-        found |= {f"kept and {name}": partial(beside, folder) for name, folder in self.others().items()}
+        found |= {f"kept and {name}": partial(beside, folder) for name, folder in self.given_generators().items()}
         if self.args.alternatives:
             others = alternatives(kept, frequency_weights(kept.masks, len(self.classes)))
             found |= {name: partial(others.__getitem__, name) for name in others}
@@ -175,7 +175,7 @@ class Teaching(Protocol):
     def held_out(self) -> dict[str, float]:
         """The loss of each flow on windows of validation images, with the same noise; of a distilled one, as its training measured it."""
         cut, config, found = self.cut(), self.generator_configs[0], {}
-        for name, folder in ({"generator": self.own()} | self.others()).items():
+        for name, folder in ({"generator": self.own()} | self.given_generators()).items():
             generator = FeatureGenerator.from_pretrained(folder).eval()
             if generator.preset != "flow":
                 continue
