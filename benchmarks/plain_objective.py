@@ -1,7 +1,7 @@
 """The generator's training step, written plainly: the other side of ``generator_step.py``, and a test's oracle.
 
 One-hot masks, one forward for each use, contiguous tensors, no autocast. The networks and their first weights are those of
-``feataug.training.bicyclegan.BicycleGANObjective``; only what looks labels up is replaced.
+``feataug.training.bicyclegan.BicycleGANObjective``; what looks labels up and what computes spectral norms is replaced.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from feataug import FeatureGenerator, GeneratorConfig
 from feataug.core.rng import generator_for
 from feataug.generation.critics import ShareEncoder
 from feataug.generation.layers.label_conv import LabelConv2d
+from feataug.generation.layers.spectral_norm import SpectralConv2d
 from feataug.losses import balanced_cross_entropy, kl_divergence, lsgan, mode_seeking, reconstruction, resize_logits
 from feataug.training.bicyclegan import BicycleGANObjective
 
@@ -53,13 +55,27 @@ class OneHotShares(nn.Module):
         return F.leaky_relu(self.project(shares), 0.2)
 
 
+def with_spectral_norm(layer: SpectralConv2d) -> nn.Module:
+    """The layer with torch's own spectral norm."""
+    conv = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding)  # type: ignore[arg-type]
+    conv.weight, conv.bias = layer.weight, layer.bias
+    normed: Any = spectral_norm(conv)
+    with torch.no_grad():
+        norm = normed.parametrizations.weight[0]
+        norm._u.copy_(layer.u)
+        norm._v.copy_(F.normalize(layer.weight.flatten(1).T @ layer.u, dim=0))
+    return conv
+
+
 def plainly(module: nn.Module) -> nn.Module:
-    """Replace what looks labels up, in place."""
+    """Replace what looks labels up, and norms that are computed together, in place."""
     for name, child in module.named_children():
         if isinstance(child, LabelConv2d):
             setattr(module, name, OneHotConv(child))
         elif isinstance(child, ShareEncoder):
             setattr(module, name, OneHotShares(child))
+        elif isinstance(child, SpectralConv2d):
+            setattr(module, name, with_spectral_norm(child))
         else:
             plainly(child)
     return module

@@ -208,13 +208,20 @@ def _real_and_synthetic(head: Tensor, num_real: int) -> tuple[Tensor, Tensor]:
     return first, second
 
 
-def lsgan(scores: Sequence[Tensor], target: float) -> Tensor:
+def lsgan(scores: Sequence[Tensor], *targets: float) -> Tensor:
     """Least-squares GAN loss, summed over the critic's scales: ``sum_s mean((D_s - target)^2)``.
+
+    Args:
+        scores: For each scale ``(B, ...)``.
+        targets: One for all, or several for as many equal parts of the batch, one after the other: the mean of the parts' losses.
 
     Source:
         Mao et al. (2017); BicycleGAN's multi-scale critics.
     """
-    return torch.stack([(score.float() - target).square().mean() for score in scores]).sum()
+    # Made on the device: to bring them there would wait for all earlier work.
+    parts = [torch.full((len(scores[0]) // len(targets),), target, device=scores[0].device) for target in targets]
+    wanted = torch.cat(parts) if len(parts) > 1 else parts[0]
+    return torch.stack([F.mse_loss(score.float(), wanted.view(-1, *[1] * (score.ndim - 1)).expand_as(score)) for score in scores]).sum()
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -186,6 +186,14 @@ def test_lsgan_sums_the_scales_means(rng):
     assert losses.lsgan([torch.full((2, 1, 2, 2), 0.5)] * 3, 0.5) == 0
 
 
+def test_lsgan_has_a_target_for_each_part_of_a_batch(rng):
+    scores = [torch.randn(4, 1, 3, 3, generator=rng), torch.randn(4, 2, generator=rng)]
+    halves = [[score[:2] for score in scores], [score[2:] for score in scores]]
+    expected = 0.5 * (losses.lsgan(halves[0], 1.0) + losses.lsgan(halves[1], 0.0))
+    torch.testing.assert_close(losses.lsgan(scores, 1.0, 0.0), expected)
+    assert not torch.isclose(losses.lsgan(scores, 0.0, 1.0), expected)
+
+
 def test_kl_divergence_is_torchs(rng):
     mean, log_variance = torch.randn(6, 8, generator=rng), torch.randn(6, 8, generator=rng)
     ours = losses.kl_divergence(mean, log_variance)

@@ -82,8 +82,7 @@ def teaching(name: str, r: dict[str, Any]) -> str:
     s, found, names = r["settings"], r["teaching"], titles(r)
     option = " --half" if s["half"] else ""
     option += "".join(f" --model {model}" for model in ("fpn", "vit") if model in name.split("-"))
-    # Models of other kinds have numbers of steps of their own.
-    if s["model"].startswith("PSPNet") and s["base"]["num_steps"] != SETUPS[s["data"]].base_steps:
+    if s["base"]["num_steps"] != SETUPS[s["data"]].base_steps:
         option += f" --steps {s['base']['num_steps']}"
     if s["steps"]["num_steps"] != STEPS.num_steps:
         option += f" --decoder-steps {s['steps']['num_steps']}"

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from feataug.core.specs import FeatureSpec
 from feataug.generation.layers.aspp import MaskEncoder
 from feataug.generation.layers.class_shares import class_shares
+from feataug.generation.layers.spectral_norm import SpectralConv2d
 
 
 class Discriminator(nn.Module):
@@ -86,11 +86,11 @@ class ShareEncoder(nn.Module):
 
 def _patch_critic(in_channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
-        spectral_norm(nn.Conv2d(in_channels, width, 3, padding=1)),
+        SpectralConv2d(in_channels, width, 3, padding=1),
         nn.LeakyReLU(0.2),
-        spectral_norm(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)),
+        SpectralConv2d(width, 2 * width, 3, stride=2, padding=1),
         nn.LeakyReLU(0.2),
-        spectral_norm(nn.Conv2d(2 * width, 2 * width, 3, padding=1)),
+        SpectralConv2d(2 * width, 2 * width, 3, padding=1),
         nn.LeakyReLU(0.2),
         nn.Conv2d(2 * width, 1, 1),
     )

@@ -19,6 +19,7 @@ from feataug.cutting.cut import Cut
 from feataug.errors import ConfigError, ShapeError, TrainingError
 from feataug.generation.critics import Discriminator, LatentEncoder
 from feataug.generation.generator import FeatureGenerator
+from feataug.generation.layers.spectral_norm import normalized_together
 from feataug.losses import balanced_cross_entropy, kl_divergence, lsgan, mode_seeking, reconstruction, resize_logits, split_outputs
 from feataug.training.config import GeneratorConfig
 from feataug.training.objective_base import Objective
@@ -141,65 +142,62 @@ class BicycleGANObjective(Objective):
             group["lr"] = config.lr * min(1.0, 2 - 2 * seen / config.num_images)
         critics = {"encoded": models["judge_encoded"], "random": models["judge_random"]}
         losses: dict[str, Tensor] = {}
-        for critic in critics.values():
-            critic.requires_grad_(False)
-        with self.accelerator.autocast():
-            mean, log_variance = models["latent"](real1)
-            z_random = noise()
-            codes = [mean + noise() * (log_variance / 2).exp(), z_random]
-            z_other = noise()
-            if config.diversity_weight:
-                codes.append(z_other)
-            made = models["generator"](masks1, torch.cat(codes), samples=len(codes), standardized=True)
-            encoded, random, *other = zip(*(level.float().chunk(len(codes)) for level in made), strict=True)
-            losses["l1"] = reconstruction(encoded, real1)
-            losses["kl"] = kl_divergence(mean, log_variance)
+        # Spectral norms are computed once for all uses of the critics, whose weights change in the end.
+        with normalized_together(*(critics.values() if config.gan_weight else ())):
+            for critic in critics.values():
+                critic.requires_grad_(False)
+            with self.accelerator.autocast():
+                mean, log_variance = models["latent"](real1)
+                z_random = noise()
+                codes = [mean + noise() * (log_variance / 2).exp(), z_random]
+                z_other = noise()
+                if config.diversity_weight:
+                    codes.append(z_other)
+                made = models["generator"](masks1, torch.cat(codes), samples=len(codes), standardized=True)
+                encoded, random, *other = zip(*(level.float().chunk(len(codes)) for level in made), strict=True)
+                losses["l1"] = reconstruction(encoded, real1)
+                losses["kl"] = kl_divergence(mean, log_variance)
+                if config.gan_weight:
+                    losses["gan"] = lsgan(critic_scores(critics["encoded"], masks1, encoded), 1.0)
+                    losses["gan"] = losses["gan"] + lsgan(critic_scores(critics["random"], masks1, random), 1.0)
+                else:
+                    losses["gan"] = made[0].new_zeros(())
+                # Only G learns to keep z readable: if E learned from this loss as well, the two would hide z from the critics.
+                models["latent"].requires_grad_(False)
+                found, _ = models["latent"](random)
+                models["latent"].requires_grad_(True)
+                losses["latent"] = (found - z_random).abs().mean()
+                if config.task_weight:
+                    out = self.cut.decode(generator.destandardize(random), masks.shape[-2:])
+                    logits = resize_logits(split_outputs(out)[0], masks.shape[-2:])
+                    losses["task"] = balanced_cross_entropy(
+                        logits, masks1, config.task_balance, generator.ignore_index, across_processes=True
+                    )
+                if config.diversity_weight:
+                    losses["diversity"] = mode_seeking(random, other[0], z_random, z_other)
+                total = sum(getattr(config, f"{name}_weight") * value for name, value in losses.items())
+            for name in ("generator", "latent"):
+                optimizers[name].zero_grad()
+            self.accelerator.backward(total)
+            for name in ("generator", "latent"):
+                optimizers[name].step()
+            for critic in critics.values():
+                critic.requires_grad_(True)
             if config.gan_weight:
-                losses["gan"] = lsgan(critic_scores(critics["encoded"], masks1, encoded), 1.0)
-                losses["gan"] = losses["gan"] + lsgan(critic_scores(critics["random"], masks1, random), 1.0)
-            else:
-                losses["gan"] = made[0].new_zeros(())
-            # Only G learns to keep z readable: if E learned from this loss as well, the two would hide z from the critics.
-            models["latent"].requires_grad_(False)
-            found, _ = models["latent"](random)
-            models["latent"].requires_grad_(True)
-            losses["latent"] = (found - z_random).abs().mean()
-            if config.task_weight:
-                out = self.cut.decode(generator.destandardize(random), masks.shape[-2:])
-                logits = resize_logits(split_outputs(out)[0], masks.shape[-2:])
-                losses["task"] = balanced_cross_entropy(
-                    logits, masks1, config.task_balance, generator.ignore_index, across_processes=True
-                )
-            if config.diversity_weight:
-                losses["diversity"] = mode_seeking(random, other[0], z_random, z_other)
-            total = sum(getattr(config, f"{name}_weight") * value for name, value in losses.items())
-        for name in ("generator", "latent"):
-            optimizers[name].zero_grad()
-        self.accelerator.backward(total)
-        for name in ("generator", "latent"):
-            optimizers[name].step()
-        for critic in critics.values():
-            critic.requires_grad_(True)
-        if config.gan_weight:
-            # Spectral norms are computed once for the two uses of a critic.
-            with parametrize.cached():
-                critic_loss = self._critic_loss(critics["encoded"], masks1, real1, masks1, encoded)
-                critic_loss = critic_loss + self._critic_loss(critics["random"], masks2, real2, masks1, random)
-            optimizers["critics"].zero_grad()
-            self.accelerator.backward(critic_loss)
-            optimizers["critics"].step()
-            losses["critics"] = critic_loss
+                # Those of a user's critic, which torch's own parametrizations may compute.
+                with parametrize.cached():
+                    critic_loss = self._critic_loss(critics["encoded"], masks1, real1, masks1, encoded)
+                    critic_loss = critic_loss + self._critic_loss(critics["random"], masks2, real2, masks1, random)
+                optimizers["critics"].zero_grad()
+                self.accelerator.backward(critic_loss)
+                optimizers["critics"].step()
+                losses["critics"] = critic_loss
         return {name: value.detach() for name, value in losses.items()}
 
     def _critic_loss(self, critic: Any, real_masks: Tensor, real: Any, masks: Tensor, synthetic: Any) -> Tensor:
-        """Half of LSGAN's two terms: real scores to 1, synthetic scores to 0."""
+        """Half of LSGAN's two terms: real scores to 1, synthetic scores to 0. Both are judged in one pass."""
         with self.accelerator.autocast():
-            synthetic = [level.detach() for level in synthetic]
-            if real_masks is masks:
-                # One encoding of the masks serves both.
-                scores = critic_scores(critic, masks, [torch.cat(pair) for pair in zip(real, synthetic, strict=True)])
-                on_real, on_synthetic = zip(*(score.chunk(2) for score in scores), strict=True)
-            else:
-                on_real = tuple(critic_scores(critic, real_masks, real))
-                on_synthetic = tuple(critic_scores(critic, masks, synthetic))
-            return 0.5 * (lsgan(on_real, 1.0) + lsgan(on_synthetic, 0.0))
+            pairs = [torch.cat([mine, level.detach()]) for mine, level in zip(real, synthetic, strict=True)]
+            # One encoding of the masks serves both if they are the same.
+            scores = critic_scores(critic, masks if real_masks is masks else torch.cat([real_masks, masks]), pairs)
+            return lsgan(scores, 1.0, 0.0)

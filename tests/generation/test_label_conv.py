@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from feataug.generation.layers import label_conv
-from feataug.generation.layers.label_conv import LabelConv2d, _sum_by_key, label_conv2d
+from feataug.generation.layers.label_conv import LabelConv2d, label_conv2d, label_convs2d
 
 K = 4
 
@@ -90,30 +90,51 @@ def test_errors_stay_within_rounding(kind, dtype, bound):
         assert relative(found, expected) < bound
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 60), st.integers(1, 9), st.integers(1, 20), st.integers(0, 99))
-def test_sums_in_pieces_are_the_sums(rows, count, most, seed):
-    """Keys that nobody has, pieces that end with the rows, no row at all."""
-    rng = torch.Generator().manual_seed(seed)
-    keys = torch.randint(count, (rows,), generator=rng) // 2 * 2  # every second key has none
-    values = torch.randn(rows, 3, generator=rng, dtype=torch.float64)
-    expected = torch.zeros(count, 3, dtype=torch.float64).index_add_(0, keys, values)
-    torch.testing.assert_close(_sum_by_key(values, keys, count, most), expected)
+@settings(max_examples=20, deadline=None)
+@given(
+    st.integers(1, 9), st.integers(1, 9), st.sampled_from([1, 3]), st.integers(1, 3), st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    st.sampled_from(["noise", "regions", "one class"]), st.sampled_from([1, 2, 128]), st.sampled_from([1, 100, 2**20]), st.integers(0, 99),
+)  # fmt: skip
+def test_convolutions_of_one_map_are_what_each_computes_alone(rows, columns, kernel, stride, dilations, kind, piece, budget, seed):
+    """Labels that nobody has, pieces that end with a label, taps of which no pixel is seen, one tap at a time and all together."""
+    torch.manual_seed(seed)
+    layers = [LabelConv2d(K, 3, kernel, stride=stride, dilation=dilation).double() for dilation in dilations]
+    labels, parameters = draw(kind, rows, columns), [parameter for layer in layers for parameter in layer.parameters()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(label_conv, "PIECE", piece)
+        patch.setattr(label_conv, "ROWS_AT_ONCE", budget)
+        fast = label_convs2d(labels, [layer.weight for layer in layers], [layer.bias for layer in layers], stride=stride, dilations=dilations)
+        slow = torch.cat([label_conv_oracle(layer, labels) for layer in layers], dim=1)
+        torch.testing.assert_close(fast, slow)
+        grad = torch.randn_like(fast)
+        for ours, theirs in zip(*(torch.autograd.grad(out, parameters, grad) for out in (fast, slow)), strict=True):
+            torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("budget", [1, 2 * 24 + 1, 10**6])
-def test_gradients_do_not_depend_on_how_many_taps_are_sorted_at_once(budget, monkeypatch):
-    """One tap, two of nine, so that the last group is smaller, and all."""
+def test_the_budget_decides_how_many_taps_are_summed_at_once(budget, monkeypatch):
+    """One tap, two of nine, so that the last group is smaller, and all; pixels are sorted once."""
+    monkeypatch.setattr(label_conv, "ROWS_AT_ONCE", budget)
+    sums, sorts = label_conv._Segments.sums, label_conv._Segments.of
+    calls = []
+    monkeypatch.setattr(label_conv._Segments, "sums", lambda *given: calls.append("sums") or sums(*given))
+    monkeypatch.setattr(label_conv._Segments, "of", lambda *given: calls.append("sort") or sorts(*given))
+    LabelConv2d(K, 3)(draw("noise", 3, 4)).sum().backward()
+    assert calls == ["sort", *["sums"] * {1: 9, 2 * 24 + 1: 5, 10**6: 1}[budget]]
+
+
+@pytest.mark.parametrize("classes", [64, 65, 9_000])
+def test_keys_of_every_width_are_sorted_right(classes):
+    """Four phases of 64 labels fill a byte, those of 65 do not, those of 9,000 do not fit into two bytes."""
     torch.manual_seed(0)
-    monkeypatch.setattr(label_conv, "KEYS_AT_ONCE", budget)
-    sorts = []
-    monkeypatch.setattr(label_conv, "_sum_by_key", lambda *given, **more: sorts.append(1) or _sum_by_key(*given, **more))
-    layer, labels = LabelConv2d(K, 3).double(), draw("noise", 3, 4)
-    grad = torch.randn(2, 3, 3, 4, dtype=torch.float64)
-    fast, slow = (torch.autograd.grad(out, list(layer.parameters()), grad) for out in (layer(labels), label_conv_oracle(layer, labels)))
-    assert len(sorts) == {1: 9, 2 * 24 + 1: 5, 10**6: 1}[budget]
-    for ours, theirs in zip(fast, slow, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    # With the padding, which has a label of its own.
+    labels = torch.randint(classes - 1, (1, 24, 24))
+    labels[0, -1, -1] = classes - 2
+    weight, bias = torch.randn(2, classes - 1, 3, 3, requires_grad=True), torch.randn(2, requires_grad=True)
+    fast, slow = label_conv2d(labels, weight, bias, stride=2), one_hot_conv(labels, weight, bias, 2, 1)
+    torch.testing.assert_close(fast, slow)
+    for ours, theirs in zip(*(torch.autograd.grad(out.square().sum(), [weight, bias]) for out in (fast, slow)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.gpu

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 
-from feataug.generation.layers.label_conv import LabelConv2d
+from feataug.generation.layers.label_conv import LabelConv2d, label_convs2d
 from feataug.generation.layers.norm import group_norm
 
 
@@ -49,7 +50,19 @@ class ASPP(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Maps ``(B, in_channels, H, W)`` or labels ``(B, H, W)`` to ``(B, out_channels, ceil(H / s), ceil(W / s))``."""
-        return self.activation(self.norm(torch.cat([branch(inputs) for branch in self.branches], dim=1)))
+        return self.activation(self.norm(torch.cat(self._branches(inputs), dim=1)))
+
+    def _branches(self, inputs: Tensor) -> list[Tensor]:
+        """Their maps. Label convolutions of as many maps are computed together."""
+        lookups = [branch for branch in self.branches if isinstance(branch, LabelConv2d)]
+        if not lookups:
+            return [branch(inputs) for branch in self.branches]
+        found = []
+        for _, group in groupby(lookups, key=lambda branch: len(branch.bias)):
+            together = list(group)
+            weights, biases = [branch.weight for branch in together], [branch.bias for branch in together]
+            found.append(label_convs2d(inputs, weights, biases, stride=together[0].stride, dilations=[branch.dilation for branch in together]))
+        return found
 
 
 class MaskEncoder(nn.Module):

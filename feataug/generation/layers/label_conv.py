@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-# Indices that are sorted together in the backward pass. Fewer sorts are fewer kernels, and take more memory.
-KEYS_AT_ONCE = 2**18
+# Looked-up rows that are summed together in the backward pass. Fewer sums are fewer kernels, and take more memory.
+ROWS_AT_ONCE = 2**20
+# Rows of one class, up to a third of all pixels, are summed in pieces: a GPU uses no more threads than there are sums.
+PIECE = 128
 
 
 class LabelConv2d(nn.Module):
@@ -52,72 +55,179 @@ def label_conv2d(labels: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 
     Returns:
         ``(B, out, ceil(H / stride), ceil(W / stride))``, channels last; in the dtype of the weights, or autocast's.
     """
-    _, classes, size, _ = weight.shape
-    taps = size * size
-    # One row per tap and class, and a row of zeros for padding. The central tap never sees padding, so its rows carry the bias.
-    rows = F.pad(rearrange(weight, "out label y x -> (y x) label out"), (0, 0, 0, 1))
-    rows = torch.cat([rows[: taps // 2], rows[taps // 2 : taps // 2 + 1] + bias, rows[taps // 2 + 1 :]])
-    if torch.is_autocast_enabled(labels.device.type):
-        rows = rows.to(torch.get_autocast_dtype(labels.device.type))
-    _, height, width = labels.shape
-    short = classes <= torch.iinfo(torch.int16).max  # halves the memory traffic
-    padded = F.pad(labels.to(torch.int16 if short else torch.int32), (dilation * (size // 2),) * 4, value=classes)
-    result: Tensor = _SumOfRows.apply(padded, rows, -(-height // stride), -(-width // stride), stride, dilation)
+    return label_convs2d(labels, [weight], [bias], stride=stride, dilations=[dilation])
+
+
+def label_convs2d(labels: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], *, stride: int = 1, dilations: Sequence[int]) -> Tensor:
+    """Convolutions of one label map that differ in their dilation, as many kernels as one: ``label_conv2d`` of each, concatenated.
+
+    Args:
+        labels: ``(B, H, W)`` integers in ``0 .. C - 1``.
+        weights: One ``(out, C, k, k)`` for each dilation, all of the same shape, ``k`` odd.
+        biases: One ``(out,)`` each.
+        stride: Of all.
+        dilations: One each.
+
+    Returns:
+        ``(B, len(dilations) * out, ceil(H / stride), ceil(W / stride))``, channels last; in the dtype of the weights, or autocast's.
+    """
+    result: Tensor = _SumOfRows.apply(labels, stride, tuple(dilations), *weights, *biases)
     return rearrange(result, "batch h w out -> batch out h w")
+
+
+@dataclass(frozen=True)
+class _Taps:
+    """Where the taps of some convolutions lie, one convolution after the other.
+
+    Attributes:
+        offsets: Rows and columns from the pixel under a kernel's centre, for each tap.
+        size: Of the kernels.
+        stride: Of the convolutions.
+    """
+
+    offsets: tuple[tuple[int, int], ...]
+    size: int
+    stride: int
+
+    @classmethod
+    def of(cls, size: int, stride: int, dilations: Sequence[int]) -> _Taps:
+        """Those of square kernels."""
+        steps = range(-(size // 2), size // 2 + 1)
+        return cls(tuple((row * dilation, column * dilation) for dilation in dilations for row in steps for column in steps), size, stride)
+
+    @property
+    def reach(self) -> int:
+        """Pixels from the centre to the farthest tap."""
+        return max(row for row, _ in self.offsets)
+
+    def views(self, padded: Tensor, h: int, w: int) -> list[Tensor]:
+        """For each tap, the labels ``(B, h, w)`` under it, of a map with ``reach`` pixels of padding."""
+        last_row, last_column = (h - 1) * self.stride + 1, (w - 1) * self.stride + 1
+        corners = [(row + self.reach, column + self.reach) for row, column in self.offsets]
+        return [padded[:, y : y + last_row : self.stride, x : x + last_column : self.stride] for y, x in corners]
 
 
 class _SumOfRows(torch.autograd.Function):
     """``sum_t rows[t, label under tap t]`` without the tensor of all looked-up rows, forward and backward.
 
-    The backward pass groups the pixels by weight row and sums each group with the forward pass of ``embedding_bag``, whose own
-    backward pass adds one pixel at a time.
+    The backward pass sorts the pixels by their label, once for all taps: what a tap's weight for a class has to learn is the sum of the gradient
+    over the pixels of that class, moved by the tap's offset. Both sums are the forward pass of ``embedding_bag``, whose own backward pass
+    adds one pixel at a time.
     """
 
     @staticmethod
-    def forward(ctx: Any, padded: Tensor, rows: Tensor, h: int, w: int, stride: int, dilation: int) -> Tensor:
-        taps, classes, _ = rows.shape
-        size = math.isqrt(taps)
-        corners = [(dilation * row, dilation * column) for row in range(size) for column in range(size)]
-        views = [padded[:, y : y + (h - 1) * stride + 1 : stride, x : x + (w - 1) * stride + 1 : stride] for y, x in corners]
-        first_rows = classes * torch.arange(taps, dtype=torch.int32, device=padded.device)
-        index = torch.stack(views, dim=-1).flatten(0, 2) + first_rows
-        ctx.save_for_backward(index)
-        ctx.shape = rows.shape
-        return F.embedding_bag(index, rows.flatten(0, 1), mode="sum").view(len(padded), h, w, -1)
+    def forward(ctx: Any, labels: Tensor, stride: int, dilations: tuple[int, ...], *parameters: Tensor) -> Tensor:
+        weights, biases = parameters[: len(dilations)], parameters[len(dilations) :]
+        out, classes, size, _ = weights[0].shape
+        kind = labels.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights[0].dtype
+        # One row for each tap and class, and a row of zeros for padding. The central tap never sees padding, so its rows carry the bias.
+        rows = weights[0].new_zeros(len(dilations), size * size, classes + 1, out, dtype=dtype)
+        rows[:, :, :classes] = rearrange(list(weights), "conv out label y x -> conv (y x) label out")
+        rows[:, size * size // 2, :classes] += torch.stack(biases)[:, None]
+        taps = _Taps.of(size, stride, dilations)
+        h, w = -(-labels.shape[1] // stride), -(-labels.shape[2] // stride)
+        short = classes <= torch.iinfo(torch.int16).max  # halves the memory traffic
+        # The far edges have whole cells of ``stride`` pixels, which the backward pass needs.
+        far = [taps.reach + cells * stride - pixels for cells, pixels in ((w, labels.shape[2]), (h, labels.shape[1]))]
+        padded = F.pad(labels.to(torch.int16 if short else torch.int32), (taps.reach, far[0], taps.reach, far[1]), value=classes)
+        count = len(taps.offsets)
+        first_rows = torch.arange(0, count * (classes + 1), classes + 1, dtype=torch.int32, device=labels.device)
+        index = torch.stack(taps.views(padded, h, w), dim=-1) + first_rows
+        ctx.save_for_backward(padded)
+        ctx.taps, ctx.shape, ctx.dtypes = taps, rows.shape, [tensor.dtype for tensor in parameters]
+        return F.embedding_bag(index.view(-1, size * size), rows.view(-1, out), mode="sum").view(len(labels), h, w, -1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None, None, None, None]:
-        (index,) = ctx.saved_tensors
-        taps, classes, _ = ctx.shape
-        grad = grad.flatten(0, 2).contiguous()
-        # As many taps at once as the budget allows: sorting all of a large map would need the memory of nine times as many indices.
-        together = max(1, min(taps, KEYS_AT_ONCE // max(len(index), 1)))
-        rows = []
-        for first in range(0, taps, together):
-            some = index[:, first : first + together]
-            rows.append(_sum_by_key(grad, some.flatten() - first * classes, some.shape[1] * classes, keys_per_row=some.shape[1]))
-        return None, torch.cat(rows).view(ctx.shape), None, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (padded,) = ctx.saved_tensors
+        taps, (convs, _, classes, out) = ctx.taps, ctx.shape
+        found = _sum_by_label(grad.contiguous(), padded, taps, convs, classes).view(convs, taps.size, taps.size, classes, out)
+        found = found[..., :-1, :]
+        bias = found[:, taps.size // 2, taps.size // 2].sum(dim=1)
+        parts = [*rearrange(found, "conv y x label out -> conv out label y x"), *bias]
+        return None, None, None, *(part.to(dtype) for part, dtype in zip(parts, ctx.dtypes, strict=True))
 
 
-def _sum_by_key(values: Tensor, keys: Tensor, count: int, piece: int = 128, keys_per_row: int = 1) -> Tensor:
-    """Sum the rows of ``values`` by their keys, ``0 .. count - 1``, in two steps: pieces of ``piece`` rows, then the pieces' sums.
+def _sum_by_label(grad: Tensor, padded: Tensor, taps: _Taps, convs: int, classes: int) -> Tensor:
+    """The gradient ``(B, h, w, convs * out)`` summed by the label under each tap: ``(taps, classes, out)``."""
+    batch, h, w, _ = grad.shape
+    stride, size = taps.stride, batch * h * w
+    # A tap sees one pixel of every cell of stride x stride: pixels of the same place in a cell, a phase, are sorted together.
+    inside = padded[:, taps.reach : taps.reach + h * stride, taps.reach : taps.reach + w * stride]
+    by_phase = rearrange(inside, "batch (h y) (w x) -> (y x) (batch h w)", y=stride, x=stride)
+    segments = _Segments.of(by_phase, classes)
+    rows = grad.view(size * convs, -1)
+    # For each cell, the number of its first row of gradient; negative outside the image.
+    margin = max(-(-taps.reach // stride), 1)
+    numbers = torch.arange(0, size * convs, convs, dtype=torch.int32, device=grad.device).view(batch, h, w)
+    numbers = F.pad(numbers, (margin,) * 4, value=-convs)
+    together = max(1, min(len(taps.offsets), ROWS_AT_ONCE // max(size, 1)))
+    found = []
+    for first in range(0, len(taps.offsets), together):
+        some = range(len(taps.offsets))[first : first + together]
+        cells = [(margin - taps.offsets[tap][0] // stride, margin - taps.offsets[tap][1] // stride) for tap in some]
+        moved = torch.stack([numbers[:, y : y + h, x : x + w] for y, x in cells]).view(len(some), size)
+        phases = [taps.offsets[tap][0] % stride * stride + taps.offsets[tap][1] % stride for tap in some]
+        # After the first row of a pixel, those of further convolutions.
+        conv = torch.arange(some.start, some.stop, dtype=torch.int32, device=grad.device) // taps.size**2
+        found.append(segments.sums(rows, moved, conv, phases))
+    return torch.cat(found)
 
-    Each row has ``keys_per_row`` keys that follow each other, and is added to the sum of each.
 
-    One key may have a third of all rows, and a GPU uses no more threads than there are groups to sum.
+@dataclass(frozen=True)
+class _Segments:
+    """Pixels sorted by their label, in one segment for each phase, and cut into pieces of one label.
+
+    Attributes:
+        order: ``(phases, P)``: the pixels of each phase by their labels.
+        edges: ``(phases, pieces)``: where in ``order`` pieces begin: with each label, and after every ``PIECE`` pixels. Some are empty: their
+            number does not depend on the labels, so that a GPU need not be waited for.
+        starts: ``(phases, classes)``: the first piece of each label.
     """
-    if not len(keys):
-        return values.new_zeros(count, values.shape[1])
-    # On a CPU, int16 sorts ten times faster than int32.
-    small = torch.int16 if count <= torch.iinfo(torch.int16).max else torch.int32
-    keys, order = keys.to(small).sort(stable=True)
-    numbers = torch.arange(count, dtype=small, device=keys.device)
-    starts = torch.searchsorted(keys, numbers)
-    # A piece begins with each key and after every ``piece`` rows, so all its rows have one key. The number of pieces does not depend on
-    # the keys, so a GPU need not be waited for; some pieces are empty.
-    edges = torch.cat([starts, torch.arange(0, len(keys), piece, device=keys.device)]).sort().values
-    order = order // keys_per_row if keys_per_row > 1 else order
-    sums = F.embedding_bag(order, values, edges, mode="sum")
-    starts = torch.searchsorted(keys[edges.clamp(max=len(keys) - 1)], numbers)
-    return F.embedding_bag(torch.arange(len(edges), device=keys.device), sums, starts, mode="sum")
+
+    order: Tensor
+    edges: Tensor
+    starts: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor, classes: int) -> _Segments:
+        """Sort ``(phases, P)`` labels."""
+        (phases, size), device = labels.shape, labels.device
+        # One sort of short integers: on a CPU, int16 sorts several times faster than int32, and uint8 twice as fast as that.
+        count = phases * classes
+        small = next(kind for kind in (torch.uint8, torch.int16, torch.int32) if count - 1 <= torch.iinfo(kind).max)
+        keys = labels.to(torch.int32)
+        keys = keys + torch.arange(0, count, classes, dtype=torch.int32, device=device)[:, None] if phases > 1 else keys
+        keys, order = keys.to(small).flatten().sort(stable=True)
+        keys, order = keys.view(phases, size), (order.remainder(size) if phases > 1 else order).view(phases, size)
+        numbers = torch.arange(count, dtype=small, device=device).view(phases, classes)
+        pieces = torch.arange(0, size, PIECE, device=device).expand(phases, -1)
+        edges = torch.cat([torch.searchsorted(keys, numbers), pieces], dim=1).sort(dim=1).values
+        return cls(order, edges, torch.searchsorted(keys.gather(1, edges.clamp(max=size - 1)), numbers))
+
+    def sums(self, rows: Tensor, moved: Tensor, conv: Tensor, phases: Sequence[int]) -> Tensor:
+        """Sum rows by label: ``(taps, classes, out)``.
+
+        Args:
+            rows: The rows of all convolutions, one after the other for each pixel.
+            moved: ``(taps, P)``: for the pixels of each tap, the first of their rows; negative for those that have none.
+            conv: ``(taps,)``: the number of each tap's convolution.
+            phases: Which segment holds each tap's pixels.
+        """
+        count, size = moved.shape
+        pieces = self.edges.shape[1]
+        edges, starts = (torch.stack([part[phase] for phase in phases]) for part in (self.edges, self.starts))
+        # Without a copy for each tap where all see the same pixels, as without a stride.
+        one = len(set(phases)) == 1
+        order = self.order[phases[0]].expand(count, -1) if one else torch.stack([self.order[phase] for phase in phases])
+        index = moved.gather(1, order) + conv[:, None]
+        there = (index >= 0).to(rows.dtype).flatten()
+        # Taps lie one after the other.
+        numbers = torch.arange(count, device=rows.device)[:, None]
+        edges = (edges + size * numbers).flatten().to(index.dtype)
+        sums = F.embedding_bag(index.clamp_(min=0).flatten(), rows, edges, mode="sum", per_sample_weights=there)
+        starts = (starts + pieces * numbers).flatten()
+        found = F.embedding_bag(torch.arange(count * pieces, device=rows.device), sums, starts, mode="sum")
+        return found.view(count, -1, rows.shape[1])

@@ -1,0 +1,113 @@
+"""Spectral norms of a critic's convolutions: all of them at once, and once a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import groupby
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+# Of the power iteration, before the first step. Every step adds one.
+FIRST_ITERATIONS = 15
+# Where torch.nn.utils.parametrizations.spectral_norm keeps what is ``weight`` and ``u`` here.
+OLD_NAMES = {"parametrizations.weight.original": "weight", "parametrizations.weight.0._u": "u"}
+EPS = 1e-12
+
+
+class SpectralConv2d(nn.Conv2d):
+    """A convolution whose weight is divided by its largest singular value.
+
+    In training mode each forward pass improves the estimate of that value by a step of a power iteration. ``normalized_together`` computes
+    the weights of many such layers at once, for all forward passes inside it.
+
+    Args:
+        as ``Conv2d``.
+
+    Source:
+        Miyato et al. (2018), Spectral normalization for generative adversarial networks. torch's own ``spectral_norm`` treats one layer at a time:
+        some 14 kernels for each layer and forward pass.
+    """
+
+    u: Tensor
+    normalized: Tensor | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # After the bias, as in files of optimizers that were saved with torch's parametrization.
+        self.register_parameter("weight", self._parameters.pop("weight"))
+        self.register_buffer("u", nn.functional.normalize(torch.randn(self.out_channels), dim=0, eps=EPS))
+        for _ in range(FIRST_ITERATIONS):
+            _iterate([self])
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """``(B, in_channels, H, W)`` as in ``Conv2d``."""
+        weight = self.normalized
+        if weight is None:
+            (weight,) = normalized_weights([self])
+        # A critic that does not learn is part of the generator's loss: its weights need no gradient, and keep theirs for their own loss.
+        return self._conv_forward(inputs, weight if self.weight.requires_grad else weight.detach(), self.bias)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        for old, new in OLD_NAMES.items():
+            if prefix + old in state_dict:
+                state_dict[prefix + new] = state_dict.pop(prefix + old)
+        state_dict.pop(prefix + "parametrizations.weight.0._v", None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+@contextmanager
+def normalized_together(*modules: nn.Module) -> Iterator[None]:
+    """Normalise the weights of all ``SpectralConv2d`` of ``modules`` at once, for every forward pass inside.
+
+    Weights must not change inside. Their gradients flow through the norms, in one backward pass.
+    """
+    layers = [layer for module in modules for layer in module.modules() if isinstance(layer, SpectralConv2d)]
+    with ExitStack() as stack:
+        for layer, weight in zip(layers, normalized_weights(layers), strict=True):
+            layer.normalized = weight
+            stack.callback(setattr, layer, "normalized", None)
+        yield
+
+
+def normalized_weights(layers: list[SpectralConv2d]) -> list[Tensor]:
+    """The weights of ``layers``, each divided by its largest singular value, after a step of the power iteration for those in training mode."""
+    found: dict[SpectralConv2d, Tensor] = {}
+    _iterate([layer for layer in layers if layer.training])
+    for group in _of_one_shape(layers):
+        matrices, u = _stacked(group)
+        # |W^T u| is u^T W v for the v that belongs to u; its gradient is that of torch's parametrization, u v^T. In full precision: it is one number.
+        with torch.autocast(u.device.type, enabled=False):
+            norms = torch.linalg.vector_norm(torch.matmul(u[:, None], matrices), dim=(1, 2), keepdim=True)
+        _, _, rows, columns = group[0].weight.shape
+        weights = rearrange(matrices / norms, "layer out (y x c) -> layer out c y x", y=rows, x=columns)
+        found |= dict(zip(group, weights.unbind(), strict=True))
+    return [found[layer] for layer in layers]
+
+
+@torch.no_grad()
+def _iterate(layers: list[SpectralConv2d]) -> None:
+    """Bring ``u`` of each layer nearer to its first left singular vector."""
+    for group in _of_one_shape(layers):
+        matrices, u = _stacked(group)
+        with torch.autocast(u.device.type, enabled=False):
+            turned = torch.matmul(matrices, torch.matmul(u[:, None], matrices).transpose(1, 2))[..., 0]
+        # In place, for all at once: a layer's ``u`` was stacked, so that no graph holds it.
+        torch._foreach_copy_([layer.u for layer in group], list(nn.functional.normalize(turned, dim=1, eps=EPS).unbind()))
+
+
+def _of_one_shape(layers: list[SpectralConv2d]) -> list[list[SpectralConv2d]]:
+    """Layers whose weights have the same shape, in groups."""
+
+    def shape(layer: SpectralConv2d) -> tuple[int, ...]:
+        return tuple(layer.weight.shape)
+
+    return [list(group) for _, group in groupby(sorted(layers, key=shape), key=shape)]
+
+
+def _stacked(layers: list[SpectralConv2d]) -> tuple[Tensor, Tensor]:
+    """The weights as matrices ``(layers, out, in)``, and ``u``."""
+    return rearrange([layer.weight for layer in layers], "layer out c y x -> layer out (y x c)"), torch.stack([layer.u for layer in layers])
