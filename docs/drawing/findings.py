@@ -34,7 +34,7 @@ def findings(read: Read) -> str:
     long = _miou(gone_long["sources"])
     # On the seed that the shorter trainings were measured on.
     first = gone_long["seeds"][0]["generator"]["after"]["miou"]
-    vit, vit_long = (_miou(read("teaching")[f"camvid-half-vit{which}"]["teaching"]["sources"]) for which in ("", "-distilled"))
+    vit, vit_long, fpn = (_miou(read("teaching")[f"camvid-half-{which}"]["teaching"]["sources"]) for which in ("vit", "vit-distilled", "fpn"))
     site = read_result("sites")
     of = site["arms"]
     camvid, all_camvid = (of[arm]["camvid"]["miou"] - of["idd alone"]["camvid"]["miou"] for arm in ("generators of both", "real images of both"))
@@ -75,6 +75,15 @@ def findings(read: Read) -> str:
             f"{flow:.2f} of the real features' mIoU against {gan:.2f} and {gaussians:.2f}",
             "teaching-camvid-half",
             flow > 0.95 and flow > gaussians > gan,
+        ),
+        (
+            "Pyramids and tokens can be generated, too.",
+            f"On an FPN's four levels a flow teaches {fpn['generator'] / fpn['real']:.2f} of the real features' mIoU, {fpn['generator']:.1f} of "
+            f"{fpn['real']:.1f}; on a ViT's tokens {vit_long['generator'] / vit_long['real']:.2f}, {vit_long['generator']:.1f} of "
+            f"{vit_long['real']:.1f}; class Gaussians {fpn['gaussians']:.1f} and {vit_long['gaussians']:.1f} (one seed)",
+            "teaching-camvid-half-fpn",
+            min(found["generator"] / found["real"] for found in (fpn, vit_long)) > 0.9
+            and all(found["generator"] > found["gaussians"] + 1 for found in (fpn, vit_long)),
         ),
         (
             "With half of its masks composed, a flow teaches as much as real features.",
