@@ -164,6 +164,14 @@ def test_the_result_is_channels_last_and_follows_autocast():
     assert layer.weight.grad.dtype == torch.float32
 
 
+def test_no_mask_at_all():
+    layer = LabelConv2d(K, 3, stride=2)
+    out = layer(torch.zeros(0, 6, 8, dtype=torch.long))
+    assert out.shape == (0, 3, 3, 4)
+    out.sum().backward()
+    assert not layer.weight.grad.any()
+
+
 def test_more_classes_than_a_short_integer_counts():
     torch.manual_seed(0)
     labels = torch.randint(40_000, (1, 12, 12))

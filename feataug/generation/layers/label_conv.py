@@ -136,7 +136,7 @@ class _SumOfRows(torch.autograd.Function):
         index = torch.stack(taps.views(padded, h, w), dim=-1) + first_rows
         ctx.save_for_backward(padded)
         ctx.taps, ctx.shape, ctx.dtypes = taps, rows.shape, [tensor.dtype for tensor in parameters]
-        return F.embedding_bag(index.view(-1, size * size), rows.view(-1, out), mode="sum").view(len(labels), h, w, -1)
+        return F.embedding_bag(index.view(-1, size * size), rows.view(-1, out), mode="sum").view(len(labels), h, w, len(dilations) * out)
 
     @staticmethod
     @once_differentiable
@@ -154,6 +154,8 @@ def _sum_by_label(grad: Tensor, padded: Tensor, taps: _Taps, convs: int, classes
     """The gradient ``(B, h, w, convs * out)`` summed by the label under each tap: ``(taps, classes, out)``."""
     batch, h, w, _ = grad.shape
     stride, size = taps.stride, batch * h * w
+    if not size:
+        return grad.new_zeros(len(taps.offsets), classes, grad.shape[-1] // convs)
     # A tap sees one pixel of every cell of stride x stride: pixels of the same place in a cell, a phase, are sorted together.
     inside = padded[:, taps.reach : taps.reach + h * stride, taps.reach : taps.reach + w * stride]
     by_phase = rearrange(inside, "batch (h y) (w x) -> (y x) (batch h w)", y=stride, x=stride)
