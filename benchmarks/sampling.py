@@ -2,7 +2,7 @@
 
 PSPNet on lite0, cut at stride 16, masks and images of 112 x 144 and of 224 x 288. ``sampling``: a batch of samples against the encoder's pass over as
 many images. ``sampling_branch``: all that a mixed step does for its 5 synthetic samples against the encoder's pass over its 11 real images;
-``sampling_branch_bank``: the same with a bank, with new samples in every fourth step on average.
+``sampling_branch_bank``: the same with a bank, with new samples in every fourth step on average; ``sampling_branch_bank_tenth``: in every tenth.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from feataug.training.device import keep_freed_memory
 
 CLASSES, BATCH, REAL, SYNTHETIC = 11, 12, 11, 5
 SIZES = ((112, 144), (224, 288))
+BANKS: dict[str, dict[str, Any]] = {"": {}, "_bank": {"bank": 256}, "_bank_tenth": {"bank": 256, "fresh": 0.1}}
 
 
 @torch.no_grad()
@@ -40,8 +41,8 @@ def main() -> None:
         images = torch.randn(BATCH, 3, *size, device=args.device).contiguous(memory_format=torch.channels_last)
         real = cut.encode(images[:REAL])
         mixers = {
-            f"sampling_branch{name}": FeatureMixer(generator, DatasetMasks(drawn), SYNTHETIC / (REAL + SYNTHETIC), bank=bank).train()
-            for name, bank in (("", 0), ("_bank", 256))
+            f"sampling_branch{name}": FeatureMixer(generator, DatasetMasks(drawn), SYNTHETIC / (REAL + SYNTHETIC), **bank).train()
+            for name, bank in BANKS.items()
         }
         sides: dict[str, tuple[Callable[[], Any], Callable[[], Any], str]] = {
             "sampling": (lambda g=generator, m=masks: g(m), lambda c=cut, x=images: c.encode(x), "at most 0.5")
@@ -51,7 +52,7 @@ def main() -> None:
             sides[name] = (lambda mix=mixer, f=real, m=masks: mix(f, m[:REAL]), lambda c=cut, x=images: c.encode(x[:REAL]), bound)
         for name, (ours, other, bound) in sides.items():
             # A bank makes new samples in some steps only.
-            repeats = 20 if name.endswith("bank") else 1
+            repeats = 20 if "bank" in name else 1
             rounds = {"warm_up": 1, "rounds": 1} if args.quick else {"warm_up": 60 // repeats + 1, "rounds": 9}
             found = race(ours, other, seconds=args.seconds, device=args.device, repeats=repeats, **rounds)
             about = {"bound": bound, "device": name_of(args.device), "shape": [BATCH, *size], "model": f"{size[0]} x {size[1]}"}

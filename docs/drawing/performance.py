@@ -22,6 +22,7 @@ CLAIMS = {
     "sampling": ("features of 12 masks, a flow, two steps", "the encoder on as many images (lite0), share of its time"),
     "sampling_branch": ("a mixed step's 5 synthetic samples, all", "the encoder on its 11 real images, share of its time"),
     "sampling_branch_bank": ("the same with a bank of 256", "the encoder on its 11 real images, share of its time"),
+    "sampling_branch_bank_tenth": ("the same with `fresh=0.1`, new in every tenth step", "the encoder on its 11 real images, share of its time"),
     "generating": ("mixed step that generates all synthetic features", "one whose features are stored, share of its time"),
     "generating_bank": ("mixed step with a bank, new samples in every fourth step", "one whose features are stored, share of its time"),
     "generator_step": ("generator's training step", "the same objective written plainly, times faster"),
