@@ -96,7 +96,7 @@ def test_errors_stay_within_rounding(kind, dtype, bound):
     st.sampled_from(["noise", "regions", "one class"]), st.sampled_from([1, 2, 128]), st.sampled_from([1, 100, 2**20]), st.integers(0, 99),
 )  # fmt: skip
 def test_convolutions_of_one_map_are_what_each_computes_alone(rows, columns, kernel, stride, dilations, kind, piece, budget, seed):
-    """Labels that nobody has, pieces that end with a label, taps of which no pixel is seen, one tap at a time and all together."""
+    """Also with labels that no pixel has, with taps outside the map, with short pieces, and with one tap at a time."""
     torch.manual_seed(seed)
     layers = [LabelConv2d(K, 3, kernel, stride=stride, dilation=dilation).double() for dilation in dilations]
     labels, parameters = draw(kind, rows, columns), [parameter for layer in layers for parameter in layer.parameters()]

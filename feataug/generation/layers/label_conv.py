@@ -162,7 +162,7 @@ def _sum_by_label(grad: Tensor, padded: Tensor, taps: _Taps, convs: int, classes
     segments = _Segments.of(by_phase, classes)
     rows = grad.view(size * convs, -1)
     # For each cell, the number of its first row of gradient; negative outside the image.
-    margin = max(-(-taps.reach // stride), 1)
+    margin = -(-taps.reach // stride)
     numbers = torch.arange(0, size * convs, convs, dtype=torch.int32, device=grad.device).view(batch, h, w)
     numbers = F.pad(numbers, (margin,) * 4, value=-convs)
     together = max(1, min(len(taps.offsets), ROWS_AT_ONCE // max(size, 1)))
@@ -171,10 +171,10 @@ def _sum_by_label(grad: Tensor, padded: Tensor, taps: _Taps, convs: int, classes
         some = range(len(taps.offsets))[first : first + together]
         cells = [(margin - taps.offsets[tap][0] // stride, margin - taps.offsets[tap][1] // stride) for tap in some]
         moved = torch.stack([numbers[:, y : y + h, x : x + w] for y, x in cells]).view(len(some), size)
-        phases = [taps.offsets[tap][0] % stride * stride + taps.offsets[tap][1] % stride for tap in some]
         # After the first row of a pixel, those of further convolutions.
         conv = torch.arange(some.start, some.stop, dtype=torch.int32, device=grad.device) // taps.size**2
-        found.append(segments.sums(rows, moved, conv, phases))
+        phases = [taps.offsets[tap][0] % stride * stride + taps.offsets[tap][1] % stride for tap in some]
+        found.append(segments.sums(rows, moved + conv[:, None], phases))
     return torch.cat(found)
 
 
@@ -209,13 +209,12 @@ class _Segments:
         edges = torch.cat([torch.searchsorted(keys, numbers), pieces], dim=1).sort(dim=1).values
         return cls(order, edges, torch.searchsorted(keys.gather(1, edges.clamp(max=size - 1)), numbers))
 
-    def sums(self, rows: Tensor, moved: Tensor, conv: Tensor, phases: Sequence[int]) -> Tensor:
+    def sums(self, rows: Tensor, moved: Tensor, phases: Sequence[int]) -> Tensor:
         """Sum rows by label: ``(taps, classes, out)``.
 
         Args:
             rows: The rows of all convolutions, one after the other for each pixel.
-            moved: ``(taps, P)``: for the pixels of each tap, the first of their rows; negative for those that have none.
-            conv: ``(taps,)``: the number of each tap's convolution.
+            moved: ``(taps, P)``: for the pixels of each tap, which row is theirs; negative for those that have none.
             phases: Which segment holds each tap's pixels.
         """
         count, size = moved.shape
@@ -224,7 +223,7 @@ class _Segments:
         # Without a copy for each tap where all see the same pixels, as without a stride.
         one = len(set(phases)) == 1
         order = self.order[phases[0]].expand(count, -1) if one else torch.stack([self.order[phase] for phase in phases])
-        index = moved.gather(1, order) + conv[:, None]
+        index = moved.gather(1, order)
         there = (index >= 0).to(rows.dtype).flatten()
         # Taps lie one after the other.
         numbers = torch.arange(count, device=rows.device)[:, None]

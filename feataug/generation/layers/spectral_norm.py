@@ -15,7 +15,6 @@ from torch import Tensor, nn
 FIRST_ITERATIONS = 15
 # Where torch.nn.utils.parametrizations.spectral_norm keeps what is ``weight`` and ``u`` here.
 OLD_NAMES = {"parametrizations.weight.original": "weight", "parametrizations.weight.0._u": "u"}
-EPS = 1e-12
 
 
 class SpectralConv2d(nn.Conv2d):
@@ -25,7 +24,7 @@ class SpectralConv2d(nn.Conv2d):
     the weights of many such layers at once, for all forward passes inside it.
 
     Args:
-        as ``Conv2d``.
+        args, kwargs: As in ``Conv2d``.
 
     Source:
         Miyato et al. (2018), Spectral normalization for generative adversarial networks. torch's own ``spectral_norm`` treats one layer at a time:
@@ -39,9 +38,10 @@ class SpectralConv2d(nn.Conv2d):
         super().__init__(*args, **kwargs)
         # After the bias, as in files of optimizers that were saved with torch's parametrization.
         self.register_parameter("weight", self._parameters.pop("weight"))
-        self.register_buffer("u", nn.functional.normalize(torch.randn(self.out_channels), dim=0, eps=EPS))
+        self.register_buffer("u", nn.functional.normalize(torch.randn(self.out_channels), dim=0))
+        matrices, u = _stacked([self])
         for _ in range(FIRST_ITERATIONS):
-            _iterate([self])
+            u = _iterate([self], matrices, u)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """``(B, in_channels, H, W)`` as in ``Conv2d``."""
@@ -76,9 +76,10 @@ def normalized_together(*modules: nn.Module) -> Iterator[None]:
 def normalized_weights(layers: list[SpectralConv2d]) -> list[Tensor]:
     """The weights of ``layers``, each divided by its largest singular value, after a step of the power iteration for those in training mode."""
     found: dict[SpectralConv2d, Tensor] = {}
-    _iterate([layer for layer in layers if layer.training])
-    for group in _of_one_shape(layers):
+    for group in _alike(layers):
         matrices, u = _stacked(group)
+        if group[0].training:
+            u = _iterate(group, matrices, u)
         # |W^T u| is u^T W v for the v that belongs to u; its gradient is that of torch's parametrization, u v^T. In full precision: it is one number.
         with torch.autocast(u.device.type, enabled=False):
             norms = torch.linalg.vector_norm(torch.matmul(u[:, None], matrices), dim=(1, 2), keepdim=True)
@@ -89,23 +90,23 @@ def normalized_weights(layers: list[SpectralConv2d]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def _iterate(layers: list[SpectralConv2d]) -> None:
-    """Bring ``u`` of each layer nearer to its first left singular vector."""
-    for group in _of_one_shape(layers):
-        matrices, u = _stacked(group)
-        with torch.autocast(u.device.type, enabled=False):
-            turned = torch.matmul(matrices, torch.matmul(u[:, None], matrices).transpose(1, 2))[..., 0]
-        # In place, for all at once: a layer's ``u`` was stacked, so that no graph holds it.
-        torch._foreach_copy_([layer.u for layer in group], list(nn.functional.normalize(turned, dim=1, eps=EPS).unbind()))
+def _iterate(layers: list[SpectralConv2d], matrices: Tensor, u: Tensor) -> Tensor:
+    """Bring ``u`` of each layer nearer to its first left singular vector, and return them all."""
+    with torch.autocast(u.device.type, enabled=False):
+        turned = torch.matmul(matrices, torch.matmul(u[:, None], matrices).transpose(1, 2))[..., 0]
+    u = nn.functional.normalize(turned, dim=1)
+    # For all at once, and copied: no graph holds a layer's own ``u``.
+    torch._foreach_copy_([layer.u for layer in layers], list(u.unbind()))
+    return u
 
 
-def _of_one_shape(layers: list[SpectralConv2d]) -> list[list[SpectralConv2d]]:
-    """Layers whose weights have the same shape, in groups."""
+def _alike(layers: list[SpectralConv2d]) -> list[list[SpectralConv2d]]:
+    """Layers with weights of one shape and in the same mode, in groups."""
 
-    def shape(layer: SpectralConv2d) -> tuple[int, ...]:
-        return tuple(layer.weight.shape)
+    def kind(layer: SpectralConv2d) -> tuple[int, ...]:
+        return layer.training, *layer.weight.shape
 
-    return [list(group) for _, group in groupby(sorted(layers, key=shape), key=shape)]
+    return [list(group) for _, group in groupby(sorted(layers, key=kind), key=kind)]
 
 
 def _stacked(layers: list[SpectralConv2d]) -> tuple[Tensor, Tensor]:
