@@ -8,8 +8,8 @@ from typing import Any
 
 from torch.utils._python_dispatch import TorchDispatchMode
 
-# They allocate memory or leave marks for the profiler.
-NOTHING = ("empty", "_record_function", "lift_fresh", "detach", "is_same_size")
+# They allocate memory, look at it in another shape or leave marks for the profiler.
+NOTHING = ("empty", "_unsafe_view", "as_strided", "_record_function", "lift_fresh", "detach", "is_same_size")
 
 
 class KernelCount(TorchDispatchMode):

@@ -63,7 +63,7 @@ def main() -> None:
     for name, (kind, config) in OBJECTIVES.items():
         ours = generator_step(kind, config, distillation=name.endswith("distillation"))
         other = plain["aspp" if name.endswith("critics") else "shares"]
-        bound = {"flow": "at most 450", "flow, distillation": "at most 900"}.get(name, "for comparison")
+        bound = {"flow": "at most 450", "flow, distillation": "at most 900", "BicycleGAN": "at most 900"}.get(name, "for comparison")
         lines.append(line("kernels_generator_step", name, ours, other, bound, [BATCH, CLASSES, *SIZE]))
     mixed = mixed_steps()
     for name, side, bound in (("samples from a bank", "there", "at most 30 more"), ("new samples", "mixed", "for comparison")):

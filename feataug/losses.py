@@ -85,15 +85,22 @@ def balanced_cross_entropy(
         Ours.
     """
     reduce_sum, processes = (all_reduce_sum, rank_and_world()[1]) if across_processes else (_unchanged, 1)
-    pixels = smoothed_cross_entropy(logits, masks, 0.0, ignore_index)
-    valid = masks != ignore_index
-    count = reduce_sum(valid.sum())
+    classes = logits.shape[1]
+    check_void("balanced_cross_entropy", classes, ignore_index)
     if balance:
-        labels = masks.masked_fill(~valid, 0)
-        area = torch.zeros(logits.shape[1], device=masks.device).scatter_add_(0, labels.flatten(), valid.flatten().float())
-        weight = reduce_sum(area).clamp(min=1).pow(-balance)[labels] * valid
-        pixels = pixels * weight * (count / reduce_sum(weight.sum()).clamp(min=1e-12))
-    return processes * pixels.sum() / count.clamp(min=1)
+        # Void is counted behind the classes.
+        labels = masks.masked_fill(masks == ignore_index, classes).flatten()
+        area = torch.zeros(classes + 1, device=masks.device)
+        area = reduce_sum(area.scatter_add_(0, labels, area.new_ones(()).expand(labels.shape)))[:classes]
+        weight = area.clamp(min=1).pow(-balance)
+        count = (area * weight).sum()
+    else:
+        weight, count = None, reduce_sum((masks != ignore_index).sum())
+    # The sum apart: with cross_entropy's own there is no deterministic algorithm on a GPU.
+    pixels = F.cross_entropy(logits.float(), masks, weight, ignore_index=ignore_index, reduction="none")
+    # Without a valid pixel both are 0.
+    loss = pixels.sum() / count.clamp(min=1e-12)
+    return processes * loss if processes > 1 else loss
 
 
 def _unchanged(value: Tensor) -> Tensor:
@@ -219,9 +226,10 @@ def lsgan(scores: Sequence[Tensor], *targets: float) -> Tensor:
         Mao et al. (2017); BicycleGAN's multi-scale critics.
     """
     # Made on the device: to bring them there would wait for all earlier work.
-    parts = [torch.full((len(scores[0]) // len(targets),), target, device=scores[0].device) for target in targets]
-    wanted = torch.cat(parts) if len(parts) > 1 else parts[0]
-    return torch.stack([F.mse_loss(score.float(), wanted.view(-1, *[1] * (score.ndim - 1)).expand_as(score)) for score in scores]).sum()
+    wanted = torch.full((len(scores[0]),), targets[0], device=scores[0].device)
+    for part, target in zip(wanted.chunk(len(targets))[1:], targets[1:], strict=True):
+        part.fill_(target)
+    return _sum([F.mse_loss(score.float(), wanted.view(-1, *[1] * (score.ndim - 1)).expand_as(score)) for score in scores])
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -229,12 +237,12 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
     BicycleGAN sums over the batch as well, so that its weight grows with the batch size.
     """
-    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(1).mean()
+    return (mean.square() + log_variance.exp() - log_variance - 1).sum() * (0.5 / len(mean))
 
 
 def reconstruction(synthetic: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
     """Mean absolute difference in standardised units, averaged over the levels."""
-    return torch.stack([(s.float() - r.float()).abs().mean() for s, r in zip(synthetic, real, strict=True)]).mean()
+    return _mean([(s.float() - r.float()).abs().mean() for s, r in zip(synthetic, real, strict=True)])
 
 
 def mode_seeking(first: Sequence[Tensor], second: Sequence[Tensor], z1: Tensor, z2: Tensor) -> Tensor:
@@ -243,5 +251,16 @@ def mode_seeking(first: Sequence[Tensor], second: Sequence[Tensor], z1: Tensor, 
     Source:
         Mao et al. (2019), MSGAN, Eq. (4), as a ratio of means over each sample.
     """
-    difference = torch.stack([(a.float() - b.float()).abs().flatten(1).mean(1) for a, b in zip(first, second, strict=True)]).mean(0)
+    differences = [(a.float() - b.float()).abs() for a, b in zip(first, second, strict=True)]
+    difference = _mean([level.mean(tuple(range(1, level.ndim))) for level in differences])
     return ((z1 - z2).abs().mean(1) / (difference + 1e-5)).mean()
+
+
+def _sum(values: Sequence[Tensor]) -> Tensor:
+    """Without a kernel where there is one value."""
+    return torch.stack(list(values)).sum(0) if len(values) > 1 else values[0]
+
+
+def _mean(values: Sequence[Tensor]) -> Tensor:
+    """Without a kernel where there is one value."""
+    return torch.stack(list(values)).mean(0) if len(values) > 1 else values[0]

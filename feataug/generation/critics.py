@@ -58,17 +58,24 @@ class Discriminator(nn.Module):
         results = []
         critics: Any
         for critics, level in zip(self.patches, features, strict=True):
-            # For a level coarser than the encoded mask, the code is averaged over each cell.
-            matched = (
-                code if code.shape[-2:] == level.shape[-2:] else F.adaptive_avg_pool2d(code, (level.shape[-2], level.shape[-1]))
-            )
-            matched = matched.repeat(len(level) // len(masks), 1, 1, 1)
-            pair = torch.cat([level, matched.to(level.dtype)], dim=1)
-            for number, critic in enumerate(critics):
-                if number:
-                    pair = F.avg_pool2d(pair, 2, ceil_mode=True)
-                results.append(critic(pair))
+            pair = torch.cat([level, matched(code, level).repeat(len(level) // len(masks), 1, 1, 1)], dim=1)
+            results += [critic(scaled) for critic, scaled in zip(critics, halved(pair, self.scales), strict=True)]
         return results
+
+
+def matched(code: Tensor, level: Tensor) -> Tensor:
+    """An encoded mask at the resolution and in the dtype of a level: for a coarser one it is averaged over each cell."""
+    if code.shape[-2:] != level.shape[-2:]:
+        code = F.adaptive_avg_pool2d(code, (level.shape[-2], level.shape[-1]))
+    return code.to(level.dtype)
+
+
+def halved(maps: Tensor, scales: int) -> list[Tensor]:
+    """Maps at their own resolution, at half of it, and so on."""
+    found = [maps]
+    while len(found) < scales:
+        found.append(F.avg_pool2d(found[-1], 2, ceil_mode=True))
+    return found
 
 
 class ShareEncoder(nn.Module):
@@ -81,7 +88,11 @@ class ShareEncoder(nn.Module):
 
     def forward(self, masks: Tensor) -> Tensor:
         """``(B, H, W)`` int64 to ``(B, out_channels, h, w)``."""
-        return F.leaky_relu(self.project(class_shares(masks, self.num_classes, self.stride)), 0.2)
+        return self.encode(class_shares(masks, self.num_classes, self.stride))
+
+    def encode(self, shares: Tensor) -> Tensor:
+        """The same of the ``class_shares`` of masks."""
+        return F.leaky_relu(self.project(shares), 0.2)
 
 
 def _patch_critic(in_channels: int, width: int) -> nn.Sequential:

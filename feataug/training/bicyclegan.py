@@ -9,51 +9,20 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from feataug.core.checks import describe
 from feataug.core.distributed import local_slice, rank_and_world
 from feataug.core.rng import derive_seed, generator_for, seeded
 from feataug.core.specs import FeatureSpec
 from feataug.cutting.cut import Cut
-from feataug.errors import ConfigError, ShapeError, TrainingError
+from feataug.errors import TrainingError
 from feataug.generation.critics import Discriminator, LatentEncoder
 from feataug.generation.generator import FeatureGenerator
-from feataug.generation.layers.spectral_norm import normalized_together
-from feataug.losses import balanced_cross_entropy, kl_divergence, lsgan, mode_seeking, reconstruction, resize_logits, split_outputs
+from feataug.losses import balanced_cross_entropy, kl_divergence, mode_seeking, reconstruction, resize_logits, split_outputs
 from feataug.training.config import GeneratorConfig
+from feataug.training.critic_pair import CriticPair, Shared, check_critic
 from feataug.training.objective_base import Objective
 
 MakeCritic = Callable[[int, FeatureSpec], nn.Module]
-
-
-def check_critic(made: object) -> None:
-    """Raise ``ConfigError`` unless ``critic`` of ``GeneratorTrainer`` made a module that can be trained."""
-    if not isinstance(made, nn.Module) or not any(True for _ in made.parameters()):
-        raise ConfigError(
-            "GeneratorTrainer: critic makes no critic.",
-            given=f"a {type(made).__name__}" + (" without parameters" if isinstance(made, nn.Module) else ""),
-            needed="a function of (num_classes, spec) that returns a new torch.nn.Module with parameters",
-        )
-
-
-def critic_scores(critic: Any, masks: Tensor, features: Any) -> list[Tensor]:
-    """Call a critic and check its scores: a list of tensors with one row for each feature."""
-    scores = critic(masks, features)
-    count = len(features[0])
-    listed = isinstance(scores, (list, tuple)) and len(scores) > 0
-    wrong = (
-        [score for score in scores if not (isinstance(score, Tensor) and score.ndim and len(score) == count)]
-        if listed
-        else [scores]
-    )
-    if wrong:
-        raise ShapeError(
-            "GeneratorTrainer: the critic returns no scores.",
-            given=describe(wrong[0]),
-            needed=f"a list of tensors with {count} rows each, one for each feature",
-        )
-    return list(scores)
 
 
 class BicycleGANObjective(Objective):
@@ -90,18 +59,17 @@ class BicycleGANObjective(Objective):
         """Move everything to the accelerator's device and make the optimizers."""
         config = self.config
         self.place(accelerator)
+        self.critics = CriticPair(self.parts["judge_encoded"], self.parts["judge_random"])
         # One kernel for all weights takes a third of the time, also on the CPU. Other devices have no such kernel.
         fused = accelerator.device.type in ("cpu", "cuda")
         adam: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2), "fused": fused}
         optimizers = {
             "generator": torch.optim.Adam(self.generator.parameters(), **adam),
             "latent": torch.optim.Adam(self.parts["latent"].parameters(), **adam),
-            "critics": torch.optim.Adam(
-                [*self.parts["judge_encoded"].parameters(), *self.parts["judge_random"].parameters()], **adam
-            ),
+            "critics": torch.optim.Adam(self.critics.parameters(), **adam),
         }
-        parts = accelerator.prepare(self.generator, *self.parts.values(), *optimizers.values())
-        self.models = dict(zip(("generator", *self.parts), parts, strict=False))
+        parts = accelerator.prepare(self.generator, self.parts["latent"], self.critics, *optimizers.values())
+        self.models = dict(zip(("generator", "latent", "critics"), parts, strict=False))
         self.optimizers = dict(zip(optimizers, parts[len(self.models) :], strict=True))
 
     def step(self, images: Tensor | Sequence[Tensor], masks: Tensor, seen: int) -> dict[str, Tensor]:
@@ -119,8 +87,7 @@ class BicycleGANObjective(Objective):
             TrainingError: fewer than two samples.
             LabelError: a mask holds a value that is neither a class nor ``ignore_index``.
         """
-        config, generator, device = self.config, self.generator, self.accelerator.device
-        models, optimizers = self.models, self.optimizers
+        config = self.config
         if len(masks) < 2:
             raise TrainingError(
                 "GeneratorTrainer: batches are too small.",
@@ -130,74 +97,59 @@ class BicycleGANObjective(Objective):
             )
         masks, real = self.real(images, masks)
         half = len(masks) // 2
-        masks1, masks2 = masks[:half], masks[half : 2 * half]
-        real1, real2 = [x[:half] for x in real], [x[half : 2 * half] for x in real]
+        masks, real1, real2 = masks[: 2 * half], [x[:half] for x in real], [x[half : 2 * half] for x in real]
+        for group in (group for optimizer in self.optimizers.values() for group in optimizer.param_groups):
+            group["lr"] = config.lr * min(1.0, 2 - 2 * seen / config.num_images)
+        with self.accelerator.autocast():
+            shared = self.critics.share(masks) if config.gan_weight else None
+            losses, encoded, random = self._generator_losses(masks[:half], real1, shared, seen)
+            # By one kernel for all weights.
+            weights = [getattr(config, f"{name}_weight") for name in losses]
+            total = torch.stack(torch._foreach_mul(list(losses.values()), weights)).sum()
+        self._update(total, "generator", "latent")
+        if shared is not None:
+            with self.accelerator.autocast():
+                losses["critics"] = self.models["critics"](shared, encoded, random, (real1, real2))
+            self._update(losses["critics"], "critics")
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _update(self, loss: Tensor, *names: str) -> None:
+        """A step of the optimizers of these names."""
+        for name in names:
+            self.optimizers[name].zero_grad()
+        self.accelerator.backward(loss)
+        for name in names:
+            self.optimizers[name].step()
+
+    def _generator_losses(self, masks: Tensor, real: list[Tensor], shared: Shared | None, seen: int) -> tuple[dict[str, Tensor], Any, Any]:
+        """The unweighted losses of the generator and of the latent encoder, and the samples of ``G(y, E(f))`` and of ``G(y, z)``."""
+        config, generator, models = self.config, self.generator, self.models
         # Noise depends only on the seed and the images seen: a resumed run draws what an undisturbed run would draw.
         rng = generator_for(config.seed, "noise", seen)
 
         def noise() -> Tensor:
-            return torch.randn(half * rank_and_world()[1], generator.latent_dim, generator=rng)[local_slice()].to(device)
+            drawn = torch.randn(len(masks) * rank_and_world()[1], generator.latent_dim, generator=rng)
+            return drawn[local_slice()].to(self.accelerator.device)
 
-        for group in (group for optimizer in optimizers.values() for group in optimizer.param_groups):
-            group["lr"] = config.lr * min(1.0, 2 - 2 * seen / config.num_images)
-        critics = {"encoded": models["judge_encoded"], "random": models["judge_random"]}
-        losses: dict[str, Tensor] = {}
-        # Spectral norms are computed once for all uses of the critics, whose weights change in the end.
-        with normalized_together(*(critics.values() if config.gan_weight else ())):
-            for critic in critics.values():
-                critic.requires_grad_(False)
-            with self.accelerator.autocast():
-                mean, log_variance = models["latent"](real1)
-                z_random = noise()
-                codes = [mean + noise() * (log_variance / 2).exp(), z_random]
-                z_other = noise()
-                if config.diversity_weight:
-                    codes.append(z_other)
-                made = models["generator"](masks1, torch.cat(codes), samples=len(codes), standardized=True)
-                encoded, random, *other = zip(*(level.float().chunk(len(codes)) for level in made), strict=True)
-                losses["l1"] = reconstruction(encoded, real1)
-                losses["kl"] = kl_divergence(mean, log_variance)
-                if config.gan_weight:
-                    losses["gan"] = lsgan(critic_scores(critics["encoded"], masks1, encoded), 1.0)
-                    losses["gan"] = losses["gan"] + lsgan(critic_scores(critics["random"], masks1, random), 1.0)
-                else:
-                    losses["gan"] = made[0].new_zeros(())
-                # Only G learns to keep z readable: if E learned from this loss as well, the two would hide z from the critics.
-                models["latent"].requires_grad_(False)
-                found, _ = models["latent"](random)
-                models["latent"].requires_grad_(True)
-                losses["latent"] = (found - z_random).abs().mean()
-                if config.task_weight:
-                    out = self.cut.decode(generator.destandardize(random), masks.shape[-2:])
-                    logits = resize_logits(split_outputs(out)[0], masks.shape[-2:])
-                    losses["task"] = balanced_cross_entropy(
-                        logits, masks1, config.task_balance, generator.ignore_index, across_processes=True
-                    )
-                if config.diversity_weight:
-                    losses["diversity"] = mode_seeking(random, other[0], z_random, z_other)
-                total = sum(getattr(config, f"{name}_weight") * value for name, value in losses.items())
-            for name in ("generator", "latent"):
-                optimizers[name].zero_grad()
-            self.accelerator.backward(total)
-            for name in ("generator", "latent"):
-                optimizers[name].step()
-            for critic in critics.values():
-                critic.requires_grad_(True)
-            if config.gan_weight:
-                # Those of a user's critic, which torch's own parametrizations may compute.
-                with parametrize.cached():
-                    critic_loss = self._critic_loss(critics["encoded"], masks1, real1, masks1, encoded)
-                    critic_loss = critic_loss + self._critic_loss(critics["random"], masks2, real2, masks1, random)
-                optimizers["critics"].zero_grad()
-                self.accelerator.backward(critic_loss)
-                optimizers["critics"].step()
-                losses["critics"] = critic_loss
-        return {name: value.detach() for name, value in losses.items()}
-
-    def _critic_loss(self, critic: Any, real_masks: Tensor, real: Any, masks: Tensor, synthetic: Any) -> Tensor:
-        """Half of LSGAN's two terms: real scores to 1, synthetic scores to 0. Both are judged in one pass."""
-        with self.accelerator.autocast():
-            pairs = [torch.cat([mine, level.detach()]) for mine, level in zip(real, synthetic, strict=True)]
-            # One encoding of the masks serves both if they are the same.
-            scores = critic_scores(critic, masks if real_masks is masks else torch.cat([real_masks, masks]), pairs)
-            return lsgan(scores, 1.0, 0.0)
+        mean, log_variance = models["latent"](real)
+        z_random = noise()
+        codes = [mean + noise() * (log_variance / 2).exp(), z_random]
+        z_other = noise()
+        if config.diversity_weight:
+            codes.append(z_other)
+        made = models["generator"](masks, torch.cat(codes), samples=len(codes), standardized=True, checked=True)
+        encoded, random, *other = zip(*(level.float().chunk(len(codes)) for level in made), strict=True)
+        losses = {"l1": reconstruction(encoded, real), "kl": kl_divergence(mean, log_variance)}
+        losses["gan"] = models["critics"](shared, encoded, random) if shared is not None else made[0].new_zeros(())
+        # Only G learns to keep z readable: if E learned from this loss as well, the two would hide z from the critics.
+        models["latent"].requires_grad_(False)
+        found, _ = models["latent"](random)
+        models["latent"].requires_grad_(True)
+        losses["latent"] = (found - z_random).abs().mean()
+        if config.task_weight:
+            out = self.cut.decode(generator.destandardize(random), masks.shape[-2:])
+            logits = resize_logits(split_outputs(out)[0], masks.shape[-2:])
+            losses["task"] = balanced_cross_entropy(logits, masks, config.task_balance, generator.ignore_index, across_processes=True)
+        if config.diversity_weight:
+            losses["diversity"] = mode_seeking(random, other[0], z_random, z_other)
+        return losses, encoded, random

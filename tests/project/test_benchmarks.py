@@ -16,6 +16,8 @@ def test_kernels_are_counted_and_views_are_not():
     with KernelCount() as count:
         (values.T.unsqueeze(0)[:3].detach() * 2 + 1).sum()
         torch.empty(3)
+        # A product of several matrices looks at its result in another shape in the end.
+        torch.ops.aten._unsafe_view(values, (24,))
     assert dict(count.operators) == {"mul": 1, "add": 1, "sum": 1}
     with KernelCount() as count:
         values.square().sum().backward()
@@ -34,8 +36,9 @@ def test_what_only_the_first_call_does_is_not_counted():
     assert kernels(work) == 1
 
 
-def test_a_flows_step_stays_within_its_kernels():
-    assert generator_step(*OBJECTIVES["flow"]) <= 450
+@pytest.mark.parametrize(("objective", "budget"), [("flow", 450), ("BicycleGAN", 900)])
+def test_a_generators_step_stays_within_its_kernels(objective, budget):
+    assert generator_step(*OBJECTIVES[objective]) <= budget
 
 
 def test_a_mixed_step_launches_few_kernels_more_than_a_plain_one():

@@ -50,7 +50,8 @@ class ASPP(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Maps ``(B, in_channels, H, W)`` or labels ``(B, H, W)`` to ``(B, out_channels, ceil(H / s), ceil(W / s))``."""
-        return self.activation(self.norm(torch.cat(self._branches(inputs), dim=1)))
+        found = self._branches(inputs)
+        return self.activation(self.norm(torch.cat(found, dim=1) if len(found) > 1 else found[0]))
 
     def _branches(self, inputs: Tensor) -> list[Tensor]:
         """Their maps. Label convolutions of as many maps are computed together."""

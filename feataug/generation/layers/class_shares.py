@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -18,14 +19,16 @@ def class_shares(masks: Tensor, num_classes: int, stride: int) -> Tensor:
         stride: Stride of the feature map.
 
     Returns:
-        ``(B, K + 1, ceil(H / stride), ceil(W / stride))`` float32; each cell sums to 1.
+        ``(B, K + 1, ceil(H / stride), ceil(W / stride))`` float32, channels last; each cell sums to 1.
     """
-    batch, rows, columns = masks.shape
+    rows, columns = masks.shape[1:]
     h, w = -(-rows // stride), -(-columns // stride)
     labels = masks.masked_fill((masks < 0) | (masks >= num_classes), num_classes)
-    cell = torch.arange(rows, device=masks.device)[:, None] // stride * w + torch.arange(columns, device=masks.device) // stride
-    index = rearrange(labels * (h * w) + cell, "batch y x -> batch (y x)")
-    counts = torch.zeros(batch, (num_classes + 1) * h * w, device=masks.device)
-    counts.scatter_add_(1, index, torch.ones_like(index, dtype=counts.dtype))
-    counts = rearrange(counts, "batch (label h w) -> batch label h w", h=h, w=w)
-    return counts / counts.sum(1, keepdim=True)
+    if missing := h * stride > rows or w * stride > columns:
+        # A label of its own, which is not counted.
+        labels = F.pad(labels, (0, w * stride - columns, 0, h * stride - rows), value=num_classes + 1)
+    pixels = rearrange(labels, "batch (h y) (w x) -> batch (h w) (y x)", y=stride, x=stride)
+    counts = torch.zeros(*pixels.shape[:2], num_classes + 1 + missing, device=masks.device)
+    counts = counts.scatter_add_(2, pixels, counts.new_ones(()).expand(pixels.shape))[..., : num_classes + 1]
+    shares = counts / counts.sum(-1, keepdim=True) if missing else counts / stride**2
+    return rearrange(shares, "batch (h w) label -> batch label h w", h=h)

@@ -124,7 +124,7 @@ class _SumOfRows(torch.autograd.Function):
         # One row for each tap and class, and a row of zeros for padding. The central tap never sees padding, so its rows carry the bias.
         rows = weights[0].new_zeros(len(dilations), size * size, classes + 1, out, dtype=dtype)
         rows[:, :, :classes] = rearrange(list(weights), "conv out label y x -> conv (y x) label out")
-        rows[:, size * size // 2, :classes] += torch.stack(biases)[:, None]
+        rows[:, size * size // 2, :classes].add_(torch.stack(biases)[:, None])
         taps = _Taps.of(size, stride, dilations)
         h, w = -(-labels.shape[1] // stride), -(-labels.shape[2] // stride)
         short = classes <= torch.iinfo(torch.int16).max  # halves the memory traffic
@@ -161,21 +161,20 @@ def _sum_by_label(grad: Tensor, padded: Tensor, taps: _Taps, convs: int, classes
     by_phase = rearrange(inside, "batch (h y) (w x) -> (y x) (batch h w)", y=stride, x=stride)
     segments = _Segments.of(by_phase, classes)
     rows = grad.view(size * convs, -1)
-    # For each cell, the number of its first row of gradient; negative outside the image.
+    # For each convolution and cell, the number of its row of gradient; negative outside the image.
     margin = -(-taps.reach // stride)
-    numbers = torch.arange(0, size * convs, convs, dtype=torch.int32, device=grad.device).view(batch, h, w)
-    numbers = F.pad(numbers, (margin,) * 4, value=-convs)
-    together = max(1, min(len(taps.offsets), ROWS_AT_ONCE // max(size, 1)))
-    found = []
-    for first in range(0, len(taps.offsets), together):
-        some = range(len(taps.offsets))[first : first + together]
-        cells = [(margin - taps.offsets[tap][0] // stride, margin - taps.offsets[tap][1] // stride) for tap in some]
-        moved = torch.stack([numbers[:, y : y + h, x : x + w] for y, x in cells]).view(len(some), size)
-        # After the first row of a pixel, those of further convolutions.
-        conv = torch.arange(some.start, some.stop, dtype=torch.int32, device=grad.device) // taps.size**2
-        phases = [taps.offsets[tap][0] % stride * stride + taps.offsets[tap][1] % stride for tap in some]
-        found.append(segments.sums(rows, moved + conv[:, None], phases))
-    return torch.cat(found)
+    numbers = torch.arange(size * convs, dtype=torch.int32, device=grad.device)
+    numbers = F.pad(rearrange(numbers, "(batch h w conv) -> conv batch h w", batch=batch, h=h, w=w), (margin,) * 4, value=-1)
+    moved, phases = [], []
+    for tap, (row, column) in enumerate(taps.offsets):
+        y, x = margin - row // stride, margin - column // stride
+        moved.append(numbers[tap // taps.size**2, :, y : y + h, x : x + w])
+        phases.append(row % stride * stride + column % stride)
+    together = max(1, min(len(moved), ROWS_AT_ONCE // size))
+    bags = segments.bags(phases, together)
+    rounds = [slice(first, first + together) for first in range(0, len(moved), together)]
+    found = [segments.sums(rows, torch.stack(moved[some]).flatten(1), phases[some], bags, some.start) for some in rounds]
+    return torch.cat(found) if len(found) > 1 else found[0]
 
 
 @dataclass(frozen=True)
@@ -200,35 +199,42 @@ class _Segments:
         # One sort of short integers: on a CPU, int16 sorts several times faster than int32, and uint8 twice as fast as that.
         count = phases * classes
         small = next(kind for kind in (torch.uint8, torch.int16, torch.int32) if count - 1 <= torch.iinfo(kind).max)
-        keys = labels.to(torch.int32)
-        keys = keys + torch.arange(0, count, classes, dtype=torch.int32, device=device)[:, None] if phases > 1 else keys
+        keys = labels if count <= torch.iinfo(torch.int16).max else labels.to(torch.int32)
+        keys = keys + torch.arange(0, count, classes, dtype=keys.dtype, device=device)[:, None] if phases > 1 else keys
         keys, order = keys.to(small).flatten().sort(stable=True)
         keys, order = keys.view(phases, size), (order.remainder(size) if phases > 1 else order).view(phases, size)
         numbers = torch.arange(count, dtype=small, device=device).view(phases, classes)
-        pieces = torch.arange(0, size, PIECE, device=device).expand(phases, -1)
-        edges = torch.cat([torch.searchsorted(keys, numbers), pieces], dim=1).sort(dim=1).values
-        return cls(order, edges, torch.searchsorted(keys.gather(1, edges.clamp(max=size - 1)), numbers))
+        pieces = torch.arange(0, size, PIECE, dtype=torch.int32, device=device).expand(phases, -1)
+        firsts = torch.searchsorted(keys, numbers, out_int32=True)
+        edges = torch.cat([firsts, pieces], dim=1).sort(dim=1).values
+        return cls(order, edges, torch.searchsorted(edges, firsts, out_int32=True))
 
-    def sums(self, rows: Tensor, moved: Tensor, phases: Sequence[int]) -> Tensor:
+    def bags(self, phases: Sequence[int], together: int) -> tuple[Tensor, Tensor, Tensor]:
+        """For taps that are summed so many at once: ``edges`` and ``starts`` of each among those of its round, and the numbers of pieces."""
+        device, pieces = self.order.device, self.edges.shape[1]
+        place = (torch.arange(len(phases), dtype=torch.int32, device=device) % together)[:, None]
+        edges, starts = (torch.stack([part[phase] for phase in phases]) for part in (self.edges, self.starts))
+        numbers = torch.arange(together * pieces, dtype=torch.int32, device=device)
+        return edges.add_(place * self.order.shape[1]), starts.add_(place * pieces), numbers
+
+    def sums(self, rows: Tensor, moved: Tensor, phases: Sequence[int], bags: tuple[Tensor, Tensor, Tensor], first: int) -> Tensor:
         """Sum rows by label: ``(taps, classes, out)``.
 
         Args:
             rows: The rows of all convolutions, one after the other for each pixel.
             moved: ``(taps, P)``: for the pixels of each tap, which row is theirs; negative for those that have none.
             phases: Which segment holds each tap's pixels.
+            bags: Of all taps.
+            first: The number of the first tap.
         """
-        count, size = moved.shape
-        pieces = self.edges.shape[1]
-        edges, starts = (torch.stack([part[phase] for phase in phases]) for part in (self.edges, self.starts))
+        count = len(moved)
+        edges, starts, numbers = bags
+        pieces = edges.shape[1]
         # Without a copy for each tap where all see the same pixels, as without a stride.
-        one = len(set(phases)) == 1
-        order = self.order[phases[0]].expand(count, -1) if one else torch.stack([self.order[phase] for phase in phases])
-        index = moved.gather(1, order)
-        there = (index >= 0).to(rows.dtype).flatten()
+        order = self.order[phases[0]].expand(count, -1) if len(set(phases)) == 1 else torch.stack([self.order[phase] for phase in phases])
+        index = moved.gather(1, order).flatten()
+        there = (index >= 0).to(rows.dtype)
         # Taps lie one after the other.
-        numbers = torch.arange(count, device=rows.device)[:, None]
-        edges = (edges + size * numbers).flatten().to(index.dtype)
-        sums = F.embedding_bag(index.clamp_(min=0).flatten(), rows, edges, mode="sum", per_sample_weights=there)
-        starts = (starts + pieces * numbers).flatten()
-        found = F.embedding_bag(torch.arange(count * pieces, device=rows.device), sums, starts, mode="sum")
+        sums = F.embedding_bag(index.clamp_(min=0), rows, edges[first : first + count].flatten(), mode="sum", per_sample_weights=there)
+        found = F.embedding_bag(numbers[: count * pieces], sums, starts[first : first + count].flatten(), mode="sum")
         return found.view(count, -1, rows.shape[1])

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 # Of the power iteration, before the first step. Every step adds one.
 FIRST_ITERATIONS = 15
@@ -73,28 +74,56 @@ def normalized_together(*modules: nn.Module) -> Iterator[None]:
         yield
 
 
-def normalized_weights(layers: list[SpectralConv2d]) -> list[Tensor]:
-    """The weights of ``layers``, each divided by its largest singular value, after a step of the power iteration for those in training mode."""
+def normalized_weights(layers: list[SpectralConv2d], together: int = 1) -> list[Tensor]:
+    """The weights of ``layers``, each divided by its largest singular value, after a step of the power iteration for those in training mode.
+
+    Args:
+        layers: In any order.
+        together: So many layers that follow each other, of one shape, become one weight: ``(together * out_channels, ...)``, for a
+            convolution in as many groups.
+    """
     found: dict[SpectralConv2d, Tensor] = {}
     for group in _alike(layers):
         matrices, u = _stacked(group)
         if group[0].training:
             u = _iterate(group, matrices, u)
-        # |W^T u| is u^T W v for the v that belongs to u; its gradient is that of torch's parametrization, u v^T. In full precision: it is one number.
-        with torch.autocast(u.device.type, enabled=False):
-            norms = torch.linalg.vector_norm(torch.matmul(u[:, None], matrices), dim=(1, 2), keepdim=True)
         _, _, rows, columns = group[0].weight.shape
-        weights = rearrange(matrices / norms, "layer out (y x c) -> layer out c y x", y=rows, x=columns)
-        found |= dict(zip(group, weights.unbind(), strict=True))
-    return [found[layer] for layer in layers]
+        sizes = {"together": together, "y": rows, "x": columns}
+        weights = rearrange(_DividedByNorm.apply(matrices, u), "(some together) out (y x c) -> some (together out) c y x", **sizes)
+        found |= dict(zip(group[::together], weights.unbind(), strict=True))
+    return [found[layer] for layer in layers[::together]]
+
+
+class _DividedByNorm(torch.autograd.Function):
+    """Matrices ``(L, out, in)``, each divided by ``s = |W^T u|``, which is ``u^T W v`` for the ``v`` that belongs to ``u``.
+
+    Its gradient is that of torch's parametrization, in which ``u`` and ``v`` are constants: ``(G - <G, W / s> u v^T) / s``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrices: Tensor, u: Tensor) -> Tensor:
+        # In full precision: it is one number.
+        with torch.autocast(u.device.type, enabled=False):
+            turned = torch.bmm(u[:, None], matrices)
+        norms = torch.linalg.vector_norm(turned, dim=(1, 2), keepdim=True)
+        normalized = matrices / norms
+        ctx.save_for_backward(normalized, norms, turned, u)
+        return normalized
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        normalized, norms, turned, u = ctx.saved_tensors
+        along = (grad * normalized).sum(dim=(1, 2), keepdim=True) / norms
+        return torch.baddbmm(grad, u[:, :, None] * along, turned, alpha=-1) / norms, None
 
 
 @torch.no_grad()
 def _iterate(layers: list[SpectralConv2d], matrices: Tensor, u: Tensor) -> Tensor:
     """Bring ``u`` of each layer nearer to its first left singular vector, and return them all."""
     with torch.autocast(u.device.type, enabled=False):
-        turned = torch.matmul(matrices, torch.matmul(u[:, None], matrices).transpose(1, 2))[..., 0]
-    u = nn.functional.normalize(turned, dim=1)
+        turned = torch.bmm(matrices, torch.bmm(u[:, None], matrices).transpose(1, 2))[..., 0]
+    u = turned / torch.linalg.vector_norm(turned, dim=1, keepdim=True)
     # For all at once, and copied: no graph holds a layer's own ``u``.
     torch._foreach_copy_([layer.u for layer in layers], list(u.unbind()))
     return u

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,7 +13,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from feataug.core.specs import LevelSpec
-from feataug.generation.layers.norm import ModulatedNorm
+from feataug.generation.layers.norm import ModulatedNorm, Modulation, modulations, no_modulation
 
 
 class ResidualBlock(nn.Module):
@@ -27,10 +27,10 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.identity = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
-    def forward(self, inputs: Tensor, z: Tensor, shares: Tensor | None) -> Tensor:
+    def forward(self, inputs: Tensor, modulated: Mapping[nn.Module, Modulation]) -> Tensor:
         """``(B, in_channels, h, w)`` to ``(B, out_channels, h, w)``."""
-        hidden = self.conv1(F.leaky_relu(self.norm1(inputs, z, shares), 0.2))
-        hidden = self.conv2(F.leaky_relu(self.norm2(hidden, z, shares), 0.2))
+        hidden = self.conv1(F.leaky_relu(self.norm1(inputs, modulated.get(self.norm1)), 0.2))
+        hidden = self.conv2(F.leaky_relu(self.norm2(hidden, modulated.get(self.norm2)), 0.2))
         return self.identity(inputs) + hidden
 
 
@@ -54,6 +54,8 @@ class UNet(nn.Module):
         Sec. 3.1: "encoded semantic layout and a latent code into a U-Net". Ours: linear outputs, skip connections of any size,
         modulation, tokens.
     """
+
+    plain: Tensor
 
     def __init__(
         self,
@@ -85,6 +87,15 @@ class UNet(nn.Module):
             nn.Sequential(nn.Linear(widths[-1], widths[-1]), nn.LeakyReLU(0.2), nn.Linear(widths[-1], channels * count))
             for channels, count in tokens
         )
+        self.register_buffer("plain", no_modulation([norm for norm, _ in self.modulated_norms]), persistent=False)
+
+    @property
+    def modulated_norms(self) -> list[tuple[ModulatedNorm, int]]:
+        """All modulated norms and the scale of each, from fine to coarse."""
+        blocks: list[tuple[int, Any]] = [*enumerate(self.down), *enumerate(self.up)]
+        norms: list[tuple[Any, int]] = [(norm, number) for number, block in blocks for norm in (block.norm1, block.norm2)]
+        norms += list(zip(self.norms, self.scales, strict=True))
+        return sorted([pair for pair in norms if pair[0].modulation is not None], key=lambda pair: pair[1])
 
     def forward(self, code: Tensor, z: Tensor, shares: Tensor | None = None) -> list[Tensor]:
         """Compute all outputs.
@@ -101,23 +112,28 @@ class UNet(nn.Module):
         for _ in self.shrink:
             finer = shares_at[-1]
             shares_at.append(F.avg_pool2d(finer, 2, ceil_mode=True, count_include_pad=False) if finer is not None else None)
+        norms = self.modulated_norms
+        modulated: dict[nn.Module, Modulation] = {}
+        if norms:
+            found = modulations([norm for norm, _ in norms], z, [shares_at[scale] for _, scale in norms], self.plain)
+            modulated = {norm: part for (norm, _), part in zip(norms, found, strict=True)}
         noise = repeat(z, "batch c -> batch c h w", h=code.shape[-2], w=code.shape[-1])
         hidden = self.enter(torch.cat([code, noise], dim=1))
         skips = []
         for number, block in enumerate(self.down):
-            hidden = block(hidden, z, shares_at[number])
+            hidden = block(hidden, modulated)
             skips.append(hidden)
             if number < len(self.shrink):
                 hidden = self.shrink[number](hidden)
         hidden_at = {len(skips) - 1: skips[-1]}
         for number in reversed(range(len(self.up))):
             grown = F.interpolate(hidden_at[number + 1], skips[number].shape[-2:])
-            hidden_at[number] = self.up[number](torch.cat([skips[number], grown], dim=1), z, shares_at[number])
+            hidden_at[number] = self.up[number](torch.cat([skips[number], grown], dim=1), modulated)
         maps = [
-            head(F.leaky_relu(norm(hidden_at[scale], z, shares_at[scale]), 0.2))
+            head(F.leaky_relu(norm(hidden_at[scale], modulated.get(norm)), 0.2))
             for head, norm, scale in zip(self.heads, self.norms, self.scales, strict=True)
         ]
-        pooled = skips[-1].mean((2, 3))
+        pooled = skips[-1].mean((2, 3)) if self.tokens else skips[-1]
         return maps + [
             rearrange(head(pooled), "batch (channels count) -> batch channels 1 count", count=count)
             for head, (_, count) in zip(self.token_heads, self.tokens, strict=True)
