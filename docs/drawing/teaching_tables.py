@@ -52,6 +52,7 @@ FURTHER = (
     "with `--generator-images 120000`; those that end in a number of steps were loaded with "
     "`FeatureGenerator.from_pretrained(folder, steps=...)` and saved again."
 )
+OTHERS_NOISE = " The other flow is this study's without `--colored-noise`, distilled, too."
 # The order of the tables of gains over the kept views.
 SHOWN = (
     "kept, mirrored", "kept and gaussians", "gaussians", "kept and generator", "kept and generator-120k", "kept and generator-120k-4", "generator",
@@ -63,7 +64,10 @@ TAUGHT = 10.0
 
 def titles(r: Mapping[str, Any]) -> dict[str, str]:
     """What each source of a study is called: its generator is the default one, or of before flows were distilled."""
-    if not any(config.get("distill_share") for config in r["settings"]["generator"]):
+    configs = r["settings"]["generator"]
+    if any(config.get("colored_noise") for config in configs):
+        return NAMES | {"generator": f"a flow from noise with the features' correlations, {DISTILLED.partition(' ')[0]}"}
+    if not any(config.get("distill_share") for config in configs):
         return NAMES
     return NAMES | {
         "generator": f"a flow, {DISTILLED}", "kept and generator": f"these views and a flow, {DISTILLED}, half and half",
@@ -88,6 +92,8 @@ def teaching(name: str, r: dict[str, Any]) -> str:
         option += f" --decoder-steps {s['steps']['num_steps']}"
     share = [config.get("distill_share", 0.0) for config in s["generator"]]
     option += f" --distill-share {share[0]:g}" if share and share[0] != GeneratorConfig().distill_share else ""
+    colored = any(config.get("colored_noise") for config in s["generator"])
+    option += " --colored-noise" if colored else ""
     images = unusual_images(s)
     option += f" --generator-images {images}" if images else ""
     option += f" --kept {s['kept']['views']}" if "kept" in s else ""
@@ -107,7 +113,8 @@ def teaching(name: str, r: dict[str, Any]) -> str:
         "",
         f"{s['model']}; decoders after `{s['at']}`, "
         f"{s['steps']['num_steps']} steps of {s['batch']}, {seeds(s['seeds'])}."
-        + FURTHER * bool(further),
+        + FURTHER * (bool(further) and not colored)
+        + OTHERS_NOISE * (bool(further) and colored),
         "",
         "| a fresh decoder is trained on | PixelAcc | ClassAcc | mIoU | share of the real features' mIoU | before the class bias: mIoU | share |",
         "|---|---|---|---|---|---|---|",

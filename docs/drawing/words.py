@@ -19,6 +19,7 @@ SETTINGS = {
     "composed": "composed masks",
     "fpn": "FPN",
     "vit": "ViT",
+    "colored": "noise with the features' correlations",
 }
 
 

@@ -1,6 +1,5 @@
 """The generator: masks and noise to features."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -19,8 +18,9 @@ from feataug.generation.feature_units import FeatureUnits
 from feataug.generation.layers.aspp import MaskEncoder
 from feataug.generation.layers.class_shares import class_shares
 from feataug.generation.layers.mask_context import MaskCodes
-from feataug.generation.layers.unet import UNet, unet_widths
+from feataug.generation.layers.unet import unet_for
 from feataug.generation.layers.velocity import VelocityNet
+from feataug.generation.noise_color import NoiseColor
 from feataug.generation.presets import PRESETS, check_steps, settings_of
 from feataug.io.hub import HubModel
 from feataug.io.model_card import generator_text
@@ -105,10 +105,14 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         if preset == "flow":
             self.steps, self.distilled_steps = settings["steps"], settings["distilled_steps"]
             self.velocity_net = VelocityNet(num_classes, spec, width=settings["width"], depth=settings["depth"])
+            self.noise_color = NoiseColor()
         else:
             self.latent_dim, self.modulation = settings["latent_dim"], settings["modulation"]
             self.mask_encoder = MaskEncoder(num_classes, settings["mask_widths"], self.finest)
-            self.unet = self._unet(settings["depth"], settings["width"])
+            self.unet = unet_for(
+                spec, self.mask_encoder.out_channels, depth=settings["depth"], width=settings["width"], latent_dim=self.latent_dim,
+                modulation=self.modulation, num_labels=num_classes + 1,
+            )  # fmt: skip
         self._add_statistics(spec)
         # Training assigns some, and a user may.
         self._made_with = {name: getattr(self, name) for name in ("ignore_index", "steps", "distilled_steps") if hasattr(self, name)}
@@ -116,19 +120,6 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         known = getattr(self, "_hub_mixin_config", None)
         if isinstance(known, dict) and type(self).__init__ is FeatureGenerator.__init__:
             known.update(settings)
-
-    def _unet(self, depth: int, width: int | None) -> UNet:
-        maps = [level for level in self.spec if not level.tokens]
-        return UNet(
-            self.mask_encoder.out_channels,
-            [level.channels for level in maps],
-            [round(math.log2(level.reduction / self.finest)) for level in maps],
-            tokens=[(level.channels, level.tokens) for level in self.spec if level.tokens],
-            widths=unet_widths(maps, self.finest, depth, width),
-            latent_dim=self.latent_dim,
-            modulation=self.modulation,
-            num_labels=self.num_classes + 1,
-        )
 
     @classmethod
     def from_pretrained(
@@ -241,10 +232,15 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         found: list[Tensor] = self.velocity_net(noisy, times, codes)
         return found
 
+    def noise_maps(self, z: Tensor, size: tuple[int, int]) -> list[Tensor]:
+        """The noise from which a flow starts, a map for each level, for ``(B, latent_size(size))`` normal numbers."""
+        found: list[Tensor] = self.noise_color(flow.noise_maps(z, self.spec, size))
+        return found
+
     def _follow_flow(self, masks: Tensor, z: Tensor, samples: int, size: tuple[int, int]) -> list[Tensor]:
         check_steps(self.steps, self.distilled_steps)
         codes = self.encode_masks(masks).repeat(samples)
-        noise = flow.noise_maps(z.to(self.fitted.device, self.velocity_net.dtype), self.spec, size)
+        noise = self.noise_maps(z.to(self.fitted.device, self.velocity_net.dtype), size)
         return flow.follow(lambda noisy, times: self.velocity(noisy, times, codes), noise, codes.expected, self.steps)
 
     def _run_unet(self, masks: Tensor, z: Tensor, samples: int, size: tuple[int, int]) -> list[Tensor]:

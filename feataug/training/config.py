@@ -18,7 +18,7 @@ DEFAULTS = {
 }
 # Settings that only one of the objectives reads.
 ONLY = {
-    "flow": ("weight_decay", "noise_levels", "distill_share"),
+    "flow": ("weight_decay", "noise_levels", "distill_share", "colored_noise"),
     "bicyclegan": (
         "gan_weight", "l1_weight", "latent_weight", "kl_weight", "task_weight", "task_balance", "diversity_weight", "critic_masks",
         "critic_width", "critic_scales",
@@ -148,6 +148,8 @@ class GeneratorConfig(_Config):
         beta1, beta2: The decay rates of Adam. ``beta1`` is 0.9 by default for a flow, 0.5 for BicycleGAN.
         weight_decay: The weight decay of AdamW (flow only).
         noise_levels: The number of times at which a step trains on each encoded feature (flow only).
+        colored_noise: Give the noise the correlations that real features have between channels (flow only), measured on ``stats_images``.
+            For features that are strongly correlated, such as a ViT's tokens.
         gan_weight: Weights LSGAN, on the reconstructed and on the random branch. This and the following settings up to
             ``critic_scales``, except those of images, belong to BicycleGAN only.
         l1_weight: Weights the L1 distance of ``G(y, E(f))`` and ``f``, in standardised units (BicycleGAN: 10).
@@ -186,6 +188,7 @@ class GeneratorConfig(_Config):
     beta2: float = 0.999
     weight_decay: float = 0.01
     noise_levels: int = 2
+    colored_noise: bool = False
     gan_weight: float = 1.0
     l1_weight: float = 5.0
     latent_weight: float = 0.5
@@ -226,6 +229,8 @@ class GeneratorConfig(_Config):
             check_number(who, name, getattr(self, name), low=0, high=1, open_high=True)
         check_number(who, "distill_share", self.distill_share, low=0, high=1, open_high=True)
         check_number(who, "task_balance", self.task_balance, low=0, high=1)
+        if not isinstance(self.colored_noise, bool):
+            raise ConfigError(f"{who}: colored_noise is not a boolean.", given=repr(self.colored_noise), needed="True or False")
         if self.critic_masks not in CRITIC_MASKS:
             needed = " or ".join(map(repr, CRITIC_MASKS))
             raise ConfigError(f"{who}: critic_masks is not offered.", given=repr(self.critic_masks), needed=needed)

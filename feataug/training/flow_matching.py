@@ -19,7 +19,7 @@ from feataug.core.rng import generator_for
 from feataug.core.windows import tiles
 from feataug.cutting.cut import Cut
 from feataug.errors import ConfigError, FeatAugWarning
-from feataug.generation.flow import draw_times, latent_size, noise_maps
+from feataug.generation.flow import draw_times, latent_size
 from feataug.generation.generator import FeatureGenerator
 from feataug.training.config import GeneratorConfig
 from feataug.training.cuda_graph import GraphedLoss
@@ -217,7 +217,7 @@ class FlowObjective(Objective):
         device = self.accelerator.device
         drawn = [(self._draw_z(count, masks, rng, mine), draw_times(count, rng)[mine]) for _ in range(self.config.noise_levels)]
         z, times = torch.cat([z for z, _ in drawn]), torch.cat([times for _, times in drawn])
-        return noise_maps(z.to(device), self.generator.spec, size_of(masks)), times.to(device)
+        return self.generator.noise_maps(z.to(device), size_of(masks)), times.to(device)
 
     def _draw_z(self, count: int, masks: Tensor, rng: torch.Generator, mine: slice) -> Tensor:
         """Noise for ``count`` samples of the masks' size, of which this process takes those of ``mine``; on the device of ``rng``."""

@@ -162,10 +162,8 @@ class GeneratorTrainer:
                 ema.load_state_dict(state["ema"])
         loader, processes = shared(loader, accelerator), accelerator.num_processes
         with self._frozen():
-            if not bool(self.generator.fitted):
-                self.generator.set_statistics(*channel_statistics(self.cut, endless(loader), config.stats_images, device))
-                if ema is not None:
-                    ema.module.load_state_dict(self.generator.state_dict())
+            if self._measure_features(loader) and ema is not None:
+                ema.module.load_state_dict(self.generator.state_dict())
             batches = endless(loader, step)
             began = time.monotonic()
             shown = bool(self.progress) and accelerator.is_main_process
@@ -229,6 +227,19 @@ class GeneratorTrainer:
             with suppress(DataError):
                 self._warn((results[-1] if results else measure_generator(self.objective, self.generator, [last_batch], None, device))["diversity"])
         return results
+
+    def _measure_features(self, loader: Any) -> bool:
+        """Give the generator what it lacks of the features' statistics. Return whether it lacked any: an earlier training leaves its own."""
+        known, config = bool(self.generator.fitted), self.config
+        colored = config.colored_noise and not self.generator.noise_color.fitted
+        if known and not colored:
+            return False
+        found = channel_statistics(self.cut, endless(loader), config.stats_images, self.accelerator.device, correlations=colored)
+        if not known:
+            self.generator.set_statistics(found.means, found.stds)
+        if colored:
+            self.generator.noise_color.fit(found.correlations)
+        return True
 
     def _save(
         self, seen: int, step: int, optimizers: dict[str, Any], ema: Any, results: list[dict[str, Any]], running: dict[str, Any]

@@ -22,7 +22,7 @@ IDENTITY = frozenset(
     )
 )  # fmt: skip
 # What runs did before these settings were stored: a setting that an older run lacks had this value.
-EARLIER = {"objective": "bicyclegan", "weight_decay": 0.01, "noise_levels": 2, "distill_share": 0.0}
+EARLIER = {"objective": "bicyclegan", "weight_decay": 0.01, "noise_levels": 2, "distill_share": 0.0, "colored_noise": False}
 _WIDTH = 200
 
 

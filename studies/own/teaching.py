@@ -95,6 +95,8 @@ class Teaching(Protocol):
         super().__init__(args, number)
         if args.distill_share is not None:
             self.generator_configs = tuple(replace(config, distill_share=args.distill_share) for config in self.generator_configs)
+        if args.colored_noise:
+            self.generator_configs = tuple(replace(config, colored_noise=True) for config in self.generator_configs)
         if args.generator_images and not args.quick:
             self.generator_configs = tuple(replace(config, num_images=args.generator_images) for config in self.generator_configs)
 
@@ -217,6 +219,7 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--decoder-steps", type=int, default=STEPS.num_steps, help="steps of each fresh decoder")
     parser.add_argument("--generator-images", type=int, help="images that the flow is trained on, if other than in the other studies")
     parser.add_argument("--distill-share", type=float, help="the last part of the flow's training, if other than the default")
+    parser.add_argument("--colored-noise", action="store_true", help="the flow starts from noise with the features' correlations")
     parser.add_argument("--bicyclegan", action="store_true", help="also measure the BicycleGAN")
     parser.add_argument(
         "--masks", nargs="+", default=[], choices=("balanced", "composed"), help="also measure the generator with half of its masks from there"
@@ -235,10 +238,10 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def _ending(args: argparse.Namespace) -> str:
-    """Other models, other lengths and the alternatives have result files of their own."""
+    """Other models, other lengths, the alternatives and colored noise have result files of their own."""
     model = f"-{args.model}" if args.model != "pspnet" else ""
     steps = f"-{args.decoder_steps}" if args.decoder_steps != STEPS.num_steps else ""
-    return model + steps + ("-alternatives" if args.alternatives else "")
+    return model + steps + ("-alternatives" if args.alternatives else "") + ("-colored" if args.colored_noise else "")
 
 
 def main() -> None:

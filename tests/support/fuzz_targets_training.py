@@ -36,7 +36,7 @@ def fresh(preset: str = "flow") -> tuple[nn.Module, feataug.Cut, feataug.Feature
 
 LENGTHS = {"num_images": 2, "lr": 1e-3, "ema_images": 10, "stats_images": 2}
 CONFIGS = (
-    LENGTHS | {"objective": "flow", "noise_levels": 1, "weight_decay": 0.1, "distill_share": 0.5},
+    LENGTHS | {"objective": "flow", "noise_levels": 1, "weight_decay": 0.1, "distill_share": 0.5, "colored_noise": True},
     LENGTHS | {"objective": "bicyclegan", "latent_weight": 0.5, "task_weight": 1.0, "critic_width": 4, "critic_scales": 1},
 )
 

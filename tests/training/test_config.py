@@ -25,7 +25,7 @@ AMOUNTS = {
 SHARES = {FinetuneConfig: ["momentum"], GeneratorConfig: ["beta1", "beta2", "distill_share"]}
 OTHERS = {
     FinetuneConfig: {"lr_scale", "mixed_precision", "channels_last"},
-    GeneratorConfig: {"objective", "trackers", "mixed_precision", "critic_masks", "task_balance"},
+    GeneratorConfig: {"objective", "trackers", "mixed_precision", "critic_masks", "task_balance", "colored_noise"},
 }
 # None is the objective's value.
 CHOSEN = {FinetuneConfig: (), GeneratorConfig: ("lr", "beta1", "distill_share")}
@@ -162,7 +162,7 @@ IDLE = {
         "gan_weight": 0.0, "l1_weight": 10.0, "latent_weight": 1.0, "kl_weight": 0.1, "task_weight": 0.0, "task_balance": 0.0,
         "diversity_weight": 0.0, "critic_masks": "aspp", "critic_width": 32, "critic_scales": 1,
     },
-    "flow": {"weight_decay": 0.1, "noise_levels": 1, "distill_share": 0.5},
+    "flow": {"weight_decay": 0.1, "noise_levels": 1, "distill_share": 0.5, "colored_noise": True},
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from feataug.core.specs import LevelSpec
+from feataug.core.specs import FeatureSpec, LevelSpec
 from feataug.generation.layers.norm import ModulatedNorm, Modulation, modulations, no_modulation
 
 
@@ -152,3 +152,16 @@ def unet_widths(maps: Sequence[LevelSpec], finest: int, depth: int, first: int |
     widths += [2 * widths[-1]] * depth
     factor = 1.0 if first is None else first / widths[0]
     return [max(1, round(width * factor)) for width in widths]
+
+
+def unet_for(spec: FeatureSpec, in_channels: int, *, depth: int, width: int | None, **settings: Any) -> UNet:
+    """A U-Net for a spec's maps and tokens, whose finest scale is that of the finest map. ``settings`` are further ones of ``UNet``."""
+    maps = [level for level in spec if not level.tokens]
+    return UNet(
+        in_channels,
+        [level.channels for level in maps],
+        [round(math.log2(level.reduction / spec.finest)) for level in maps],
+        tokens=[(level.channels, level.tokens) for level in spec if level.tokens],
+        widths=unet_widths(maps, spec.finest, depth, width),
+        **settings,
+    )
