@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from feataug.mixing.recommended_settings import recommended
     from feataug.training.batch_norm import update_bn
     from feataug.training.config import FinetuneConfig, GeneratorConfig
+    from feataug.training.covariance_matching import match_covariance
     from feataug.training.feature_bank import FeatureBank
     from feataug.training.finetuner import Finetuner
     from feataug.training.generator_trainer import GeneratorTrainer
@@ -55,6 +56,7 @@ _PUBLIC = {
     "mixing.recommended_settings": ("recommended",),
     "training.batch_norm": ("update_bn",),
     "training.config": ("FinetuneConfig", "GeneratorConfig"),
+    "training.covariance_matching": ("match_covariance",),
     "training.feature_bank": ("FeatureBank",),
     "training.finetuner": ("Finetuner",),
     "training.generator_trainer": ("GeneratorTrainer",),
@@ -69,8 +71,8 @@ __all__ = [
     "ClassBalancedMasks", "Cut", "CutPoint", "DatasetMasks", "FeatureBank", "FeatureGenerator", "FeatureMixer", "FeatureSpec",
     "FinetuneConfig", "Finetuner", "GeneratorConfig", "GeneratorTrainer", "HardNegativeSampler", "Inference", "LayoutComposer",
     "LevelSpec", "MaskMixture", "MixedBatch", "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "deficit_weights",
-    "evaluate", "feature_quality", "fit_class_bias", "fit_inference", "pseudo_masks", "recognition", "recommended", "split",
-    "stages", "synthetic_loss", "teaching_score", "update_bn",
+    "evaluate", "feature_quality", "fit_class_bias", "fit_inference", "match_covariance", "pseudo_masks", "recognition",
+    "recommended", "split", "stages", "synthetic_loss", "teaching_score", "update_bn",
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from studies.own.teaching import STEPS
 NAMES = {"real": "real features", "generator": "a flow", "gaussians": "class Gaussians", "bicyclegan": "a BicycleGAN"} | {
     f"generator, {kind} masks": f"a flow, half of its masks {kind}" for kind in ("composed", "balanced")
 }
+NAMES |= {"generator, matched": "the same flow, its covariances matched"}
 NAMES |= {
     "kept": "one encoded view of each image",
     "kept and generator": "these views and a flow, half and half",
@@ -99,6 +100,7 @@ def teaching(name: str, r: dict[str, Any]) -> str:
     option += f" --kept {s['kept']['views']}" if "kept" in s else ""
     further = [source for source in found["sources"] if source.startswith(("generator-", "24k-"))]
     option += " --generators " + " ".join(f"{source}-model" for source in further) if further else ""
+    option += " --matched" if "generator, matched" in found["sources"] else ""
     option += " --alternatives" if set(ALTERNATIVES) & set(found["sources"]) else ""
     every = {"real", "generator", "gaussians"} | ({"kept", "kept and generator", "kept and gaussians", "kept, mirrored"} if "kept" in s else set())
     if not every <= found["sources"].keys() or further:

@@ -19,6 +19,7 @@ SETTINGS = {
     "composed": "composed masks",
     "fpn": "FPN",
     "vit": "ViT",
+    "matched": "matched covariances",
     "colored": "noise with the features' correlations",
 }
 

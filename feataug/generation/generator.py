@@ -14,6 +14,7 @@ from feataug.core.latents import noise_from_seeds
 from feataug.core.specs import FeatureSpec
 from feataug.errors import ConfigError, DtypeError, ShapeError
 from feataug.generation import flow
+from feataug.generation.covariance_map import CovarianceMap
 from feataug.generation.feature_units import FeatureUnits
 from feataug.generation.layers.aspp import MaskEncoder
 from feataug.generation.layers.class_shares import class_shares
@@ -105,7 +106,7 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         if preset == "flow":
             self.steps, self.distilled_steps = settings["steps"], settings["distilled_steps"]
             self.velocity_net = VelocityNet(num_classes, spec, width=settings["width"], depth=settings["depth"])
-            self.noise_color = NoiseColor()
+            self.noise_color, self.covariance_map = NoiseColor(), CovarianceMap()
         else:
             self.latent_dim, self.modulation = settings["latent_dim"], settings["modulation"]
             self.mask_encoder = MaskEncoder(num_classes, settings["mask_widths"], self.finest)
@@ -241,7 +242,9 @@ class FeatureGenerator(FeatureUnits, HubModel, library_name="feataug", tags=["se
         check_steps(self.steps, self.distilled_steps)
         codes = self.encode_masks(masks).repeat(samples)
         noise = self.noise_maps(z.to(self.fitted.device, self.velocity_net.dtype), size)
-        return flow.follow(lambda noisy, times: self.velocity(noisy, times, codes), noise, codes.expected, self.steps)
+        levels = flow.follow(lambda noisy, times: self.velocity(noisy, times, codes), noise, codes.expected, self.steps)
+        mapped: list[Tensor] = self.covariance_map(levels, codes.expected)
+        return mapped
 
     def _run_unet(self, masks: Tensor, z: Tensor, samples: int, size: tuple[int, int]) -> list[Tensor]:
         code = self.mask_encoder(masks)

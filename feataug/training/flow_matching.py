@@ -83,6 +83,8 @@ class FlowObjective(Objective):
         """Start the first part, also with a generator that an earlier training distilled."""
         self.parts.clear()
         self.generator.distilled_steps = None
+        # Of the weights of before.
+        self.generator.covariance_map.clear()
 
     def next_part(self, seen: int, averaged: FeatureGenerator) -> bool:
         """Start the second part, from the averaged weights of the first, if it is time. Return whether it was."""

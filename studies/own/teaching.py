@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from feataug import FeatureGenerator, FinetuneConfig, feature_quality, split, teaching_score
+from feataug import FeatureGenerator, FinetuneConfig, feature_quality, match_covariance, split, teaching_score
 from feataug.core.fingerprints import fingerprint
 from feataug.core.identity import architecture, describe_masks
 from feataug.data import seeded_loader
@@ -118,6 +118,7 @@ class Teaching(Protocol):
         generators = ({"bicyclegan": self.output / "bicyclegan-model"} if args.bicyclegan else {}) | self.given_generators()
         others: dict[str, Callable[[], nn.Module]] = {name: partial(GeneratorSource, folder) for name, folder in generators.items()}
         others |= self.kept() if args.kept else {}
+        others |= {"generator, matched": lambda: GeneratorSource(self.matched())} if args.matched else {}
         others |= {f"generator, {name} masks": lambda name=name: GeneratorSource(self.own(), self.masks(name)) for name in args.masks}  # type: ignore[misc]
         self.check_only({*SOURCES, *others})
         return teaching_score(
@@ -132,6 +133,15 @@ class Teaching(Protocol):
     def own(self) -> Path:
         """The folder of the study's own generator."""
         return Path(self.output / "generator-model")
+
+    def matched(self) -> Path:
+        """The folder of the study's own generator with matched covariances."""
+        folder = Path(self.output / "generator-matched-model")
+        if not folder.exists():
+            generator = self.load_generator()
+            match_covariance(generator, self.cut(), seeded_loader(self.train, self.batch, seed=500), device=self.device)
+            generator.save_pretrained(folder)
+        return folder
 
     def given_generators(self) -> dict[str, Path]:
         """The folders of ``--generators``, by name."""
@@ -220,6 +230,7 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--generator-images", type=int, help="images that the flow is trained on, if other than in the other studies")
     parser.add_argument("--distill-share", type=float, help="the last part of the flow's training, if other than the default")
     parser.add_argument("--colored-noise", action="store_true", help="the flow starts from noise with the features' correlations")
+    parser.add_argument("--matched", action="store_true", help="also measure the flow after match_covariance")
     parser.add_argument("--bicyclegan", action="store_true", help="also measure the BicycleGAN")
     parser.add_argument(
         "--masks", nargs="+", default=[], choices=("balanced", "composed"), help="also measure the generator with half of its masks from there"
@@ -238,10 +249,11 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def _ending(args: argparse.Namespace) -> str:
-    """Other models, other lengths, the alternatives and colored noise have result files of their own."""
+    """Other models, other lengths, the alternatives, colored noise and matched covariances have result files of their own."""
     model = f"-{args.model}" if args.model != "pspnet" else ""
     steps = f"-{args.decoder_steps}" if args.decoder_steps != STEPS.num_steps else ""
-    return model + steps + ("-alternatives" if args.alternatives else "") + ("-colored" if args.colored_noise else "")
+    others = {"alternatives": args.alternatives, "colored": args.colored_noise, "matched": args.matched}
+    return model + steps + "".join(f"-{name}" for name, there in others.items() if there)
 
 
 def main() -> None:

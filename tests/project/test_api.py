@@ -12,8 +12,8 @@ NAMES = [
     "ClassBalancedMasks", "Cut", "CutPoint", "DatasetMasks", "FeatureBank", "FeatureGenerator", "FeatureMixer", "FeatureSpec",
     "FinetuneConfig", "Finetuner", "GeneratorConfig", "GeneratorTrainer", "HardNegativeSampler", "Inference", "LayoutComposer",
     "LevelSpec", "MaskMixture", "MixedBatch", "PixelFilter", "Place", "SegmentationMetrics", "compare", "cuts", "deficit_weights",
-    "evaluate", "feature_quality", "fit_class_bias", "fit_inference", "pseudo_masks", "recognition", "recommended", "split",
-    "stages", "synthetic_loss", "teaching_score", "update_bn",
+    "evaluate", "feature_quality", "fit_class_bias", "fit_inference", "match_covariance", "pseudo_masks", "recognition",
+    "recommended", "split", "stages", "synthetic_loss", "teaching_score", "update_bn",
 ]  # fmt: skip
 
 
