@@ -53,7 +53,7 @@ FURTHER = (
     "with `--generator-images 120000`; those that end in a number of steps were loaded with "
     "`FeatureGenerator.from_pretrained(folder, steps=...)` and saved again."
 )
-OTHERS_NOISE = " The other flow is this study's without `--colored-noise`, distilled, too."
+OTHERS_NOISE = " Colored noise has the correlations that features have between channels. The other flow is this study's without `--colored-noise`."
 # The order of the tables of gains over the kept views.
 SHOWN = (
     "kept, mirrored", "kept and gaussians", "gaussians", "kept and generator", "kept and generator-120k", "kept and generator-120k-4", "generator",
@@ -67,7 +67,8 @@ def titles(r: Mapping[str, Any]) -> dict[str, str]:
     """What each source of a study is called: its generator is the default one, or of before flows were distilled."""
     configs = r["settings"]["generator"]
     if any(config.get("colored_noise") for config in configs):
-        return NAMES | {"generator": f"a flow from noise with the features' correlations, {DISTILLED.partition(' ')[0]}"}
+        colored = "a flow from colored noise, distilled"
+        return NAMES | {"generator": colored, "generator, matched": f"{colored}, its covariances matched"}
     if not any(config.get("distill_share") for config in configs):
         return NAMES
     return NAMES | {

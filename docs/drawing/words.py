@@ -20,7 +20,7 @@ SETTINGS = {
     "fpn": "FPN",
     "vit": "ViT",
     "matched": "matched covariances",
-    "colored": "noise with the features' correlations",
+    "colored": "colored noise",
 }
 
 

@@ -38,7 +38,7 @@ def test_verdicts_are_counted_by_measure():
 
 
 def test_a_finding_that_the_figures_do_not_bear_out_is_an_error():
-    assert findings(results.read).count("\n- **") == 15
+    assert findings(results.read).count("\n- **") == 16
 
     def planted(study):
         found = results.read(study)
