@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from feataug.generation.level_buffers import LevelBuffers
+from feataug.generation.level_buffers import LevelBuffers, symmetric_power
 
 # Added to both covariances' diagonal, as a share of the real features' mean variance: directions without variance stay as they are.
 RIDGE = 1e-3
@@ -80,11 +80,5 @@ class Moments:
         """The symmetric matrix that turns vectors of ``other``'s covariance into vectors of this one."""
         wanted, found = self.covariance, other.covariance
         ridge = RIDGE * wanted.diagonal().mean() * torch.eye(len(wanted), dtype=wanted.dtype, device=wanted.device)
-        root, inverse = _power(found + ridge, 0.5), _power(found + ridge, -0.5)
-        return inverse @ _power(root @ (wanted + ridge) @ root, 0.5) @ inverse
-
-
-def _power(matrix: Tensor, exponent: float) -> Tensor:
-    """Of a symmetric matrix whose eigenvalues are positive but for rounding."""
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp(min=1e-12) ** exponent) @ vectors.T
+        root, inverse = symmetric_power(found + ridge, 0.5), symmetric_power(found + ridge, -0.5)
+        return inverse @ symmetric_power(root @ (wanted + ridge) @ root, 0.5) @ inverse

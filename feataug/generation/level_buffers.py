@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+# Cells that are needed for each channel: fewer say too little of how channels vary together.
+FEWEST_CELLS = 20
 
 
 class LevelBuffers(nn.Module):
@@ -33,5 +37,12 @@ class LevelBuffers(nn.Module):
         stored = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
         self._buffers.clear()
         for name, value in stored.items():
-            self.register_buffer(name, value.clone())
+            self.register_buffer(name, torch.empty_like(value))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def symmetric_power(matrix: Tensor, exponent: float) -> Tensor:
+    """Of a symmetric matrix whose eigenvalues are positive but for rounding."""
+    values, vectors = torch.linalg.eigh(matrix)
+    power: Tensor = (vectors * values.clamp(min=1e-12) ** exponent) @ vectors.T
+    return power

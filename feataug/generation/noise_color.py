@@ -8,12 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from feataug.generation.level_buffers import LevelBuffers
+from feataug.generation.level_buffers import LevelBuffers, symmetric_power
 
 # Added to the correlations' diagonal: directions in which the features hardly vary keep some noise.
 RIDGE = 1e-3
-# Cells that are measured for each channel: fewer say too little of the correlations, and a level's noise stays white.
-FEWEST_CELLS = 20
 
 
 class NoiseColor(LevelBuffers):
@@ -31,9 +29,8 @@ class NoiseColor(LevelBuffers):
         self.clear()
         for number, found in enumerate(correlations):
             if found is not None:
-                double = found.double()
-                values, vectors = torch.linalg.eigh((double + RIDGE * torch.eye(len(double), dtype=double.dtype, device=double.device)) / (1 + RIDGE))
-                root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+                ridge = RIDGE * torch.eye(len(found), dtype=torch.float64, device=found.device)
+                root = symmetric_power((found.double() + ridge) / (1 + RIDGE), 0.5)
                 self.register_buffer(f"root_{number}", root.to(found.dtype))
 
     def forward(self, noise: Sequence[Tensor]) -> list[Tensor]:

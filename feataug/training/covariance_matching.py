@@ -18,9 +18,7 @@ from feataug.cutting.cut import Cut
 from feataug.errors import ConfigError, DataError
 from feataug.generation.covariance_map import Moments
 from feataug.generation.generator import FeatureGenerator
-
-# Cells that are needed for each channel; a level with fewer stays as it is.
-FEWEST_CELLS = 20
+from feataug.generation.level_buffers import FEWEST_CELLS
 
 
 @torch.no_grad()
@@ -35,10 +33,10 @@ def match_covariance(
 ) -> list[float | None]:
     """Give a trained flow's samples the covariance between channels that real features have.
 
-    A flow's few steps leave its samples with too little variance in most directions, and with too much in those in which features hardly vary,
-    as after a ViT's blocks. What a sample differs by from the mean of its mask is mapped linearly, in each cell, so that over ``images`` images
-    it has the mean and the covariance that real features have about this mean. The map is part of the generator, and saved with it. Training
-    the generator further forgets it.
+    A flow's samples vary too little in most directions, and too much in those in which features hardly vary, as after a ViT's blocks. What a
+    sample differs by from the mean of its mask is mapped linearly, in each cell, so that over ``images`` images it has the mean and the
+    covariance that real features have about this mean. The map is part of the generator, and saved with it. Training the generator further
+    forgets it.
 
     Args:
         generator: A trained generator with ``preset="flow"``; changed in place.

@@ -13,7 +13,7 @@ from torch import Tensor
 from feataug.core.checks import check_features, check_images, check_mask_form, check_pairs
 from feataug.core.distributed import all_reduce_sum, rank_and_world
 from feataug.cutting.cut import Cut
-from feataug.generation.noise_color import FEWEST_CELLS
+from feataug.generation.level_buffers import FEWEST_CELLS
 
 
 def features_of(cut: Cut, images: Tensor | Sequence[Tensor], device: Any) -> tuple[Tensor, ...]:

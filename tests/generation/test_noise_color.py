@@ -43,7 +43,7 @@ def test_noise_gets_the_correlations_and_keeps_its_variance():
 
 
 def test_a_sample_starts_from_colored_noise():
-    """A flow whose velocities are those of the mean leaves noise alone: what is left of it has its color."""
+    """The same numbers are another sample without the color."""
     generator = colored()
     masks = torch.zeros(1, 16, 24, dtype=torch.long)
     z = generator.draw_z(masks, torch.Generator().manual_seed(1))

@@ -70,7 +70,7 @@ def test_a_unet_finds_the_norms_of_every_scale(modulation):
             torch.nn.init.normal_(norm.table)
     outputs = net(code, z, shares)
     assert [out.shape for out in outputs] == [(2, 6, 11, 14), (2, 5, 6, 7)]
-    # Every norm is told of both; the shares of all cells are heard.
+    # Every norm depends on the noise, and on the shares where it should.
     sum(out.square().sum() for out in outputs).backward()
     assert all(norm.modulation.weight.grad.abs().sum() > 0 for norm, _ in norms)
     assert z.grad.abs().sum() > 0

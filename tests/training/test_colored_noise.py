@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from feataug import split
-from feataug.generation.noise_color import FEWEST_CELLS
+from feataug.generation.level_buffers import FEWEST_CELLS
 from feataug.training.feature_statistics import channel_statistics
 from feataug.training.flow_matching import FlowObjective
 from feataug.training.generator_trainer import GeneratorTrainer
@@ -32,7 +32,7 @@ def test_correlations_are_those_of_the_first_images():
 
 
 class Odd(nn.Module):
-    """Features with a constant channel; a class token beside them would have too few cells, as a single image has here."""
+    """Features with a constant channel."""
 
     def __init__(self):
         super().__init__()

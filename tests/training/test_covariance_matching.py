@@ -79,7 +79,7 @@ def trained():
     return trainer
 
 
-def spread(generator, cut, images=40):
+def spread(generator, cut):
     """Covariances of samples and of real features about the means of their masks, computed image by image."""
     rng, parts = torch.Generator().manual_seed(5), [[], []]
     with torch.no_grad():
