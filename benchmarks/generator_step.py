@@ -36,7 +36,7 @@ def main() -> None:
         objective.prepare(make_accelerator(args.device, config.mixed_precision) if kind is BicycleGANObjective else torch.device(args.device))
         sides.append(partial(objective.step, images, masks, 0))
     found = race(sides[0], sides[1], seconds=3 * args.seconds, device=args.device, faster=True)
-    bound = f"at least {4 if args.device == 'cuda' else 2}"
+    bound = f"at least {4 if args.device == 'cuda' else 3}"
     about = {"bound": bound, "critics": args.critics, "device": name_of(args.device), "shape": [BATCH, CLASSES, *SIZE]}
     write("generator_step", args.device, [{"claim": "generator_step"} | found | about])
 

@@ -6,6 +6,7 @@ One-hot masks, one forward for each use, contiguous tensors, no autocast. The ne
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from feataug import FeatureGenerator, GeneratorConfig
 from feataug.core.rng import generator_for
 from feataug.generation.critics import ShareEncoder
+from feataug.generation.layers.aspp import ASPP
 from feataug.generation.layers.label_conv import LabelConv2d
 from feataug.generation.layers.spectral_norm import SpectralConv2d
 from feataug.losses import balanced_cross_entropy, kl_divergence, lsgan, mode_seeking, reconstruction, resize_logits
@@ -55,6 +57,11 @@ class OneHotShares(nn.Module):
         return F.leaky_relu(self.project(shares), 0.2)
 
 
+def one_by_one(layer: ASPP, inputs: Tensor) -> list[Tensor]:
+    """The convolutions of ``ASPP`` as they are."""
+    return [branch(inputs) for branch in layer.branches]
+
+
 def with_spectral_norm(layer: SpectralConv2d) -> nn.Module:
     """The layer with torch's own spectral norm."""
     conv = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding)  # type: ignore[arg-type]
@@ -68,7 +75,9 @@ def with_spectral_norm(layer: SpectralConv2d) -> nn.Module:
 
 
 def plainly(module: nn.Module) -> nn.Module:
-    """Replace what looks labels up, and norms that are computed together, in place."""
+    """Replace what looks labels up, and what is computed together, in place."""
+    if isinstance(module, ASPP):
+        setattr(module, "_branches", partial(one_by_one, module))  # noqa: B010, no method may be assigned to
     for name, child in module.named_children():
         if isinstance(child, LabelConv2d):
             setattr(module, name, OneHotConv(child))

@@ -172,7 +172,7 @@ def check_masks(who: str, masks: Any, num_classes: int, ignore_index: int) -> Te
     check_mask_form(who, masks)
     masks = masks.long()
     # This synchronises a GPU once. Without it the table look-ups that follow would fail with an unreadable device-side assert.
-    wrong = (masks < 0) | (masks >= num_classes)
+    wrong = masks.clamp(0, num_classes - 1) != masks
     wrong &= masks != ignore_index
     if bool(wrong.any()):
         values = masks[wrong].unique()

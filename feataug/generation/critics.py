@@ -138,8 +138,8 @@ class LatentEncoder(nn.Module):
         """Standardised features to mean and log variance, each ``(B, latent_dim)``."""
         pooled = torch.cat([stem(level) for stem, level in zip(self.stems, features, strict=True)], dim=1)
         mean, log_variance = self.head(pooled).float().chunk(2, dim=1)
-        # Bounded, because its exponential is taken: one bad batch must not end a run.
-        return mean, log_variance.clamp(-10, 10)
+        # Bounded, because its exponential is taken: one bad batch must not end a run. The gradient of ``clamp`` takes five kernels.
+        return mean, F.hardtanh(log_variance, -10, 10)
 
 
 class _DownsamplingBlock(nn.Module):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from feataug.generation.layers.class_shares import with_void
 from feataug.generation.layers.label_conv import LabelConv2d, label_convs2d
 from feataug.generation.layers.norm import group_norm
 
@@ -57,13 +60,30 @@ class ASPP(nn.Module):
         """Their maps. Label convolutions of as many maps are computed together."""
         lookups = [branch for branch in self.branches if isinstance(branch, LabelConv2d)]
         if not lookups:
-            return [branch(inputs) for branch in self.branches]
+            return _convolutions(inputs, list(self.branches))
         found = []
         for _, group in groupby(lookups, key=lambda branch: len(branch.bias)):
             together = list(group)
             weights, biases = [branch.weight for branch in together], [branch.bias for branch in together]
             found.append(label_convs2d(inputs, weights, biases, stride=together[0].stride, dilations=[branch.dilation for branch in together]))
         return found
+
+
+def _convolutions(inputs: Tensor, branches: Sequence[Any]) -> list[Tensor]:
+    """Each convolution of the same maps.
+
+    All taps of a convolution whose dilation is a multiple of its stride fall on every ``stride``-th pixel. These are picked once, for then it
+    has no stride and less dilation. On a CPU the gradient of one that has both takes twice as long.
+    """
+    stride = branches[0].stride[0]
+    sparse = [stride > 1 and branch.dilation[0] % stride == 0 for branch in branches]
+    # One kernel forward and one backward, where indexing takes more.
+    picked = F.avg_pool2d(inputs, 1, stride) if any(sparse) else inputs
+    found = []
+    for branch, on_picked in zip(branches, sparse, strict=True):
+        dilation = branch.dilation[0] // stride
+        found.append(F.conv2d(picked, branch.weight, branch.bias, padding=dilation, dilation=dilation) if on_picked else branch(inputs))
+    return found
 
 
 class MaskEncoder(nn.Module):
@@ -95,5 +115,4 @@ class MaskEncoder(nn.Module):
 
     def forward(self, masks: Tensor) -> Tensor:
         """``(B, H, W)`` int64 to ``(B, out_channels, h, w)``."""
-        void = (masks < 0) | (masks >= self.num_classes)
-        return self.stages(masks.masked_fill(void, self.num_classes))
+        return self.stages(with_void(masks, self.num_classes))

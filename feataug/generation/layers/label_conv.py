@@ -122,27 +122,32 @@ class _SumOfRows(torch.autograd.Function):
         kind = labels.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weights[0].dtype
         # One row for each tap and class, and a row of zeros for padding. The central tap never sees padding, so its rows carry the bias.
-        rows = weights[0].new_zeros(len(dilations), size * size, classes + 1, out, dtype=dtype)
-        rows[:, :, :classes] = rearrange(list(weights), "conv out label y x -> conv (y x) label out")
-        rows[:, size * size // 2, :classes].add_(torch.stack(biases)[:, None])
+        rows = weights[0].new_empty(len(dilations), size, size, classes + 1, out, dtype=dtype)
+        rows[..., classes, :] = 0
+        for own, weight, bias in zip(rows, weights, biases, strict=True):
+            own[:, :, :classes] = weight.permute(2, 3, 1, 0)
+            own[size // 2, size // 2, :classes].add_(bias)
         taps = _Taps.of(size, stride, dilations)
         h, w = -(-labels.shape[1] // stride), -(-labels.shape[2] // stride)
-        short = classes <= torch.iinfo(torch.int16).max  # halves the memory traffic
+        count = len(taps.offsets)
+        # Short integers halve the memory traffic: of the labels, and of the numbers of their rows where these are few enough.
+        short, numbered = (torch.int16 if most <= torch.iinfo(torch.int16).max else torch.int32 for most in (classes, count * (classes + 1)))
         # The far edges have whole cells of ``stride`` pixels, which the backward pass needs.
         far = [taps.reach + cells * stride - pixels for cells, pixels in ((w, labels.shape[2]), (h, labels.shape[1]))]
-        padded = F.pad(labels.to(torch.int16 if short else torch.int32), (taps.reach, far[0], taps.reach, far[1]), value=classes)
-        count = len(taps.offsets)
-        first_rows = torch.arange(0, count * (classes + 1), classes + 1, dtype=torch.int32, device=labels.device)
-        index = torch.stack(taps.views(padded, h, w), dim=-1) + first_rows
+        padded = F.pad(labels.to(short), (taps.reach, far[0], taps.reach, far[1]), value=classes)
+        # For a row of pixels at once: the few taps of one pixel do not fill a CPU's vectors.
+        first_rows = torch.arange(0, count * (classes + 1), classes + 1, dtype=numbered, device=labels.device).repeat(w)
+        index = torch.stack(taps.views(padded, h, w), dim=-1).view(len(labels) * h, w * count).to(numbered).add_(first_rows)
+        bags = index.to(torch.int32).view(-1, size * size)
         ctx.save_for_backward(padded)
         ctx.taps, ctx.shape, ctx.dtypes = taps, rows.shape, [tensor.dtype for tensor in parameters]
-        return F.embedding_bag(index.view(-1, size * size), rows.view(-1, out), mode="sum").view(len(labels), h, w, len(dilations) * out)
+        return F.embedding_bag(bags, rows.view(-1, out), mode="sum").view(len(labels), h, w, len(dilations) * out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (padded,) = ctx.saved_tensors
-        taps, (convs, _, classes, out) = ctx.taps, ctx.shape
+        taps, (convs, _, _, classes, out) = ctx.taps, ctx.shape
         found = _sum_by_label(grad.contiguous(), padded, taps, convs, classes).view(convs, taps.size, taps.size, classes, out)
         found = found[..., :-1, :]
         bias = found[:, taps.size // 2, taps.size // 2].sum(dim=1)
@@ -212,10 +217,15 @@ class _Segments:
     def bags(self, phases: Sequence[int], together: int) -> tuple[Tensor, Tensor, Tensor]:
         """For taps that are summed so many at once: ``edges`` and ``starts`` of each among those of its round, and the numbers of pieces."""
         device, pieces = self.order.device, self.edges.shape[1]
-        place = (torch.arange(len(phases), dtype=torch.int32, device=device) % together)[:, None]
         edges, starts = (torch.stack([part[phase] for phase in phases]) for part in (self.edges, self.starts))
+
+        def of_round(each: int) -> Tensor:
+            """What lies before each tap in its round, if each has so much."""
+            before = torch.arange(0, together * each, each, dtype=torch.int32, device=device)
+            return (before if len(phases) == together else before.repeat(-(-len(phases) // together))[: len(phases)])[:, None]
+
         numbers = torch.arange(together * pieces, dtype=torch.int32, device=device)
-        return edges.add_(place * self.order.shape[1]), starts.add_(place * pieces), numbers
+        return edges.add_(of_round(self.order.shape[1])), starts.add_(of_round(pieces)), numbers
 
     def sums(self, rows: Tensor, moved: Tensor, phases: Sequence[int], bags: tuple[Tensor, Tensor, Tensor], first: int) -> Tensor:
         """Sum rows by label: ``(taps, classes, out)``.
