@@ -106,12 +106,14 @@ def main() -> None:
             raise SystemExit(f"{name}: the loss is {losses[0]}, without {losses[1]}")
         profiled(name, ours)
     precision = "bf16" if args.device == "cuda" else "no"
-    plain, ours = (objective(args.device, precision) for _ in range(2))
-    ours.next_part(ours.first_part, ours.generator)
-    found = race(partial(step, ours), partial(step, plain), seconds=args.seconds, device=args.device, warm_up=3)
-    lines.append({"claim": "distillation_step"} | found | {"bound": "for comparison", "model": precision.replace("no", "fp32")} | about)
-    write("flow_step", args.device, lines)
-    profiled("distillation", ours)
+    for captured in (False, True) if args.device == "cuda" else (False,):
+        plain, ours = (objective(args.device, precision, cuda_graph=captured and which) for which in (False, True))
+        ours.next_part(ours.first_part, ours.generator)
+        found = race(partial(step, ours), partial(step, plain), seconds=args.seconds, device=args.device, warm_up=3)
+        name = precision.replace("no", "fp32") + (", CUDA graphs" if captured else "")
+        lines.append({"claim": "distillation_step"} | found | {"bound": "for comparison", "model": name} | about)
+        write("flow_step", args.device, lines)
+        profiled(f"distillation, {name}", ours)
     if args.device == "cuda":
         found = race(*overlapping(args.device), seconds=args.seconds, device=args.device, warm_up=3)
         lines.append({"claim": "overlap"} | found | {"bound": "at most 1"} | about)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -49,3 +49,23 @@ class FlowLosses(nn.Module):
         codes = encoded.repeat(copies)
         targets = [level.repeat(copies, 1, 1, 1) for level in real]
         return flow_loss(lambda noisy, at: self.generator.velocity(noisy, at, codes), targets, noise, times), expected
+
+
+class Distillation(nn.Module):
+    """``FlowLosses.distilled`` with the samples of a teacher that it draws itself.
+
+    Args:
+        losses: Those of the generator.
+        teacher: Gives the samples; it is no part of this module and does not learn.
+    """
+
+    def __init__(self, losses: Callable[..., Any], teacher: FeatureGenerator) -> None:
+        super().__init__()
+        self.losses, self._teacher = losses, (teacher,)
+
+    def forward(self, masks: Tensor, z: Tensor) -> Tensor:
+        """The loss for ``(B, H, W)`` masks and their noise ``(B, latent_size)``."""
+        with torch.no_grad():
+            wanted = self._teacher[0](masks, z, standardized=True, checked=True)
+        found: Tensor = self.losses(masks, z, wanted)
+        return found

@@ -23,7 +23,7 @@ from feataug.generation.flow import draw_times, latent_size
 from feataug.generation.generator import FeatureGenerator
 from feataug.training.config import GeneratorConfig
 from feataug.training.cuda_graph import GraphedLoss
-from feataug.training.flow_losses import FlowLosses
+from feataug.training.flow_losses import Distillation, FlowLosses
 from feataug.training.objective_base import Objective, size_of
 
 # Images on which the held-out loss is measured.
@@ -52,7 +52,7 @@ class FlowObjective(Objective):
         generator: Made for ``cut.spec`` with ``preset="flow"``.
         cut: A cut of the trained model, which is in eval mode and without gradients.
         config: Length, learning rate, noise levels.
-        cuda_graph: Whether the loss and its gradient are replayed from CUDA graphs.
+        cuda_graph: Whether the loss of either part and its gradient are replayed from CUDA graphs.
 
     Attributes:
         parts: Empty at first, since nothing but the generator is trained; then ``teacher``, the weights of the first part.
@@ -66,6 +66,7 @@ class FlowObjective(Objective):
 
     loss: Any
     velocity_loss: Any
+    distill_loss: Any
 
     def __init__(self, generator: FeatureGenerator, cut: Cut, config: GeneratorConfig, *, cuda_graph: bool = False) -> None:
         super().__init__(generator, cut, config)
@@ -107,6 +108,10 @@ class FlowObjective(Objective):
         for made in (self.generator, averaged):
             made.distilled_steps = made.steps
         self.optimizers["generator"].state.clear()
+        if self.cuda_graph:
+            self.distill_loss = GraphedLoss(lambda: Distillation(FlowLosses(self.generator), teacher), self.accelerator)
+        else:
+            self.distill_loss = Distillation(self.loss, teacher)
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Move everything to the accelerator's device, and make the optimizer."""
@@ -163,9 +168,7 @@ class FlowObjective(Objective):
         masks = self.checked(masks)
         z = self._draw_z(len(masks) * rank_and_world()[1], masks, rng, local_slice()).to(masks.device)
         with self.accelerator.autocast():
-            with torch.no_grad():
-                wanted = self.parts["teacher"](masks, z, standardized=True, checked=True)
-            loss = self.loss(masks, z, wanted)
+            loss = self.distill_loss(masks, z)
         rate = _schedule(seen - self.first_part, self.config.num_images - self.first_part)
         return DISTILL_RATE * self.config.lr * rate, loss, {"distill": loss}
 

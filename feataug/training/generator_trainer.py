@@ -57,7 +57,7 @@ class GeneratorTrainer:
         output: The folder for ``stats.jsonl``, checkpoints and trackers. A run resumes from its own checkpoint there.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, a ``torch.device``, or ``"auto"``.
         progress: Show a progress bar; a string is its label.
-        cuda_graph: Replay a flow's loss and gradient from CUDA graphs, for batches of the first one's shapes. Small networks wait for
+        cuda_graph: Replay a flow's losses and gradients from CUDA graphs, for batches of the first one's shapes. Small networks wait for
             the CPU that launches their kernels; a graph is launched at once. It needs a GPU and a single process. Not measured yet.
 
     Raises:

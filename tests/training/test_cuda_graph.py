@@ -11,9 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from feataug import FeatureGenerator, FeatureSpec, LevelSpec
 from feataug.errors import FeatAugWarning
+from feataug.generation.flow import latent_size
 from feataug.training import objectives
 from feataug.training.cuda_graph import can_capture
-from feataug.training.flow_losses import FlowLosses
+from feataug.training.flow_losses import Distillation, FlowLosses
 from tests.support.generator_trainings import copied, loader, make, same, settings
 
 pytestmark = pytest.mark.filterwarnings("ignore:GeneratorTrainer. the generator seems to ignore z")
@@ -47,13 +48,13 @@ def test_replayed_steps_train_as_plain_ones(captures):
     batches = [first, (second[0][:2], second[1][:2]), second]
     trained = []
     for cuda_graph in (False, True):
-        trainer = make(settings(num_images=20), cuda_graph=cuda_graph)
+        trainer = make(settings(num_images=28, distill_share=0.5), cuda_graph=cuda_graph)
         trainer.fit(batches)
         trained.append(copied(trainer.generator))
     assert same(*trained)
-    # The graph is of the first batch's shapes; the smaller batch was computed without it.
-    (shapes,) = captures
-    assert shapes[0] == first[1].shape
+    # Each part has a graph, of its first batch's shapes; batches of other shapes were computed without it.
+    velocity, distillation = captures
+    assert [velocity[0], distillation[0]] == [first[1].shape, second[1][:2].shape]
 
 
 def accelerator(device, processes=1):
@@ -120,19 +121,28 @@ SPECS = {
 
 
 @pytest.mark.parametrize("name", [*SPECS, "fault"])
-def test_the_loss_neither_waits_nor_leaves_the_gpu(name):
+@pytest.mark.parametrize("colored", [False, True])
+def test_the_losses_neither_wait_nor_leave_the_gpu(name, colored):
     """What a capture forbids, found with tensors that only pretend to lie on a GPU."""
     spec = SPECS.get(name, SPECS["a map"])
     with FakeTensorMode():
         with torch.device("cuda"):
-            loss = Constant() if name == "fault" else FlowLosses(FeatureGenerator(5, spec))
+            generator, teacher = FeatureGenerator(5, spec), FeatureGenerator(5, spec)
+            if colored:
+                for made in (generator, teacher):
+                    made.noise_color.fit([torch.eye(level.channels) for level in spec])
+            loss = Constant() if name == "fault" else FlowLosses(generator)
+            distillation = Distillation(FlowLosses(generator), teacher)
             masks = torch.zeros(2, 64, 96, dtype=torch.long)
             shapes = [(level.channels, *level.size((64, 96))) for level in spec]
             real, noise = ([torch.zeros(count, *shape) for shape in shapes] for count in (2, 4))
-            times = torch.zeros(4)
+            times, z = torch.zeros(4), torch.zeros(2, latent_size(spec, (64, 96)))
         with StaysOnDevice() as watched:
             loss(masks, real, noise, times)
+        with StaysOnDevice() as distilled:
+            distillation(masks, z)
     assert bool(watched.left) == (name == "fault")
+    assert not distilled.left
 
 
 @pytest.mark.gpu
@@ -140,7 +150,7 @@ def test_the_loss_neither_waits_nor_leaves_the_gpu(name):
 def test_a_gpu_trains_alike_with_graphs():
     trained = []
     for cuda_graph in (False, True):
-        trainer = make(settings(num_images=40), cuda_graph=cuda_graph, device="cuda")
+        trainer = make(settings(num_images=40, distill_share=0.5), cuda_graph=cuda_graph, device="cuda")
         trainer.fit(loader())
         trained.append(copied(trainer.generator))
     for name, value in trained[0].items():
