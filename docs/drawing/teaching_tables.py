@@ -36,12 +36,13 @@ ALTERNATIVES = {
 NAMES |= ALTERNATIVES
 LONGER = "trained on 120,000 images"
 STEPS_4 = "four steps a sample"
-DISTILLED = "distilled (the default)"
+DISTILLED = "distilled"
 NAMES |= {
     "generator-48k-4": f"a flow, {STEPS_4}",
     "generator-48k-distilled": f"a flow, {DISTILLED}",
     "24k-4": f"a flow, {STEPS_4}",
     "24k-8": "a flow, eight steps a sample",
+    "white-48k": f"a flow from white noise, {DISTILLED}",
     "24k-distilled": f"a flow on 30,000 images, {DISTILLED}",
     "generator-120k": f"a flow, {LONGER}",
     "generator-120k-4": f"a flow, {LONGER}, {STEPS_4}",
@@ -99,7 +100,7 @@ def teaching(name: str, r: dict[str, Any]) -> str:
     images = unusual_images(s)
     option += f" --generator-images {images}" if images else ""
     option += f" --kept {s['kept']['views']}" if "kept" in s else ""
-    further = [source for source in found["sources"] if source.startswith(("generator-", "24k-"))]
+    further = [source for source in found["sources"] if source.startswith(("generator-", "24k-", "white-"))]
     option += " --generators " + " ".join(f"{source}-model" for source in further) if further else ""
     option += " --matched" if "generator, matched" in found["sources"] else ""
     option += " --alternatives" if set(ALTERNATIVES) & set(found["sources"]) else ""

@@ -13,8 +13,8 @@ MIXED_PRECISION = ("no", "bf16", "fp16")
 CRITIC_MASKS = ("aspp", "shares")
 # Defaults that differ between the objectives.
 DEFAULTS = {
-    "flow": {"lr": 4e-3, "beta1": 0.9, "distill_share": 0.2},
-    "bicyclegan": {"lr": 5e-4, "beta1": 0.5, "distill_share": 0.0},
+    "flow": {"lr": 4e-3, "beta1": 0.9, "distill_share": 0.2, "colored_noise": True},
+    "bicyclegan": {"lr": 5e-4, "beta1": 0.5, "distill_share": 0.0, "colored_noise": False},
 }
 # Settings that only one of the objectives reads.
 ONLY = {
@@ -148,8 +148,9 @@ class GeneratorConfig(_Config):
         beta1, beta2: The decay rates of Adam. ``beta1`` is 0.9 by default for a flow, 0.5 for BicycleGAN.
         weight_decay: The weight decay of AdamW (flow only).
         noise_levels: The number of times at which a step trains on each encoded feature (flow only).
-        colored_noise: Give the noise the correlations that real features have between channels (flow only), measured on ``stats_images``.
-            For features that are strongly correlated, such as a ViT's tokens.
+        colored_noise: Give the noise the correlations that real features have between channels, measured on ``stats_images`` with the
+            channels' means (flow only); True by default. It matters where features are strongly correlated, as after a ViT's blocks. A
+            generator that is trained further keeps the noise that it was first trained with.
         gan_weight: Weights LSGAN, on the reconstructed and on the random branch. This and the following settings up to
             ``critic_scales``, except those of images, belong to BicycleGAN only.
         l1_weight: Weights the L1 distance of ``G(y, E(f))`` and ``f``, in standardised units (BicycleGAN: 10).
@@ -185,10 +186,10 @@ class GeneratorConfig(_Config):
     lr: float = None  # type: ignore[assignment]
     beta1: float = None  # type: ignore[assignment]
     distill_share: float = None  # type: ignore[assignment]
+    colored_noise: bool = None  # type: ignore[assignment]
     beta2: float = 0.999
     weight_decay: float = 0.01
     noise_levels: int = 2
-    colored_noise: bool = False
     gan_weight: float = 1.0
     l1_weight: float = 5.0
     latent_weight: float = 0.5

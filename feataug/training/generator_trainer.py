@@ -229,14 +229,12 @@ class GeneratorTrainer:
         return results
 
     def _measure_features(self, loader: Any) -> bool:
-        """Give the generator what it lacks of the features' statistics. Return whether it lacked any: an earlier training leaves its own."""
-        known, config = bool(self.generator.fitted), self.config
-        colored = config.colored_noise and not self.generator.noise_color.fitted
-        if known and not colored:
+        """Give the generator the features' statistics. Return whether it lacked them: an earlier training leaves its own, and its noise."""
+        if self.generator.fitted:
             return False
-        found = channel_statistics(self.cut, endless(loader), config.stats_images, self.accelerator.device, correlations=colored)
-        if not known:
-            self.generator.set_statistics(found.means, found.stds)
+        colored, images = self.config.colored_noise, self.config.stats_images
+        found = channel_statistics(self.cut, endless(loader), images, self.accelerator.device, correlations=colored)
+        self.generator.set_statistics(found.means, found.stds)
         if colored:
             self.generator.noise_color.fit(found.correlations)
         return True

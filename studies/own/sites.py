@@ -42,7 +42,7 @@ AS_IDD = (6, 5, 4, 0, 1, 5, 4, 4, 3, 2, 2)
 SITES = ("camvid", "idd")
 ARMS = ("camvid alone", "idd alone", "real images of both", "generators of both", "class Gaussians of both")
 STEPS = FinetuneConfig(num_steps=400, lr=0.05, lr_scale={"encoder": 0.3}, save_every=0)
-GENERATOR = GeneratorConfig(num_images=24_000, snapshot_images=1_200, log_images=240, seed=0)
+GENERATOR = GeneratorConfig(num_images=24_000, snapshot_images=1_200, log_images=240, colored_noise=False, seed=0)
 EVERY = 6
 
 

@@ -229,7 +229,9 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--decoder-steps", type=int, default=STEPS.num_steps, help="steps of each fresh decoder")
     parser.add_argument("--generator-images", type=int, help="images that the flow is trained on, if other than in the other studies")
     parser.add_argument("--distill-share", type=float, help="the last part of the flow's training, if other than the default")
-    parser.add_argument("--colored-noise", action="store_true", help="the flow starts from noise with the features' correlations")
+    parser.add_argument(
+        "--colored-noise", action="store_true", help="the flow starts from noise with the features' correlations, as by default in the library"
+    )
     parser.add_argument("--matched", action="store_true", help="also measure the flow after match_covariance")
     parser.add_argument("--bicyclegan", action="store_true", help="also measure the BicycleGAN")
     parser.add_argument(
