@@ -160,11 +160,10 @@ print(score["verdict"])
 
 # %% [markdown]
 # **What to take home.** A decoder can learn most of its task without images. And measure class
-# Gaussians beside every generator: they cost no training, and on these scenes, which a program draws
-# with few colours for each class, they teach nearly as much, since a mean and a covariance say
-# nearly all that there is to say about a class. In photographs there is more. On CamVid, with
-# ImageNet features and decoders that were trained ten times as long, the generator comes close to
-# real features and leaves the Gaussians far behind; on IDD-Lite it stays between the two:
+# Gaussians beside every generator: they cost no training. Here they stay well behind, although these
+# scenes, which a program draws, have few colours for each class. In photographs, too: on CamVid and
+# IDD-Lite, with ImageNet features and decoders that were trained ten times as long, the generator
+# comes close to real features and leaves the Gaussians far behind:
 # [images are gone](../docs/results.md#images-are-gone).
 #
 # ## Where to go next

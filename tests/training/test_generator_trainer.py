@@ -21,7 +21,7 @@ MAIN_LOSS = {"flow": "flow", "bicyclegan": "l1"}
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_main_loss_goes_down(tmp_path, preset):
-    make(settings(preset, num_images=120, log_images=20, distill_share=0.0), output=tmp_path).fit(loader())
+    make(settings(preset, num_images=240, log_images=40, distill_share=0.0), output=tmp_path).fit(loader())
     values = [line[MAIN_LOSS[preset]] for line in statistics(tmp_path)]
     assert len(values) == 6
     assert values[-1] < 0.9 * values[0]
