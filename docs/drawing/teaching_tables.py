@@ -12,7 +12,7 @@ from feataug.evaluation.paired_differences import difference, interval
 from feataug.training.config import GeneratorConfig
 from studies.lib.comparison import Comparison
 from studies.lib.setups import SETUPS
-from studies.own.teaching import STEPS
+from studies.own.teaching import SEEDS, STEPS
 
 NAMES = {"real": "real features", "generator": "a flow", "gaussians": "class Gaussians", "bicyclegan": "a BicycleGAN"} | {
     f"generator, {kind} masks": f"a flow, half of its masks {kind}" for kind in ("composed", "balanced")
@@ -99,6 +99,10 @@ def teaching(name: str, r: dict[str, Any]) -> str:
     option += " --colored-noise" if colored else ""
     images = unusual_images(s)
     option += f" --generator-images {images}" if images else ""
+    option += f" --seeds {' '.join(map(str, s['seeds']))}" if s["seeds"] != SEEDS else ""
+    option += " --bicyclegan" if "bicyclegan" in found["sources"] else ""
+    masks = [kind for kind in ("balanced", "composed") if f"generator, {kind} masks" in found["sources"]]
+    option += f" --masks {' '.join(masks)}" if masks else ""
     option += f" --kept {s['kept']['views']}" if "kept" in s else ""
     further = [source for source in found["sources"] if source.startswith(("generator-", "24k-", "white-"))]
     option += " --generators " + " ".join(f"{source}-model" for source in further) if further else ""

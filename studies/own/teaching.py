@@ -43,6 +43,7 @@ from studies.lib.setups import arguments, parse
 from studies.own.protocol import FPN, Protocol, ViT
 
 STEPS = FinetuneConfig(num_steps=400, lr=0.05, lr_scale={"encoder": 0.3}, save_every=50)
+SEEDS = [0, 1]
 
 
 class GeneratorSource(nn.Module):
@@ -243,7 +244,7 @@ def options(parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("--alternatives", action="store_true", help="with --kept: also CutMix, ClassMix, noise on them, and other losses")
     parser.add_argument("--only", nargs="+", default=[], metavar="SOURCE", help="measure these sources alone, and real features")
     parser.add_argument("--generators", nargs="+", type=Path, default=[], help="folders of further generators, each named after its folder")
-    parser.set_defaults(seeds=[0, 1])
+    parser.set_defaults(seeds=SEEDS)
     args = parse(parser, "teaching", None, _ending)
     if args.alternatives and not args.kept:
         parser.error("--alternatives needs features to apply them to: --kept 1")

@@ -1,14 +1,17 @@
 """The drawn pages: verdicts follow one rule, findings need their figures, prose is wrapped."""
 
 import re
+import shlex
 
 import pytest
 
-from docs.drawing import results, verdicts
+from docs.drawing import results, teaching_tables, verdicts
 from docs.drawing.findings import findings
 from docs.drawing.page import wrap
 from docs.drawing.settings_table import Setting, all_settings, settings_table
 from docs.drawing.verdicts import Evidence, summary, verdict
+from studies.lib import setups
+from studies.own import teaching as teaching_study
 
 
 @pytest.mark.parametrize(
@@ -83,3 +86,26 @@ def test_the_first_table_points_to_the_sections_of_its_page():
     for anchor in re.findall(r"\]\(#([^)]*)\)", here):
         titles = [title.lower().replace(",", "").replace(" ", "-") for title in re.findall(r"\n## ([^\n]*)", results.page())]
         assert anchor in titles
+
+
+@pytest.mark.parametrize("name", [name for name, found in results.read("teaching").items() if "teaching" in found])
+def test_the_command_of_a_teaching_study_measures_what_its_file_holds(name, monkeypatch):
+    """The same seeds, lengths and sources: those that are named, and those that a study has anyway."""
+    figures = results.read("teaching")[name]
+    (line,) = [line for line in teaching_tables.teaching(name, figures).splitlines() if line.startswith("python -m")]
+    monkeypatch.setattr("sys.argv", shlex.split(line)[2:])
+    args, settings = teaching_study.options(setups.arguments("")), figures["settings"]
+    assert args.seeds == settings["seeds"]
+    assert args.decoder_steps == settings["steps"]["num_steps"]
+    assert [args.colored_noise] * len(settings["generator"]) == [bool(config.get("colored_noise")) for config in settings["generator"]]
+    offered = {"real", "generator", "gaussians"} | {f"generator, {kind} masks" for kind in args.masks}
+    offered |= {"bicyclegan"} if args.bicyclegan else set()
+    offered |= {"generator, matched"} if args.matched else set()
+    given = [folder.name.removesuffix("-model") for folder in args.generators]
+    offered |= {*given}
+    if args.kept:
+        offered |= {"kept", "kept, mirrored"} | {f"kept and {other}" for other in ("generator", "gaussians", *given)}
+        offered |= {*teaching_tables.ALTERNATIVES} if args.alternatives else set()
+    wanted = {"real", *args.only} if args.only else offered
+    assert wanted <= offered
+    assert {*figures["teaching"]["sources"]} == wanted
