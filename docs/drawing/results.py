@@ -25,8 +25,7 @@ DATA = (
     "camvid-half-1600", "camvid-half-1600-alternatives", "camvid-half-1600-distilled", "camvid-half-flow", "camvid-half-flow-composed",
     "camvid-half-0.25", "camvid-half-0.1", "camvid-half-0.1-distilled", "camvid", "idd-half", "idd-half-1600", "idd-half-1600-distilled",
     "idd-half-colored", "idd-half-0.1", "idd", "camvid-half-fpn", "camvid-half-fpn-matched", "camvid-half-fpn-colored-matched",
-    "camvid-half-vit", "camvid-half-vit-distilled", "camvid-half-vit-matched",
-    "camvid-half-vit-colored-matched",
+    "camvid-half-vit", "camvid-half-vit-distilled", "camvid-half-vit-matched", "camvid-half-vit-colored-matched",
 )  # fmt: skip
 
 

@@ -65,10 +65,10 @@ TAUGHT = 10.0
 
 
 def titles(r: Mapping[str, Any]) -> dict[str, str]:
-    """What each source of a study is called: its generator is the default one, or of before flows were distilled."""
+    """What each source of a study is called: its generator is a flow from colored noise or, as before that was the default, from white noise."""
     configs = r["settings"]["generator"]
     if any(config.get("colored_noise") for config in configs):
-        colored = "a flow from colored noise, distilled"
+        colored = f"a flow from colored noise, {DISTILLED}"
         return NAMES | {"generator": colored, "generator, matched": f"{colored}, its covariances matched"}
     if not any(config.get("distill_share") for config in configs):
         return NAMES
